@@ -1,0 +1,3 @@
+"""Put a vision model on the dyno."""
+
+__version__ = "0.1.0"

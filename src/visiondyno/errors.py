@@ -1,0 +1,138 @@
+"""The whole tree of errors, on one screen.
+
+    VisionDynoError
+    ├── InputError              the user's request can't be carried out as it stands
+    │   ├── SpecError           a value, option or configuration file is wrong
+    │   ├── ModelError          a model can't be read, understood or run
+    │   ├── DatasetError        a data set can't be read, or its labels don't fit
+    │   └── ClassMismatch       the classes of model and data don't match
+    ├── Unavailable             this machine lacks something that was asked for
+    │   └── MissingExtra        a Python extra isn't installed
+    ├── OperationFailed         an operation stopped; says at which stage
+    │   ├── ChildDied           a child process ended without an answer
+    │   └── TimeLimitExceeded   an operation ran past its time limit
+    ├── Cancelled               the user stopped it
+    └── RegressionFound         a comparison is worse than its baseline allows
+
+A message says what went wrong, where, and what to do next, in one sentence or two. `code` is for
+programs, `http_status` for the HTTP API, `exit_code` for the command line: status is data.
+"""
+
+from typing import ClassVar
+
+
+class VisionDynoError(Exception):
+    """Base of every error raised on purpose."""
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    @property
+    def message(self) -> str:
+        """What, where, and the next step."""
+        return str(self)
+
+
+class InputError(VisionDynoError):
+    """The request can't be carried out as it stands; changing it helps, repeating it doesn't."""
+
+    code = "bad_input"
+    http_status = 422
+    exit_code = 2
+
+
+class SpecError(InputError):
+    """A value, an option or a configuration file is wrong."""
+
+    code = "bad_spec"
+
+
+class ModelError(InputError):
+    """A model can't be read, understood or run."""
+
+    code = "bad_model"
+
+
+class DatasetError(InputError):
+    """A data set can't be read, or its labels don't fit its images."""
+
+    code = "bad_dataset"
+
+
+class ClassMismatch(InputError):
+    """The classes of a model and of the data don't match."""
+
+    code = "class_mismatch"
+
+
+class Unavailable(VisionDynoError):
+    """This machine lacks something that was asked for; nothing was used in its place."""
+
+    code = "unavailable"
+    http_status = 503
+    exit_code = 2
+
+
+class MissingExtra(Unavailable):
+    """A Python extra isn't installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, extra: str, needed_for: str) -> None:
+        self.extra = extra
+        super().__init__(
+            f"{needed_for} needs the extra '{extra}', which isn't installed. "
+            f"Install it with: pip install 'visiondyno[{extra}]'"
+        )
+
+
+class OperationFailed(VisionDynoError):
+    """An operation stopped for a reason that isn't the user's input."""
+
+    code = "operation_failed"
+
+    def __init__(self, message: str, stage: str = "run", traceback: str | None = None) -> None:
+        self.stage = stage
+        self.traceback = traceback
+        super().__init__(message)
+
+
+class ChildDied(OperationFailed):
+    """A child process ended without an answer (killed, out of memory, crashed in native code)."""
+
+    code = "child_died"
+
+
+class TimeLimitExceeded(OperationFailed):
+    """An operation ran past its time limit and was killed."""
+
+    code = "time_limit"
+    http_status = 504
+
+
+class Cancelled(VisionDynoError):
+    """The user stopped it."""
+
+    code = "cancelled"
+    http_status = 409
+    exit_code = 130
+
+
+class RegressionFound(VisionDynoError):
+    """A comparison is worse than its baseline allows (`--fail-if`)."""
+
+    code = "regression"
+    http_status = 200
+    exit_code = 3
+
+
+def error_classes() -> dict[str, type[VisionDynoError]]:
+    """Every error class by its `code` (how an error crosses a process or a wire)."""
+    found: dict[str, type[VisionDynoError]] = {}
+    pending: list[type[VisionDynoError]] = [VisionDynoError]
+    while pending:
+        cls = pending.pop()
+        found[cls.code] = cls
+        pending.extend(cls.__subclasses__())
+    return found

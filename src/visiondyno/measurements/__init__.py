@@ -1,0 +1,1 @@
+"""Numbers and their uncertainty: pure arithmetic, no clocks, no models, no files."""

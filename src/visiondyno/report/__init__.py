@@ -1,0 +1,1 @@
+"""The report: what was measured, who wins, and every form it is read in."""

@@ -1,0 +1,131 @@
+"""The runtime seam: what executes a model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from visiondyno.predictions import Image, Predictions
+from visiondyno.specs.model_card import ModelCard
+
+Device = str
+"""`cpu`, `cuda` or `cuda:N`. Explicit: a device that isn't there is an error, never another one."""
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is to be loaded.
+
+    Attributes:
+        device: where it runs.
+        intra_op_threads: threads inside one operator; None leaves the runtime's own default.
+        card: overrides every other source of the model card.
+    """
+
+    device: Device = "cpu"
+    intra_op_threads: int | None = None
+    card: ModelCard | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What was loaded, and how it really runs.
+
+    Attributes:
+        reference: as the user gave it.
+        runtime: the runtime's name and version, e.g. `onnxruntime 1.31.1`.
+        device: the device in use.
+        precision: the effective precision of the weights.
+        provider: what executes it, e.g. `CPUExecutionProvider`.
+        card: input, head and classes in use.
+        card_source: for each top-level part of the card, where it came from (`metadata`,
+            `card FILE`, `shape`, `assumed`), in words for the report.
+        batch_size: the fixed batch size, or None where any size works.
+        parameters: number of weights, or None where it can't be known.
+        file_bytes: size of the model file.
+        digest: `sha256:…` of the model file.
+        notes: what a reader of the report must know (e.g. "80 unnamed classes: assumed COCO").
+    """
+
+    reference: str
+    runtime: str
+    device: Device
+    precision: Precision
+    provider: str
+    card: ModelCard
+    card_source: dict[str, str]
+    batch_size: int | None
+    parameters: int | None
+    file_bytes: int
+    digest: str
+    notes: tuple[str, ...] = field(default=())
+
+
+class LoadedModel(ABC):
+    """A model ready to run. The three steps are apart because each is measured apart.
+
+    Contract: `postprocess(infer(preprocess(images)))` is `predict(images)`, one prediction an
+    image in order, boxes in pixels of the image as given. Every batch size from 1 up works: a
+    model of fixed batch size is padded or run in pieces, inside `infer`. An output of NaN raises
+    `ModelError`. Calling anything after `close` raises `ModelError`.
+    Thread safety: `preprocess` and `postprocess` keep no state and may be called from any thread;
+    `infer` from one thread at a time.
+    """
+
+    description: ModelDescription
+
+    @abstractmethod
+    def preprocess(self, images: Sequence[Image]) -> Any:
+        """Decoded images to the model's input; what it returns is for `infer` and `postprocess`."""
+
+    @abstractmethod
+    def infer(self, prepared: Any) -> Any:
+        """Run the model: exactly the time called inference."""
+
+    @abstractmethod
+    def postprocess(
+        self, outputs: Any, prepared: Any, *, confidence: float | None = None
+    ) -> list[Predictions]:
+        """The model's output to predictions.
+
+        `confidence` replaces the card's lowest score (detectors).
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free memory of host and device. Calling it again does nothing."""
+
+    def predict(
+        self, images: Sequence[Image], *, confidence: float | None = None
+    ) -> list[Predictions]:
+        """All three steps."""
+        prepared = self.preprocess(images)
+        return self.postprocess(self.infer(prepared), prepared, confidence=confidence)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Runtime(ABC):
+    """What executes a model.
+
+    Contract: `load` raises `ModelError` for a file it can't read or understand, `Unavailable` for
+    a device that isn't here, and never runs a model elsewhere than asked.
+    """
+
+    name: str
+
+    @abstractmethod
+    def load(self, reference: str, options: LoadOptions) -> LoadedModel:
+        """Read the model and make it ready for its first inference."""

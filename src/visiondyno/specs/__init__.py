@@ -1,0 +1,1 @@
+"""Typed inputs and outputs of operations: values that validate and never act."""

@@ -1,0 +1,109 @@
+"""One input an operation, versioned by the job contract (SPEC: the job contract)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from visiondyno.errors import SpecError
+
+Scenario = Literal["single-stream", "offline"]
+"""How load is applied, in MLPerf's terms."""
+
+DATA_HELP = "dataset reference: a folder or a built-in name such as street:demo"
+
+
+class OperationInput(BaseModel):
+    """What every operation's input has in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operation: str
+
+
+class BenchmarkInput(OperationInput):
+    """Compare models on one data set and one machine.
+
+    Attributes:
+        models: model references, at least one; a reference may stand once only.
+        data: dataset reference.
+        classes: score these classes of the data only.
+        scenarios: how load is applied.
+        duration_s: least time of each scenario's measured part, seconds.
+        reference: the model that scores 50 on the green score; the first one if None.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: intra-op threads of the runtime; its own default if None.
+        region: ISO country code of the electricity grid, for CO2.
+        price: name in the price table, or USD an hour as a number, for cost.
+        max_images: use the first so many images only.
+        skip_bad: leave bad images and labels out and count them, instead of stopping.
+        seed: of every resampling.
+        resamples: bootstrap resamples of the images.
+        time_limit_s: each model's process is killed after so many seconds.
+    """
+
+    operation: Literal["benchmark"] = "benchmark"
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    data: str
+    classes: tuple[str, ...] | None = None
+    scenarios: tuple[Scenario, ...] = ("single-stream", "offline")
+    duration_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    reference: str | None = None
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    region: str | None = None
+    price: str | None = None
+    max_images: Annotated[int, Field(ge=1)] | None = None
+    skip_bad: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    time_limit_s: Annotated[float, Field(gt=0)] = 3600.0
+
+
+class EvaluateInput(OperationInput):
+    """Score one model's accuracy on a data set (no timing)."""
+
+    operation: Literal["evaluate"] = "evaluate"
+    model: str
+    data: str
+    classes: tuple[str, ...] | None = None
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_images: Annotated[int, Field(ge=1)] | None = None
+    skip_bad: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+
+
+class PredictInput(OperationInput):
+    """Run a model on images.
+
+    Attributes:
+        images: each a base64-encoded JPEG or PNG file.
+        confidence: lowest score returned.
+    """
+
+    operation: Literal["predict"] = "predict"
+    model: str
+    images: Annotated[tuple[str, ...], Field(min_length=1)]
+    confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+def parse(kind: type[BaseModel], payload: Any, what: str) -> Any:
+    """`payload` as `kind`, or a `SpecError` whose one sentence names the first wrong field."""
+    try:
+        return kind.model_validate(payload)
+    except ValidationError as error:
+        raise SpecError(f"{what}: {describe_validation(error)}") from error
+
+
+def describe_validation(error: ValidationError) -> str:
+    """The first problem of a pydantic error in one sentence, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the whole"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    given = first.get("input")
+    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
+    return f"'{place}': {first['msg']}{shown}{more}"
