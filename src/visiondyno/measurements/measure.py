@@ -151,7 +151,7 @@ MEASURES: dict[str, MeasureKind] = {
 }
 
 
-def measured(  # noqa: PLR0913 - one argument for each field of Measure
+def measured(
     name: str,
     value: float,
     method: str,

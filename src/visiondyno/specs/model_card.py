@@ -48,7 +48,7 @@ class DetectionCard(BaseModel):
     confidence: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Lowest score kept when scoring accuracy (a higher cut lowers mAP)."""
     nms_iou: Annotated[float, Field(gt=0, le=1)] | None = 0.7
-    """Intersection over union above which the lower-scored box of a class is dropped. None: no NMS."""
+    """IoU above which the lower-scored box of a class is dropped. None: no NMS."""
     several_classes_a_box: bool = True
     max_candidates: Annotated[int, Field(ge=1)] = 30000
     """Best candidates kept before NMS."""
@@ -69,6 +69,6 @@ class ModelCard(BaseModel):
     detection: DetectionCard | None = None
     """Of detectors only."""
     activation: Literal["none", "softmax", "sigmoid"] = "none"
-    """What turns a classifier's output into probabilities; `none` where the graph does it itself."""
+    """What makes a classifier's output probabilities; `none` where the graph does it itself."""
     license: str | None = None
     source: str | None = None

@@ -1,0 +1,18 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED_TESTDATA = Path(__file__).resolve().parents[2] / "shared" / "testdata"
+
+
+@pytest.fixture(scope="session")
+def shared_testdata() -> Path:
+    """Real models and images beside the checkout: absent is a skip here and a failure on CI."""
+    if not SHARED_TESTDATA.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{SHARED_TESTDATA} is absent on CI")
+        pytest.skip("no ../shared/testdata beside this checkout")
+    return SHARED_TESTDATA
