@@ -1,0 +1,56 @@
+"""What a job can do: one file an operation; `OPERATIONS` maps a name to its input and function."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from visiondyno.errors import SpecError
+from visiondyno.operations.context import OperationContext
+from visiondyno.specs.operations import (
+    BenchmarkInput,
+    EvaluateInput,
+    OperationInput,
+    PredictInput,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation: its name, the type of its input, and the module whose `run` does it.
+
+    The module is imported at the first run: it may be heavy.
+    """
+
+    name: str
+    input_type: type[OperationInput]
+
+    @property
+    def run(self) -> Callable[[Any, OperationContext], dict[str, Any]]:
+        """`run(input, context) -> output`."""
+        module = importlib.import_module(f"visiondyno.operations.{self.name}")
+        function: Callable[[Any, OperationContext], dict[str, Any]] = module.run
+        return function
+
+
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        Operation("benchmark", BenchmarkInput),
+        Operation("evaluate", EvaluateInput),
+        Operation("predict", PredictInput),
+    )
+}
+
+
+def find_operation(job_input: dict[str, Any]) -> Operation:
+    """The operation that `job_input` names.
+
+    Raises:
+        SpecError: none is named, or an unknown one.
+    """
+    name = job_input.get("operation")
+    if not isinstance(name, str) or name not in OPERATIONS:
+        known = ", ".join(sorted(OPERATIONS))
+        raise SpecError(f"'operation' must be one of {known}; got {name!r}.")
+    return OPERATIONS[name]
