@@ -1,0 +1,58 @@
+# Every target sets up what it needs first and does nothing twice: see scripts/setup.sh.
+PYTHON ?= python3
+VENV := .venv
+CORE_VENV := .venv-core
+BIN := $(VENV)/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-core check docs format train-street clean setup-core setup-check setup-dev setup-test-core
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
+
+demo: setup-core ## compare the two shipped detectors on street scenes; prints where report.html is
+	@$(BIN)/dyno demo
+
+test: setup-dev ## every test, with branch coverage
+	@$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
+
+test-core: setup-test-core ## every test that needs no torch, in an environment that has none
+	@$(CORE_VENV)/bin/pytest -n 2 --dist loadfile -m "not torch"
+
+check: setup-check ## lint, format, types, import layers, links, generated docs
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python scripts/cli_reference.py --check
+	@$(BIN)/python scripts/check_docs_links.py
+
+docs: setup-core ## write docs/cli.md from the commands, then check every link
+	@$(BIN)/python scripts/cli_reference.py
+	@$(BIN)/python scripts/check_docs_links.py
+
+format: setup-check ## apply the formatter and the safe lint fixes
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench-%: setup-dev ## run benchmarks/NAME.py and write benchmarks/results/NAME.json
+	@$(BIN)/python benchmarks/$(subst -,_,$*).py
+
+train-street: setup-dev ## train the two shipped detectors anew (CPU, minutes)
+	@$(BIN)/python scripts/train_street.py
+
+clean: ## remove environments, caches and build outputs
+	rm -rf $(VENV) $(CORE_VENV) build dist htmlcov demo-report out tests/output
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup-core:
+	@scripts/setup.sh $(VENV) core
+setup-check:
+	@scripts/setup.sh $(VENV) check
+setup-dev:
+	@scripts/setup.sh $(VENV) dev
+setup-test-core:
+	@scripts/setup.sh $(CORE_VENV) test-core

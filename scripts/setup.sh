@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Usage: scripts/setup.sh VENV LEVEL
+# Makes the virtual environment VENV fit for LEVEL, and does nothing when it already is:
+#   core       the package alone, as a user installs it
+#   check      core, linters and type checker
+#   test-core  core and the tests' needs; no torch
+#   dev        all of these, torch and Ultralytics
+# Versions are pinned by constraints.txt. PYTHON names the interpreter (default python3).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=$1
+level=$2
+python=${PYTHON:-python3}
+
+case $level in
+  core)      package=.                     groups=()           browser=no ;;
+  check)     package=.                     groups=(check)      browser=no ;;
+  test-core) package=.                     groups=(test)       browser=yes ;;
+  dev)       package='.[torch,ultralytics]' groups=(test check) browser=yes ;;
+  *) echo "setup.sh: no level '$level'; choose core, check, test-core or dev." >&2; exit 2 ;;
+esac
+
+# The stamp names what was installed, so that a changed pin or dependency installs again. The
+# version file is part of it: an editable install keeps the version it was made with.
+wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh src/visiondyno/__init__.py \
+  | sha256sum | cut -c1-64)
+is_ready() { [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.ready-$1" 2>/dev/null)" = "$wanted" ]; }
+if is_ready "$level" || { [ "$level" != test-core ] && is_ready dev; }; then
+  exit 0
+fi
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "setup.sh: '$python' is not Python 3.11 or later; install it, or name one: make PYTHON=python3.12 …" >&2
+  exit 2
+fi
+if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+  scripts/install_system.sh python3-venv
+fi
+if [ "$browser" = yes ] && ! command -v chromium >/dev/null; then
+  scripts/install_system.sh chromium fonts-dejavu-core
+fi
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+
+# Read here rather than by `pip install --group`, which needs pip 25.1 (Debian 12 has 23.0).
+mapfile -t requirements < <("$venv/bin/python" - "${groups[@]}" <<'PYTHON'
+import sys, tomllib
+groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]
+for name in sys.argv[1:]:
+    print(*groups[name], sep="\n")
+PYTHON
+)
+
+echo "Setting up $venv ($level) …"
+"${pip[@]}" install --quiet --constraint constraints.txt --editable "$package" \
+  "${requirements[@]}"
+if [ "$level" = dev ]; then
+  # Ultralytics brings opencv-python, which lands on the same files as opencv-python-headless and
+  # needs an X library that servers lack: put the headless files back on top.
+  headless=$(grep '^opencv-python-headless==' constraints.txt)
+  "${pip[@]}" install --quiet --force-reinstall --no-deps "$headless"
+fi
+printf '%s\n' "$wanted" > "$venv/.ready-$level"
