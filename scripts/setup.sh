@@ -53,13 +53,13 @@ for name in sys.argv[1:]:
 PYTHON
 )
 
-echo "Setting up $venv ($level) …"
-"${pip[@]}" install --quiet --constraint constraints.txt --editable "$package" \
+echo "Setting up $venv ($level), which can take minutes the first time …"
+"${pip[@]}" install -qq --constraint constraints.txt --editable "$package" \
   "${requirements[@]}"
 if [ "$level" = dev ]; then
   # Ultralytics brings opencv-python, which lands on the same files as opencv-python-headless and
   # needs an X library that servers lack: put the headless files back on top.
   headless=$(grep '^opencv-python-headless==' constraints.txt)
-  "${pip[@]}" install --quiet --force-reinstall --no-deps "$headless"
+  "${pip[@]}" install -qq --force-reinstall --no-deps "$headless"
 fi
 printf '%s\n' "$wanted" > "$venv/.ready-$level"
