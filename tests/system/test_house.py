@@ -1,0 +1,193 @@
+"""The house rules that no linter knows."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import visiondyno
+from visiondyno.measurements.measure import MEASURES
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "visiondyno"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Who may import what, at the top of a module or inside a function.
+ONLY_HERE = {
+    "faster_coco_eval": ("vision/accuracy/",),
+    "onnxruntime": ("runtimes/", "probes/"),
+    "onnx": ("runtimes/",),
+    "pynvml": ("probes/",),
+    "click": ("cli/",),
+    "jinja2": ("report/",),
+    "torch": ("runtimes/",),
+    "ultralytics": (),
+}
+# Present only with an extra: importing the module that uses them must work without.
+NEVER_AT_TOP = {"torch", "torchvision", "ultralytics", "onnxscript", "timm", "transformers"}
+
+
+def relative(path: Path) -> str:
+    """`path` as seen from the package, for test names."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imported_names(nodes: Iterator[ast.AST]) -> set[str]:
+    """Top-level names of what the nodes import."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node that runs when the module is imported."""
+    for child in ast.iter_child_nodes(tree):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from outside_functions(child)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_module_keeps_the_house_rules(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module says what it is for"
+    assert len(text.splitlines()) <= 400, "split it by nouns"
+    at_top = imported_names(outside_functions(tree))
+    assert not at_top & NEVER_AT_TOP, "import an extra where it is used"
+    anywhere = imported_names(ast.walk(tree))
+    for package, homes in ONLY_HERE.items():
+        if package in anywhere:
+            assert relative(path).startswith(homes), f"{package} is imported in {homes} only"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.name != "__main__.py"], ids=relative
+)
+def test_module_imports_and_its_all_is_sorted_and_real(path: Path) -> None:
+    dotted = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    module = importlib.import_module(dotted.removesuffix(".__init__"))
+    names = list(getattr(module, "__all__", []))
+    assert names == sorted(names)
+    assert not [name for name in names if not hasattr(module, name)]
+
+
+def test_every_folder_of_the_package_is_a_package() -> None:
+    folders = {path.parent for path in SOURCES}
+    assert not [relative(folder) for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def test_the_package_exports_what_its_documentation_names() -> None:
+    exported = set(visiondyno.__all__)
+    assert exported == {name for name in dir(visiondyno) if name in exported}
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    used = {
+        name
+        for page in pages
+        for name in re.findall(r"\bvisiondyno\.([a-zA-Z_]+)\(", page.read_text(encoding="utf-8"))
+    }
+    assert "compare" in used
+    assert used <= exported
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = ["cv2", "numpy", "onnxruntime", "onnx", "scipy", "rich", "jinja2", "pydantic", "torch"]
+    code = f"import sys, visiondyno.cli; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_changelog_has_this_version_on_top() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([^\]]+)\]", text, flags=re.MULTILINE)
+    released = [version for version in versions if version != "Unreleased"]
+    assert released[0] == visiondyno.__version__
+
+
+def test_pins_satisfy_what_the_package_asks_for() -> None:
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {re.split("==", line)[0].lower().replace("_", "-") for line in pins if line}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = [
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["torch"],
+        *project["project"]["optional-dependencies"]["ultralytics"],
+        *project["dependency-groups"]["test"],
+        *project["dependency-groups"]["check"],
+    ]
+    names = {re.split(r"[><=\[ ;]", item)[0].lower().replace("_", "-") for item in asked}
+    assert not names - pinned
+
+
+def test_commands_in_the_documentation_exist() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-c", "from visiondyno.cli import main; main()", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    commands = set(re.findall(r"^  ([a-z-]+)  ", listed, flags=re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL))
+        used = set(re.findall(r"(?:^|[`$ ])dyno ([a-z][a-z-]*)\b", code, flags=re.MULTILINE))
+        assert used <= commands, page.name
+        made = set(re.findall(r"(?:^|[`$ ])make ([a-z][a-z-]*)\b", code, flags=re.MULTILINE))
+        benches = {name for name in made if name.startswith("bench-")}
+        assert made - benches <= targets, page.name
+        for bench in benches - {"bench-"}:
+            script = bench.removeprefix("bench-").replace("-", "_")
+            assert (ROOT / "benchmarks" / f"{script}.py").exists(), f"{page.name}: {bench}"
+
+
+def test_the_glossary_names_every_measure_with_its_unit() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = {row.split("|")[1].strip(" `"): row for row in glossary.splitlines() if "|" in row}
+    for name, kind in MEASURES.items():
+        assert name in rows
+        assert kind.unit in rows[name]
+
+
+def test_the_docs_links_checker_finds_what_is_broken(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        checker = importlib.import_module("check_docs_links")
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    (tmp_path / "a.md").write_text(
+        "# One thing: `x`\n# One thing: `x`\n[ok](b.md#two-words) [self](#one-thing-x-1)\n"
+        "[gone](c.md) [bad](b.md#none)\n```\n[in code](d.md)\n```\n<img src='e.svg'>\n"
+        "[web](https://example.org/x#y)\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "b.md").write_text("## Two words\n", encoding="utf-8")
+    found = checker.broken_links(tmp_path)
+    assert [line.split(" ")[1] for line in found] == ["'c.md'", "'b.md#none'", "'e.svg'"]
+    assert checker.broken_links(ROOT) == []
+
+
+def test_the_cli_reference_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "cli_reference.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
