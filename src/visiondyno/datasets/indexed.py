@@ -1,0 +1,215 @@
+"""What every data set of files has in common: a fixed list of samples, counts and a digest."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visiondyno.datasets.base import Dataset, Sample, SkippedSample, VisionTask
+from visiondyno.errors import DatasetError
+from visiondyno.predictions import BoxTruth, ClassTruth, Truth
+
+_DIGEST_VERSION = b"visiondyno.dataset/1"
+_SMALL_BELOW_PX2 = 32**2
+_MEDIUM_BELOW_PX2 = 96**2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image that a data set names, not checked yet.
+
+    Attributes:
+        path: the image file.
+        load: reads header and labels; raises `DatasetError` where either is bad.
+    """
+
+    path: Path
+    load: Callable[[], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """How a data set is opened.
+
+    Attributes:
+        reference: as the user gave it.
+        skip_bad: leave bad samples out and list them, instead of stopping at the first.
+        max_images: keep the first so many good samples only; None keeps all.
+    """
+
+    reference: str
+    skip_bad: bool = False
+    max_images: int | None = None
+
+
+class IndexedDataset(Dataset):
+    """A data set whose samples are all known once it is open.
+
+    Attributes:
+        format: `coco`, `yolo` or `image-folder`.
+        notes: what a reader of a report must know about how the data was read.
+    """
+
+    def __init__(
+        self,
+        options: OpenOptions,
+        form: str,
+        classes: tuple[str, ...],
+        candidates: Iterable[Candidate],
+        *,
+        bad_labels: tuple[SkippedSample, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """Check candidates in order, which must be that of their names.
+
+        Raises:
+            DatasetError: a sample is bad and `skip_bad` is off, or nothing is left to score.
+        """
+        self.reference = options.reference
+        self.format = form
+        self.task: VisionTask = "classification" if form == "image-folder" else "detection"
+        self.classes = classes
+        self.notes = notes
+        self._samples, skipped = _checked(candidates, options)
+        self.skipped = bad_labels + skipped
+        self._require_labels(options)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, index: int) -> Sample:
+        """The sample at `index`; `IndexError` outside 0 ≤ index < len."""
+        if not 0 <= index < len(self._samples):
+            raise IndexError(f"sample {index} of a data set of {len(self._samples)}")
+        return self._samples[index]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over task, classes, and each sample's image bytes, size and labels, in order.
+
+        Raises:
+            DatasetError: an image file can't be read any more.
+        """
+        total = hashlib.sha256(_DIGEST_VERSION)
+        total.update(json.dumps([self.task, self.classes]).encode())
+        for sample in self._samples:
+            total.update(_file_digest(sample.path))
+            total.update(np.array([sample.width, sample.height], "<i8").tobytes())
+            total.update(_truth_bytes(sample.truth))
+        return f"sha256:{total.hexdigest()}"
+
+    def _require_labels(self, options: OpenOptions) -> None:
+        if not self._samples:
+            reason = (
+                f"each of its {len(self.skipped)} images was left out as bad, "
+                f"first {self.skipped[0].path.name}: {self.skipped[0].reason}"
+                if self.skipped
+                else "it names no image. Check that the path is the right one"
+            )
+            raise DatasetError(f"Data set {self.reference} has nothing to score: {reason}")
+        if not any(class_counts(self).values()):
+            part = "" if options.max_images is None else f" in its first {len(self)} images"
+            raise DatasetError(
+                f"Data set {self.reference} has no labels{part}: nothing can be scored. "
+                "Check that the labels lie where its format wants them"
+            )
+
+
+def _checked(
+    candidates: Iterable[Candidate], options: OpenOptions
+) -> tuple[tuple[Sample, ...], tuple[SkippedSample, ...]]:
+    samples: list[Sample] = []
+    skipped: list[SkippedSample] = []
+    for candidate in candidates:
+        if len(samples) == options.max_images:
+            break
+        try:
+            samples.append(candidate.load())
+        except DatasetError as error:
+            if not options.skip_bad:
+                raise
+            skipped.append(SkippedSample(candidate.path, error.message))
+    return tuple(samples), tuple(skipped)
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DatasetError(f"Image {path} can't be read: {error.strerror}") from None
+
+
+def _truth_bytes(truth: Truth) -> bytes:
+    if isinstance(truth, ClassTruth):
+        return np.array([truth.class_id], "<i8").tobytes()
+    return b"".join(
+        (
+            np.array([len(truth)], "<i8").tobytes(),
+            truth.boxes_xyxy.astype("<f8").tobytes(),
+            truth.class_ids.astype("<i8").tobytes(),
+            truth.is_crowd.astype("u1").tobytes(),
+            truth.areas.astype("<f8").tobytes(),
+        )
+    )
+
+
+def class_counts(dataset: Dataset) -> dict[str, int]:
+    """Each class, in the data set's order, with its number of labelled objects or images.
+
+    Crowd boxes aren't counted: COCO's rule neither rewards finding them nor punishes missing them.
+    """
+    counts = np.zeros(len(dataset.classes), np.int64)
+    for index in range(len(dataset)):
+        truth = dataset.sample(index).truth
+        if isinstance(truth, BoxTruth):
+            np.add.at(counts, truth.class_ids[~truth.is_crowd], 1)
+        else:
+            counts[truth.class_id] += 1
+    return dict(zip(dataset.classes, counts.tolist(), strict=True))
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a data set holds, for a summary; JSON types only.
+
+    Returns:
+        reference, task, images, objects, crowds, classes (name → count), sizes,
+        images_without_objects, skipped (image and reason), digest. `sizes` counts objects by
+        COCO's areas: small under 32² pixels, medium under 96², large from there on. Of a
+        classification set `crowds`, `images_without_objects` and `sizes` are None.
+    """
+    counts = class_counts(dataset)
+    summary: dict[str, Any] = {
+        "reference": dataset.reference,
+        "task": dataset.task,
+        "images": len(dataset),
+        "objects": sum(counts.values()),
+        "classes": counts,
+        "crowds": None,
+        "images_without_objects": None,
+        "sizes": None,
+        "skipped": [{"image": str(bad.path), "reason": bad.reason} for bad in dataset.skipped],
+        "digest": dataset.digest,
+    }
+    if dataset.task == "detection":
+        summary.update(_box_summary(dataset))
+    return summary
+
+
+def _box_summary(dataset: Dataset) -> dict[str, Any]:
+    truths = [dataset.sample(index).truth for index in range(len(dataset))]
+    boxes = [truth for truth in truths if isinstance(truth, BoxTruth)]
+    areas = np.concatenate([truth.areas[~truth.is_crowd] for truth in boxes])
+    small, medium, large = np.histogram(
+        areas, bins=[-np.inf, _SMALL_BELOW_PX2, _MEDIUM_BELOW_PX2, np.inf]
+    )[0].tolist()
+    return {
+        "crowds": int(sum(truth.is_crowd.sum() for truth in boxes)),
+        "images_without_objects": sum(len(truth) == 0 for truth in boxes),
+        "sizes": {"small": small, "medium": medium, "large": large},
+    }

@@ -1,0 +1,130 @@
+"""Which form of data set a folder holds, by its content; COCO JSON wins over YOLO labels."""
+
+from pathlib import Path
+
+from visiondyno.datasets.coco import open_coco, read_json
+from visiondyno.datasets.header import IMAGE_SUFFIXES
+from visiondyno.datasets.image_files import holds_images
+from visiondyno.datasets.image_folder import class_folders, open_image_folder
+from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
+from visiondyno.datasets.yolo import CLASSES_FILE, open_yolo_folder, open_yolo_yaml
+from visiondyno.datasets.yolo_yaml import load_yaml, looks_like_data_yaml
+from visiondyno.errors import DatasetError
+
+_SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
+_FORMS = (
+    "COCO JSON beside its images or in annotations/, YOLO (data.yaml, or images/, labels/ and "
+    "classes.txt), or one folder of images per class"
+)
+
+
+def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
+    """Open `folder` as the first that fits: COCO JSON, data.yaml, YOLO folder, image folder.
+
+    Raises:
+        DatasetError: no form fits, several files of one form do, or the data set is bad.
+    """
+    if json_path := _coco_json(folder):
+        return open_coco(json_path, options)
+    if yaml_path := _data_yaml(folder):
+        return open_yolo_yaml(yaml_path, options)
+    if _is_yolo_folder(folder):
+        return open_yolo_folder(folder, options)
+    _explain_unlabelled(folder)
+    _explain_splits(folder)
+    classes = class_folders(folder)
+    if len(classes) > 1 and any(holds_images(folder / name) for name in classes):
+        return open_image_folder(folder, options)
+    raise _not_recognised(folder, classes)
+
+
+def _coco_json(folder: Path) -> Path | None:
+    """The folder's COCO JSON.
+
+    Files are told by their keys' names in the text, not by parsing: a broken file that was meant
+    as labels must be reported, not passed over, and a large one is parsed only once.
+    """
+    labels = []
+    with_categories = []
+    for path in _json_files(folder):
+        text = path.read_bytes()
+        if b'"images"' in text and (b'"annotations"' in text or b'"categories"' in text):
+            labels.append(path)
+            if b'"categories"' in text:
+                with_categories.append(path)
+    found = with_categories or labels
+    return _only(found, folder, "COCO JSON files")
+
+
+def _json_files(folder: Path) -> list[Path]:
+    paths = [*folder.glob("*.json"), *(folder / "annotations").glob("*.json")]
+    return sorted(path for path in paths if path.is_file())
+
+
+def _data_yaml(folder: Path) -> Path | None:
+    if (folder / "data.yaml").is_file():
+        return folder / "data.yaml"
+    found = []
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        try:
+            if looks_like_data_yaml(load_yaml(path)):
+                found.append(path)
+        except DatasetError:
+            # Some other YAML file: only data.yaml is known by its name.
+            continue
+    return _only(found, folder, "YOLO data files")
+
+
+def _only(found: list[Path], folder: Path, what: str) -> Path | None:
+    if len(found) > 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise DatasetError(f"Folder {folder} holds several {what}: give the path of one ({names})")
+    return found[0] if found else None
+
+
+def _is_yolo_folder(folder: Path) -> bool:
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return True
+    if (folder / CLASSES_FILE).is_file():
+        return True
+    return any(path.with_suffix(".txt").is_file() for path in _direct_images(folder))
+
+
+def _direct_images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _explain_unlabelled(folder: Path) -> None:
+    if (folder / "images").is_dir() or _direct_images(folder):
+        raise DatasetError(
+            f"Folder {folder} holds images but no labels{_about_json(folder)}. "
+            f"Add labels in one of these forms: {_FORMS}"
+        )
+
+
+def _explain_splits(folder: Path) -> None:
+    splits = sorted(_SPLIT_FOLDERS.intersection(class_folders(folder)))
+    if len(splits) > 1:
+        paths = " or ".join(str(folder / split) for split in splits)
+        raise DatasetError(f"Folder {folder} holds splits: give one of them, {paths}")
+
+
+def _not_recognised(folder: Path, folders: tuple[str, ...]) -> DatasetError:
+    if next(folder.iterdir(), None) is None:
+        return DatasetError(f"Folder {folder} is empty. A data set was expected: {_FORMS}")
+    if (folder / "Annotations").is_dir():
+        return DatasetError(
+            f"Folder {folder} looks like Pascal VOC, which isn't read yet. Convert it to one of: "
+            f"{_FORMS}"
+        )
+    inner = f" Is {folder / folders[0]} meant?" if len(folders) == 1 else ""
+    return DatasetError(
+        f"Folder {folder} holds no data set{_about_json(folder)}: expected {_FORMS}.{inner}"
+    )
+
+
+def _about_json(folder: Path) -> str:
+    for path in _json_files(folder):
+        read_json(path)
+        return f" ({path.name} isn't COCO JSON: it has no 'images' and 'categories')"
+    return ""
