@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from visiondyno.cli import main as root_command
+from visiondyno.cli import dyno as root_command
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
@@ -75,6 +75,14 @@ def default_of(option: click.Option, context: click.Context) -> str:
     return f"`{default}`" if default != "" else ""
 
 
+def split_default(option: click.Option, context: click.Context) -> tuple[str, str]:
+    """The option's help, and its default: as click knows it, or as the help itself says."""
+    text = option.help or ""
+    if written := re.search(r"\s*\[default: ([^\]]+)\]", text):
+        return text.replace(written.group(0), ""), f"`{written.group(1)}`"
+    return text, default_of(option, context)
+
+
 def value_of(option: click.Option, context: click.Context) -> str:
     """What the option takes, as help shows it: empty for a flag."""
     if option.is_flag or option.count:
@@ -94,8 +102,8 @@ def option_rows(command: click.Command, context: click.Context) -> Iterator[str]
         shown = f"`{cell(names + value_of(parameter, context))}`"
         required = " **Required.**" if parameter.required else ""
         again = " May be given several times." if parameter.multiple else ""
-        text = cell((parameter.help or "") + required + again)
-        yield f"| {shown} | {text} | {cell(default_of(parameter, context))} |"
+        said, default = split_default(parameter, context)
+        yield f"| {shown} | {cell(said + required + again)} | {cell(default)} |"
 
 
 def section(command: click.Command, context: click.Context) -> str:
