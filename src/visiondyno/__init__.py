@@ -1,3 +1,38 @@
-"""Put a vision model on the dyno."""
+"""Put a vision model on the dyno: measurements of vision models that can be trusted.
+
+>>> import visiondyno
+>>> comparison = visiondyno.compare(
+...     ["visiondyno:street-n", "visiondyno:street-s"], data="street:demo"
+... )  # doctest: +SKIP
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = ["Comparison", "VisionDynoError", "__version__", "compare", "evaluate", "predict"]
+
+if TYPE_CHECKING:
+    from visiondyno.errors import VisionDynoError
+    from visiondyno.python_face import compare, evaluate, predict
+    from visiondyno.report.comparison import Comparison
+
+# Imported at first use: `dyno --help` and a bare `import visiondyno` stay cheap.
+_HOMES = {
+    "Comparison": "visiondyno.report.comparison",
+    "VisionDynoError": "visiondyno.errors",
+    "compare": "visiondyno.python_face",
+    "evaluate": "visiondyno.python_face",
+    "predict": "visiondyno.python_face",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'visiondyno' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

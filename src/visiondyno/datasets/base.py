@@ -1,6 +1,7 @@
 """The dataset seam: labelled images, opened lazily, with a content digest."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,6 +63,14 @@ class Dataset(ABC):
     @abstractmethod
     def sample(self, index: int) -> Sample:
         """The sample at `index`, 0 ≤ index < len."""
+
+    @abstractmethod
+    def without(self, bad: Mapping[int, str]) -> "Dataset":
+        """The same data less the samples at these indices, listed in `skipped` with the reason.
+
+        Raises:
+            DatasetError: nothing would be left to score.
+        """
 
     @property
     @abstractmethod

@@ -1,8 +1,9 @@
 """What every data set of files has in common: a fixed list of samples, counts and a digest."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +78,8 @@ class IndexedDataset(Dataset):
         self.notes = notes
         self._samples, skipped = _checked(candidates, options)
         self.skipped = bad_labels + skipped
-        self._require_labels(options)
+        self._max_images = options.max_images
+        self._require_labels()
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -87,6 +89,16 @@ class IndexedDataset(Dataset):
         if not 0 <= index < len(self._samples):
             raise IndexError(f"sample {index} of a data set of {len(self._samples)}")
         return self._samples[index]
+
+    def without(self, bad: Mapping[int, str]) -> "IndexedDataset":
+        """As `Dataset.without`; what is left keeps its order."""
+        rest = copy.copy(self)
+        rest.__dict__.pop("digest", None)  # cached_property's value: of the whole set
+        rest._samples = tuple(s for index, s in enumerate(self._samples) if index not in bad)
+        more = (SkippedSample(self._samples[index].path, bad[index]) for index in sorted(bad))
+        rest.skipped = (*self.skipped, *more)
+        rest._require_labels()
+        return rest
 
     @cached_property
     def digest(self) -> str:
@@ -103,7 +115,7 @@ class IndexedDataset(Dataset):
             total.update(_truth_bytes(sample.truth))
         return f"sha256:{total.hexdigest()}"
 
-    def _require_labels(self, options: OpenOptions) -> None:
+    def _require_labels(self) -> None:
         if not self._samples:
             reason = (
                 f"each of its {len(self.skipped)} images was left out as bad, "
@@ -113,7 +125,7 @@ class IndexedDataset(Dataset):
             )
             raise DatasetError(f"Data set {self.reference} has nothing to score: {reason}")
         if not any(class_counts(self).values()):
-            part = "" if options.max_images is None else f" in its first {len(self)} images"
+            part = "" if self._max_images is None else f" in its first {len(self)} images"
             raise DatasetError(
                 f"Data set {self.reference} has no labels{part}: nothing can be scored. "
                 "Check that the labels lie where its format wants them"

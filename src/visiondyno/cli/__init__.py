@@ -1,0 +1,90 @@
+"""The command line, `dyno`: one file a command, imported when that command runs."""
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from visiondyno import __version__
+
+_COMMANDS = {
+    "compare": "Compare models on one data set and this machine; write a report.",
+    "demo": "Compare the two shipped detectors on synthetic street scenes.",
+    "predict": "Run a model on an image; print what it finds, or draw it.",
+    "evaluate": "Score one model's accuracy on a data set.",
+    "doctor": "Say what this machine can measure, and what is missing.",
+    "models": "List models, show what a model file says of itself, write model cards.",
+    "datasets": "List data sets, describe one, write the built-in ones to a folder.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and summaries without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"visiondyno.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dyno")
+def dyno() -> None:
+    """Put a vision model on the dyno: measurements that can be trusted.
+
+    Start with `dyno demo`, then `dyno compare MODEL… --data FOLDER`.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit with its code.
+
+    Exit codes: 0 done, 1 a defect or a failed operation, 2 bad input or something missing, 3 a
+    regression against a baseline, 130 interrupted. A defect's traceback is shown with
+    VISIONDYNO_DEBUG=1.
+    """
+    # `visiondyno.errors` is cheap; it is imported here so that `--help` doesn't pay for it.
+    from visiondyno.errors import VisionDynoError
+
+    try:
+        code = dyno.main(arguments, prog_name="dyno", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted; everything it started was stopped.", err=True)
+        sys.exit(130)
+    except VisionDynoError as error:
+        _explain(error)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("VISIONDYNO_DEBUG"):
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
+        what = f"{type(error).__name__}: {error}"
+        click.echo(
+            f"Error: a defect of visiondyno itself ({what}, at {where}). "
+            "Please report it; VISIONDYNO_DEBUG=1 shows the traceback.",
+            err=True,
+        )
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Any) -> None:
+    click.echo(f"Error: {error.message}", err=True)
+    if os.environ.get("VISIONDYNO_DEBUG") and getattr(error, "traceback", None):
+        click.echo(error.traceback, err=True)

@@ -1,0 +1,135 @@
+"""`dyno compare`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from visiondyno.cli import options
+from visiondyno.cli.progress import ProgressDisplay
+from visiondyno.errors import SpecError
+from visiondyno.python_face import run_comparison
+from visiondyno.report.baseline import check_baseline, parse_conditions
+from visiondyno.report.comparison import Comparison
+from visiondyno.report.terminal import print_comparison
+from visiondyno.report.write import read_report, write_report
+from visiondyno.report.yaml_spec import load_spec
+from visiondyno.specs.operations import BenchmarkInput, parse
+
+_EPILOG = (
+    "Example: dyno compare yolox.onnx fastestdet.onnx --data coco128 --classes car --out report. "
+    "Exit code 3 means that a --fail-if condition held."
+)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("models", nargs=-1, metavar="MODEL… | comparison.yaml", required=True)
+@options.data
+@options.classes
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    callback=options.split_list,
+    metavar="NAME[,NAME]",
+    help="single-stream, offline. [default: both]",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    type=float,
+    metavar="S",
+    help="Least seconds of each scenario's measured part. [default: 10]",
+)
+@click.option("--reference", metavar="MODEL", help="Scores 50 on the green score. [default: first]")
+@options.device
+@options.threads
+@click.option("--region", metavar="CODE", help="Country of the electricity, for CO2: FR or FRA.")
+@click.option("--price", metavar="NAME|USD", help="A GPU's name or USD an hour, for cost.")
+@options.max_images
+@options.skip_bad
+@options.seed
+@click.option(
+    "--resamples", type=int, metavar="N", help="Bootstrap resamples of the images. [default: 1000]"
+)
+@click.option(
+    "--time-limit", "time_limit_s", type=float, metavar="S", help="Kill a model after S seconds."
+)
+@options.out_dir
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="An earlier report.json to compare against.",
+)
+@click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="CONDITION",
+    help='Exit with 3 where a change holds, e.g. "map_50_95<-0.01" or "latency_p90_ms>10%".',
+)
+def command(
+    models: tuple[str, ...],
+    out: Path | None,
+    baseline: Path | None,
+    fail_if: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Compare models on one data set and this machine; write a report.
+
+    Each model runs in a fresh process: an accuracy pass over all images, then single-stream
+    latency, then offline throughput. The report says which differences are real and which are
+    ties. A comparison.yaml in place of the models runs a comparison again; options override it.
+    """
+    spec = _spec(models, options.given(given))
+    conditions = parse_conditions(fail_if) if fail_if else ()
+    if bool(conditions) != (baseline is not None):
+        raise SpecError("--baseline and --fail-if belong together; give both or neither.")
+    old = read_report(baseline) if baseline else None
+    comparison = run_and_report(spec, out or Path("dyno-report"))
+    if old is not None:
+        check = check_baseline(comparison, old, conditions)
+        for line in (*check.warnings, *(change.sentence() for change in check.changes)):
+            click.echo(line)
+        check.raise_if_regressed()
+
+
+def run_and_report(spec: BenchmarkInput, out: Path) -> Comparison:
+    """Run, print the table, write every form, and say where they are."""
+    make_folder(out)
+    with ProgressDisplay() as display:
+        comparison = run_comparison(spec, display.show)
+    print_comparison(comparison, Console())
+    files = write_report(comparison, out)
+    click.echo(f"\nReport: {files['html'].resolve()}")
+    return comparison
+
+
+def make_folder(out: Path) -> None:
+    """Find out before the work whether its result can be written.
+
+    Raises:
+        SpecError: the folder can't be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(
+            f"The report folder {out} can't be made ({error.strerror}); choose another with --out."
+        ) from error
+
+
+def _spec(models: tuple[str, ...], given: dict[str, Any]) -> BenchmarkInput:
+    first = Path(models[0])
+    what = "The command's options are wrong"
+    if first.suffix in {".yaml", ".yml"}:
+        if len(models) > 1:
+            raise SpecError(f"{first} names its models itself; give nothing beside it.")
+        stored = load_spec(first).model_dump(mode="json")
+        spec: BenchmarkInput = parse(BenchmarkInput, {**stored, **given}, what)
+        return spec
+    if "data" not in given:
+        raise SpecError("Which data? Give --data FOLDER, or --data street:demo for the built-in.")
+    fresh: BenchmarkInput = parse(BenchmarkInput, {"models": models, **given}, what)
+    return fresh

@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from visiondyno.specs.operations import DATA_HELP
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def split_list(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
+    """`--classes car,truck --classes bus` as one list; None where none was given."""
+    parts = [part.strip() for text in value for part in text.split(",")]
+    return [part for part in parts if part] or None
+
+
+data = click.option("--data", metavar="REF", help=f"Labelled images: {DATA_HELP}.")
+classes = click.option(
+    "--classes",
+    multiple=True,
+    callback=split_list,
+    metavar="NAME[,NAME]",
+    help="Score these classes of the data only.",
+)
+device = click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. [default: cpu]")
+threads = click.option(
+    "--threads", type=int, metavar="N", help="Threads inside one operator of the runtime."
+)
+max_images = click.option(
+    "--max-images", type=int, metavar="N", help="Use the first N images only."
+)
+skip_bad = click.option(
+    "--skip-bad",
+    is_flag=True,
+    default=None,
+    help="Leave out bad images and labels, counted in the report, instead of stopping.",
+)
+seed = click.option("--seed", type=int, metavar="N", help="Seed of every resampling. [default: 0]")
+out_dir = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the report goes.",
+)
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given: those that aren't None, so that defaults stay in one place."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Put one model under load and take the times: what runs inside a benchmark's child process."""

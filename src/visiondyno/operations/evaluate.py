@@ -1,0 +1,59 @@
+"""`evaluate`: a model's accuracy on a data set, in this process and without timing."""
+
+from typing import Any
+
+from visiondyno.measuring.images import EncodedImages
+from visiondyno.measuring.pipeline import predict_all
+from visiondyno.operations.context import OperationContext
+from visiondyno.operations.scoring import (
+    ScoringRules,
+    map_predictions,
+    match_classes,
+    score_predictions,
+)
+from visiondyno.operations.verified_data import open_verified
+from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.registry import load_model
+from visiondyno.specs.operations import EvaluateInput
+
+
+def run(spec: EvaluateInput, context: OperationContext) -> dict[str, Any]:
+    """The metrics, each with interval and method, per class too.
+
+    Raises:
+        DatasetError: the data can't be read.
+        ModelError: the model can't be read or run, or is of another task.
+        ClassMismatch: the classes don't match.
+    """
+    dataset = open_verified(
+        spec.data, skip_bad=spec.skip_bad, max_images=spec.max_images, context=context
+    )
+    rules = ScoringRules(spec.classes, spec.resamples, spec.seed)
+    context.progress("loading the model", model=spec.model)
+    options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
+    with load_model(spec.model, options) as model:
+        mapping = match_classes(model.description.card, spec.model, dataset, rules)
+        images = EncodedImages([dataset.sample(index).path for index in range(len(dataset))])
+        total = len(images)
+        predictions = predict_all(
+            model,
+            images,
+            batch_size=model.description.batch_size or 1,
+            on_done=lambda done: context.progress("accuracy pass", done=done, total=total),
+        )
+        notes = (*model.description.notes, *mapping.notes)
+    context.progress("scoring")
+    mapped = map_predictions(mapping, predictions)
+    accuracy = score_predictions(dataset, mapping, mapped, rules)
+    return {
+        "operation": "evaluate",
+        "status": "success",
+        "images": len(dataset),
+        "skipped": [{"image": str(s.path), "reason": s.reason} for s in dataset.skipped],
+        "metrics": {name: m.model_dump(mode="json") for name, m in accuracy.measures.items()},
+        "per_class": {
+            label: {name: m.model_dump(mode="json") for name, m in measures.items()}
+            for label, measures in accuracy.per_class.items()
+        },
+        "notes": list(notes),
+    }

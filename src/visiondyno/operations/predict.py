@@ -1,0 +1,68 @@
+"""`predict`: run a model on images that came with the request."""
+
+import base64
+import binascii
+from typing import Any
+
+import numpy as np
+
+from visiondyno.errors import SpecError
+from visiondyno.operations.context import OperationContext
+from visiondyno.predictions import Classification, Detections, Image, Predictions
+from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.registry import load_model
+from visiondyno.specs.operations import PredictInput
+from visiondyno.vision.decode import decode_image
+
+_TOP = 5
+
+
+def run(spec: PredictInput, context: OperationContext) -> dict[str, Any]:
+    """Predictions of each image, in order.
+
+    Of a detector: `boxes_xyxy` (pixels), `scores`, `classes` (ids), `names`, best first. Of a
+    classifier: the five best `scores`, `classes`, `names`.
+
+    Raises:
+        SpecError: an image isn't base64.
+        DatasetError: an image can't be decoded.
+        ModelError: the model can't be read or run.
+    """
+    images = [_decode(text, number) for number, text in enumerate(spec.images, 1)]
+    context.progress("loading the model", model=spec.model)
+    options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
+    answers: list[dict[str, Any]] = []
+    with load_model(spec.model, options) as model:
+        names = model.description.card.classes
+        for image in images:
+            (prediction,) = model.predict([image], confidence=spec.confidence)
+            answers.append(_as_json(prediction, names, spec.confidence))
+            context.progress("predicting", done=len(answers), total=len(images))
+    return {"operation": "predict", "status": "success", "predictions": answers}
+
+
+def _decode(text: str, number: int) -> Image:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SpecError(f"Image {number} isn't base64; encode the file's bytes.") from error
+    return decode_image(data, f"image {number}")
+
+
+def _as_json(prediction: Predictions, names: tuple[str, ...], confidence: float) -> dict[str, Any]:
+    if isinstance(prediction, Classification):
+        best = prediction.top(_TOP)
+        best = best[prediction.probabilities[best] >= confidence] if confidence else best
+        return _labelled(prediction.probabilities[best], best, names)
+    assert isinstance(prediction, Detections)
+    boxes = [[round(float(value), 2) for value in box] for box in prediction.boxes_xyxy]
+    return {"boxes_xyxy": boxes, **_labelled(prediction.scores, prediction.class_ids, names)}
+
+
+def _labelled(scores: Any, class_ids: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    ids = [int(class_id) for class_id in np.asarray(class_ids)]
+    return {
+        "scores": [round(float(value), 6) for value in scores],
+        "classes": ids,
+        "names": [names[class_id] for class_id in ids],
+    }

@@ -1,0 +1,61 @@
+"""Score a model's predictions against a data set's labels: shared by benchmark and evaluate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visiondyno.datasets.base import Dataset
+from visiondyno.datasets.class_mapping import ClassMapping, apply, map_classes
+from visiondyno.datasets.indexed import class_counts
+from visiondyno.errors import ModelError
+from visiondyno.predictions import Predictions
+from visiondyno.specs.model_card import ModelCard
+from visiondyno.vision.accuracy.base import Accuracy
+from visiondyno.vision.accuracy.scoring import score
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRules:
+    """What is scored and how it is resampled."""
+
+    classes: tuple[str, ...] | None
+    resamples: int
+    seed: int
+
+
+def match_classes(
+    card: ModelCard, reference: str, dataset: Dataset, rules: ScoringRules
+) -> ClassMapping:
+    """How the model's classes stand for the data's.
+
+    Raises:
+        ModelError: the model's task isn't the data set's.
+        ClassMismatch: classes of the data that the model doesn't know.
+    """
+    if card.task != dataset.task:
+        raise ModelError(
+            f"{reference} is a {card.task} model and {dataset.reference} is labelled for "
+            f"{dataset.task}; choose data of the model's task."
+        )
+    counts = class_counts(dataset)
+    return map_classes(card.classes, dataset.classes, rules.classes, counts=counts)
+
+
+def map_predictions(mapping: ClassMapping, predictions: Sequence[Predictions]) -> list[Predictions]:
+    """The predictions in the data set's class ids."""
+    return [apply(mapping, prediction) for prediction in predictions]
+
+
+def score_predictions(
+    dataset: Dataset, mapping: ClassMapping, mapped: Sequence[Predictions], rules: ScoringRules
+) -> Accuracy:
+    """The accuracy of predictions in the data set's class ids, one for each sample in order."""
+    truths = [dataset.sample(index).truth for index in range(len(dataset))]
+    return score(
+        dataset.task,
+        truths,
+        mapped,
+        dataset.classes,
+        mapping.scored,
+        resamples=rules.resamples,
+        seed=rules.seed,
+    )
