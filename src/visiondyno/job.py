@@ -59,8 +59,8 @@ class _Wire(BaseModel):
 class Policy(_Wire):
     """Limits of one job, milliseconds; None where the executor's own default holds."""
 
-    execution_timeout_ms: Annotated[int, Field(gt=0, alias="executionTimeout")] | None = None
-    ttl_ms: Annotated[int, Field(gt=0, alias="ttl")] | None = None
+    execution_timeout_ms: Annotated[int | None, Field(gt=0, alias="executionTimeout")] = None
+    ttl_ms: Annotated[int | None, Field(gt=0, alias="ttl")] = None
     low_priority: Annotated[bool, Field(alias="lowPriority")] = False
 
 

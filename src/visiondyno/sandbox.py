@@ -166,12 +166,11 @@ def _child_main(write_fd: int) -> int:
     module, _, function = request["entry"].partition(":")
     try:
         run = getattr(importlib.import_module(module), function)
-        result = run(request["payload"], lambda event: send({"event": event}))
+        send({"result": run(request["payload"], lambda event: send({"event": event}))})
     except Exception as error:
         trace = traceback.format_exc()
         send({"error": JobError.from_exception(error, trace).model_dump()})
         return 0 if isinstance(error, VisionDynoError) else 1
-    send({"result": result})
     return 0
 
 
