@@ -1,0 +1,79 @@
+"""A loaded model whose pre- and post-processing follow its model card."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visiondyno.errors import ModelError
+from visiondyno.predictions import Image, Predictions
+from visiondyno.runtimes.base import LoadedModel, ModelDescription
+from visiondyno.vision.heads import HEADS, Output, check_no_nan
+from visiondyno.vision.preprocess import PreparedBatch, Preprocessor
+
+
+class CardModel(LoadedModel):
+    """Everything of `LoadedModel` but running the graph itself, which subclasses do in `_run`."""
+
+    def __init__(self, description: ModelDescription, output_names: Sequence[str]) -> None:
+        self.description = description
+        self._output_names = list(output_names)
+        self._preprocessor = Preprocessor(description.card.input)
+        self._head = HEADS[description.card.head]
+        self._batch_size = description.batch_size
+        self._is_open = True
+
+    @abstractmethod
+    def _run(self, tensor: NDArray[Any]) -> list[Output]:
+        """The outputs for one input tensor, of the fixed batch size where there is one."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Let go of what the model holds."""
+
+    def preprocess(self, images: Sequence[Image]) -> PreparedBatch:
+        """See `LoadedModel.preprocess`."""
+        self._require_open()
+        return self._preprocessor(images)
+
+    def infer(self, prepared: PreparedBatch) -> list[Output]:
+        """See `LoadedModel.infer`. Of the model's own batch size, nothing is copied."""
+        self._require_open()
+        tensor = prepared.tensor
+        if self._batch_size is None or len(tensor) == self._batch_size:
+            return self._run(tensor)
+        return self._run_in_pieces(tensor, self._batch_size)
+
+    def postprocess(
+        self, outputs: list[Output], prepared: PreparedBatch, *, confidence: float | None = None
+    ) -> list[Predictions]:
+        """See `LoadedModel.postprocess`."""
+        self._require_open()
+        check_no_nan(outputs, self._output_names)
+        card = self.description.card
+        if confidence is None:
+            confidence = card.detection.confidence if card.detection else 0.0
+        return self._head.decode(outputs, card, prepared.geometries, confidence)
+
+    def close(self) -> None:
+        """See `LoadedModel.close`."""
+        if self._is_open:
+            self._is_open = False
+            self._free()
+
+    def _run_in_pieces(self, tensor: NDArray[Any], size: int) -> list[Output]:
+        pieces = []
+        for start in range(0, len(tensor), size):
+            piece = tensor[start : start + size]
+            count = len(piece)
+            if count < size:
+                padding = np.zeros((size - count, *piece.shape[1:]), piece.dtype)
+                piece = np.concatenate([piece, padding])
+            pieces.append([output[:count] for output in self._run(piece)])
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise ModelError(f"{self.description.reference} is closed; load it again.")

@@ -1,0 +1,145 @@
+"""The ONNX runtime: models as .onnx files, run by ONNX Runtime."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from visiondyno.errors import MissingExtra, ModelError, SpecError, Unavailable
+from visiondyno.runtimes.base import (
+    Device,
+    LoadedModel,
+    LoadOptions,
+    ModelDescription,
+    Runtime,
+)
+from visiondyno.runtimes.card_model import CardModel
+from visiondyno.runtimes.graph_input import image_input
+from visiondyno.runtimes.model_cards import resolve_card
+from visiondyno.runtimes.onnx_file import OnnxFacts, read_onnx
+from visiondyno.runtimes.references import resolve_reference
+from visiondyno.vision.heads import Output
+
+_FATAL_ONLY = 4
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
+_LONGEST_REASON = 200
+
+
+class OnnxRuntime(Runtime):
+    """Runs .onnx files by ONNX Runtime, on the device asked for and no other."""
+
+    name = "onnx"
+
+    def load(self, reference: str, options: LoadOptions) -> LoadedModel:
+        """Read the file, resolve its card, and make a session on `options.device`.
+
+        Raises:
+            ModelError: the file can't be read, understood or run.
+            SpecError: the device's name is wrong.
+            Unavailable: the device isn't here, or its provider didn't start.
+        """
+        provider, provider_options = _provider(options.device)
+        path = resolve_reference(reference).path
+        if path is None:
+            raise ModelError(f"{reference} isn't an ONNX model; give the path of an .onnx file.")
+        facts = read_onnx(path)
+        resolved = resolve_card(facts, options.card)
+        session = _session(path, options, provider, provider_options)
+        _require_provider(session, provider, options.device)
+        graph_input = image_input(facts)
+        description = ModelDescription(
+            reference=reference,
+            runtime=f"onnxruntime {onnxruntime.__version__}",
+            device=options.device,
+            precision=facts.precision,
+            provider=provider,
+            card=resolved.card,
+            card_source=resolved.sources,
+            batch_size=graph_input.batch,
+            parameters=facts.parameters,
+            file_bytes=facts.file_bytes,
+            digest=facts.digest,
+            notes=resolved.notes,
+        )
+        return _OnnxModel(description, facts, session)
+
+
+class _OnnxModel(CardModel):
+    def __init__(self, description: ModelDescription, facts: OnnxFacts, session: Any) -> None:
+        super().__init__(description, [output.name for output in facts.outputs])
+        self._session = session
+        self._input_name = facts.inputs[0].name
+
+    def _run(self, tensor: NDArray[Any]) -> list[Output]:
+        try:
+            outputs: list[Output] = self._session.run(
+                self._output_names, {self._input_name: tensor}
+            )
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class but Exception.
+            raise ModelError(
+                f"{self.description.reference} stopped while running: {_reason(error)}"
+            ) from error
+        return outputs
+
+    def _free(self) -> None:
+        self._session = None
+
+
+def _provider(device: Device) -> tuple[str, dict[str, str]]:
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
+    if device == "cpu":
+        return _CPU, {}
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise MissingExtra("gpu", f"Device '{device}'")
+    # TensorFloat-32 would make an fp32 model less precise than it says.
+    return _CUDA, {"device_id": match[1] or "0", "use_tf32": "0"}
+
+
+def _session(
+    path: Path, options: LoadOptions, provider: str, provider_options: dict[str, str]
+) -> Any:
+    # Problems come as exceptions; ONNX Runtime would print them, and warnings, as well.
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = _FATAL_ONLY
+    if options.intra_op_threads is not None:
+        session_options.intra_op_num_threads = options.intra_op_threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), session_options, providers=[(provider, provider_options)]
+        )
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class but Exception.
+        if provider == _CUDA and "cuda" in str(error).lower():
+            raise Unavailable(
+                f"Device '{options.device}' can't be used here: {_reason(error)}"
+            ) from error
+        raise ModelError(
+            f"ONNX Runtime {onnxruntime.__version__} can't load {path}: {_reason(error)}"
+        ) from error
+
+
+def _require_provider(session: Any, provider: str, device: Device) -> None:
+    # ONNX Runtime drops a provider that fails to start and goes on with the CPU.
+    if provider not in session.get_providers():
+        raise Unavailable(
+            f"Device '{device}' can't be used here: ONNX Runtime couldn't start {provider}; check "
+            "the GPU driver and the CUDA and cuDNN libraries ('dyno doctor')."
+        )
+
+
+def _reason(error: Exception) -> str:
+    """The telling part of an ONNX Runtime message, one line, without its source code places."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"\S*/onnxruntime/\S+ .*?\) ", "", text)
+    text = re.sub(r"^Load model from .*? failed:", "", text).strip()
+    if len(text) > _LONGEST_REASON:
+        text = text[: _LONGEST_REASON - 1].rsplit(" ", 1)[0] + "…"
+    return text or type(error).__name__

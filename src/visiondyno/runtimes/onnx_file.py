@@ -1,0 +1,205 @@
+"""What an ONNX file says about itself, read without running it."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto
+
+from visiondyno.errors import ModelError
+from visiondyno.runtimes.base import Precision
+
+Shape = tuple[int | None, ...]
+
+_FLOAT_KINDS: dict[int, Precision] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.DOUBLE: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+}
+_INT8_TYPES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+# Scales, zero points and a first layer kept wide don't make a model mixed.
+_MINOR_SHARE = 0.1
+_FIRST_BYTES_OF_OTHERS = (
+    (b"PK\x03\x04", "a zip archive (a PyTorch .pt file is one)"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x89HDF", "an HDF5 file (Keras)"),
+    (b"<", "a text file (HTML or XML: an error page saved as a model?)"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with 'git lfs pull'"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """One input or output of a graph.
+
+    Attributes:
+        dtype: NumPy's name (`float32`), or `unknown`.
+        shape: None for sizes known at run time only.
+    """
+
+    name: str
+    dtype: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFacts:
+    """What an ONNX file says about itself.
+
+    Attributes:
+        inputs: without initializers.
+        operators: the operator types its graph uses.
+        output_operators: the operator that makes each output.
+        metadata: its `metadata_props`.
+        precision: of the weights, by their number of elements; `mixed` where two kinds hold more
+            than a tenth each.
+        parameters: number of weights (floating point and 8-bit or smaller tensors).
+        file_bytes: with its external data.
+        digest: `sha256:…` of the file, followed by its external data in order of name.
+    """
+
+    path: Path
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    operators: frozenset[str]
+    output_operators: tuple[str | None, ...]
+    metadata: dict[str, str]
+    precision: Precision
+    parameters: int
+    file_bytes: int
+    digest: str
+
+
+def read_onnx(path: Path) -> OnnxFacts:
+    """Read and parse `path`.
+
+    Raises:
+        ModelError: it is missing, unreadable, empty, truncated or not an ONNX file, its external
+            data is missing or lies outside its folder.
+    """
+    data = _read_bytes(path)
+    model = _parse(data, path)
+    graph = model.graph
+    externals = _external_files(graph, path)
+    digest = hashlib.sha256(data)
+    size = len(data)
+    for external in externals:
+        content = _read_bytes(external)
+        digest.update(content)
+        size += len(content)
+    weights = list(_weights(graph))
+    initial = {tensor.name for tensor in graph.initializer}
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    return OnnxFacts(
+        path=path,
+        inputs=tuple(_facts(value) for value in graph.input if value.name not in initial),
+        outputs=tuple(_facts(value) for value in graph.output),
+        operators=frozenset(node.op_type for node in graph.node),
+        output_operators=tuple(makers.get(value.name) for value in graph.output),
+        metadata={prop.key: prop.value for prop in model.metadata_props},
+        precision=_precision(weights),
+        parameters=sum(count for _, count in weights),
+        file_bytes=size,
+        digest=f"sha256:{digest.hexdigest()}",
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"There is no file {path}; check the model's path.") from None
+    except IsADirectoryError:
+        raise ModelError(f"{path} is a folder; give the .onnx file inside it.") from None
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _parse(data: bytes, path: Path) -> Any:
+    if not data:
+        raise ModelError(f"{path} is empty (0 bytes); export or fetch the model again.")
+    for start, kind in _FIRST_BYTES_OF_OTHERS:
+        if data.startswith(start):
+            raise ModelError(f"{path} isn't an ONNX file but {kind}; give an ONNX export.")
+    # An ONNX file begins with its IR version: field 1, a small varint.
+    looks_like_onnx = data[0] == 0x08
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        if looks_like_onnx:
+            raise ModelError(
+                f"{path} is truncated or damaged; export or fetch the model again."
+            ) from error
+        raise ModelError(f"{path} isn't an ONNX file; give an ONNX export.") from error
+    if not model.HasField("graph") or not model.graph.output:
+        state = "is truncated or damaged" if looks_like_onnx else "isn't an ONNX file"
+        raise ModelError(f"{path} {state}: it holds no graph; export or fetch the model again.")
+    return model
+
+
+def _external_files(graph: Any, path: Path) -> list[Path]:
+    names = {
+        entry.value
+        for tensor in graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    folder = path.resolve().parent
+    found = []
+    for name in sorted(names):
+        external = (folder / name).resolve()
+        if not external.is_relative_to(folder):
+            raise ModelError(
+                f"{path} refers to weights outside its folder ({name}); save it as one file."
+            )
+        if not external.is_file():
+            raise ModelError(
+                f"{path} keeps its weights in {name}, which isn't beside it; fetch that file too, "
+                "or save the model as one file."
+            )
+        found.append(external)
+    return found
+
+
+def _facts(value: Any) -> TensorFacts:
+    kind = value.type.tensor_type
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    except (KeyError, TypeError):
+        dtype = "unknown"
+    # A size of 0 or less is what some exporters write for "any".
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+        for dim in kind.shape.dim
+    )
+    return TensorFacts(value.name, dtype, shape)
+
+
+def _weights(graph: Any) -> Iterator[tuple[int, int]]:
+    """Type and number of elements of each weight tensor, those in Constant nodes included."""
+    tensors = list(graph.initializer)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            tensors.extend(a.t for a in node.attribute if a.name == "value" and len(a.t.dims) > 0)
+    for tensor in tensors:
+        if tensor.data_type in _FLOAT_KINDS or tensor.data_type in _INT8_TYPES:
+            yield tensor.data_type, int(np.prod(tensor.dims, dtype=np.int64))
+
+
+def _precision(weights: list[tuple[int, int]]) -> Precision:
+    counts: dict[Precision, int] = {}
+    for data_type, elements in weights:
+        kind = _FLOAT_KINDS.get(data_type, "int8")
+        counts[kind] = counts.get(kind, 0) + elements
+    total = sum(counts.values())
+    if not total:
+        return "fp32"
+    major = [kind for kind, count in counts.items() if count > _MINOR_SHARE * total]
+    return major[0] if len(major) == 1 else "mixed"

@@ -1,0 +1,112 @@
+"""What Ultralytics' exporters write into an ONNX file's `metadata_props`."""
+
+import ast
+from typing import Any
+
+from visiondyno.errors import ModelError
+from visiondyno.runtimes.graph_input import GraphInput
+from visiondyno.runtimes.known_shapes import UINT8_SCALE
+from visiondyno.runtimes.onnx_file import OnnxFacts
+from visiondyno.runtimes.partial_card import PartialCard
+from visiondyno.specs.model_card import InputCard
+
+_TASKS = {"detect": "detection", "classify": "classification"}
+_HEADS_NOT_COVERED = {"RTDETRDecoder": "RT-DETR"}
+
+
+def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard | None:
+    """The parts of a card that `facts.metadata` says, or None where Ultralytics wrote nothing.
+
+    YOLOv8 and later say task, names, image size and whether NMS is inside; the YOLOv5 repository's
+    exporter says the names only.
+
+    Raises:
+        ModelError: the metadata names a task that isn't covered, or can't be parsed.
+    """
+    metadata = facts.metadata
+    if "names" not in metadata or "stride" not in metadata:
+        return None
+    parts: dict[str, Any] = {"classes": _names(facts)}
+    task = metadata.get("task")
+    if task is None:
+        return PartialCard("metadata", parts)
+    if task not in _TASKS:
+        raise ModelError(
+            f"{facts.path} is an Ultralytics model for '{task}', which isn't covered in this "
+            "version; detection and classification are."
+        )
+    family = _HEADS_NOT_COVERED.get(metadata.get("head", ""))
+    if family:
+        raise ModelError(
+            f"{facts.path} is an {family} model, whose output isn't covered in this version."
+        )
+    parts["task"] = _TASKS[task]
+    parts["license"] = metadata.get("license")
+    parts["source"] = metadata.get("description")
+    height, width = _image_size(facts, graph_input)
+    if task == "classify":
+        parts |= {"head": "classification", "activation": "none"}
+        # Ultralytics scales with antialiasing, which OpenCV has as `area`.
+        resize: dict[str, Any] = {
+            "resize": "shortest_side_crop",
+            "crop_from": max(height, width),
+            "interpolation": "area",
+        }
+    else:
+        parts["head"] = "end_to_end" if _has_nms(facts) else "yolov8"
+        resize = {"resize": "letterbox", "pad_value": 114}
+    parts["input"] = InputCard(
+        height=height,
+        width=width,
+        channels="rgb",
+        scale=UINT8_SCALE if graph_input.dtype == "uint8" else 1 / 255,
+        layout=graph_input.layout,
+        dtype=graph_input.dtype,
+        **resize,
+    )
+    return PartialCard("metadata", parts)
+
+
+def _names(facts: OnnxFacts) -> tuple[str, ...]:
+    names = _literal(facts, "names")
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))) and names:
+        return tuple(str(names[index]) for index in range(len(names)))
+    if isinstance(names, list | tuple) and names:
+        return tuple(str(name) for name in names)
+    raise ModelError(
+        f"{facts.path}: its metadata 'names' isn't a list or a numbered dict of class names; "
+        "export the model again."
+    )
+
+
+def _image_size(facts: OnnxFacts, graph_input: GraphInput) -> tuple[int, int]:
+    # A fixed graph can't take another size than its own, whatever the metadata says.
+    if graph_input.height and graph_input.width:
+        return graph_input.height, graph_input.width
+    size = _literal(facts, "imgsz") if "imgsz" in facts.metadata else 640
+    sides = [size, size] if isinstance(size, int) else size
+    if not (
+        isinstance(sides, list | tuple)
+        and len(sides) == 2
+        and all(isinstance(side, int) and side > 0 for side in sides)
+    ):
+        raise ModelError(
+            f"{facts.path}: its metadata 'imgsz' isn't a size; export the model again."
+        )
+    return graph_input.height or sides[0], graph_input.width or sides[1]
+
+
+def _has_nms(facts: OnnxFacts) -> bool:
+    if facts.metadata.get("end2end", "False") == "True":
+        return True
+    arguments = _literal(facts, "args") if "args" in facts.metadata else {}
+    return isinstance(arguments, dict) and arguments.get("nms") is True
+
+
+def _literal(facts: OnnxFacts, key: str) -> Any:
+    try:
+        return ast.literal_eval(facts.metadata[key])
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ModelError(
+            f"{facts.path}: its metadata '{key}' can't be parsed; export the model again."
+        ) from error

@@ -1,0 +1,1 @@
+"""Pixels to tensors, tensors to predictions, and what they are worth."""

@@ -1,0 +1,220 @@
+"""Decoded images to a model's input tensor, and the way back for its boxes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from visiondyno.errors import ModelError
+from visiondyno.predictions import FloatArray, Image
+from visiondyno.specs.model_card import InputCard
+
+_INTERPOLATION = {
+    "linear": cv2.INTER_LINEAR,
+    "area": cv2.INTER_AREA,
+    "cubic": cv2.INTER_CUBIC,
+    "nearest": cv2.INTER_NEAREST,
+}
+_CHANNEL_ORDER = {"bgr": (0, 1, 2), "rgb": (2, 1, 0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where an image lies in the model's input: `input = original * scale + offset`.
+
+    Attributes:
+        scale_x: input pixels per original pixel, horizontally.
+        scale_y: the same, vertically.
+        offset_x: of the image's left edge in the input, in input pixels.
+        offset_y: of its top edge.
+        width: of the original image, in pixels.
+        height: of the original image, in pixels.
+    """
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+    width: int
+    height: int
+
+    def to_original(self, boxes_xyxy: FloatArray, *, clip: bool) -> FloatArray:
+        """Boxes (n, 4) in input pixels to pixels of the original image, cut at its edges or not."""
+        offset = np.array([self.offset_x, self.offset_y] * 2, np.float32)
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
+        boxes: FloatArray = (boxes_xyxy - offset) / scale
+        if clip:
+            limit = np.array([self.width, self.height] * 2, np.float32)
+            np.clip(boxes, np.float32(0), limit, out=boxes)
+        return boxes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedBatch:
+    """What `Preprocessor` makes of some images.
+
+    Attributes:
+        tensor: (n, 3, h, w) or (n, h, w, 3), contiguous, in the card's dtype.
+        geometries: one an image.
+    """
+
+    tensor: NDArray[Any]
+    geometries: tuple[Geometry, ...]
+
+    def __len__(self) -> int:
+        return len(self.geometries)
+
+
+class Preprocessor:
+    """Images to input tensors, as an `InputCard` says.
+
+    The conventions, each exactly as the toolchain that made it popular: `letterbox` rounds the
+    scaled size to the nearest pixel (halves to even) and splits the padding with the odd pixel at
+    the right and bottom (Ultralytics); `letterbox_top_left` truncates the scaled size and pads at
+    the right and bottom (YOLOX); `stretch` ignores the aspect ratio; `shortest_side_crop` scales
+    the shortest side to `crop_from`, truncating the other, and crops the centre (torchvision).
+    OpenCV resizes; its `linear` has no antialiasing, so cards for classifiers trained on
+    antialiased images say `area`.
+
+    Thread safety: keeps no state between calls.
+    """
+
+    def __init__(self, card: InputCard) -> None:
+        """Raises `ModelError` for a card that can only feed nonsense."""
+        if card.resize == "shortest_side_crop" and (card.crop_from or 0) < max(
+            card.height, card.width
+        ):
+            raise ModelError(
+                f"Resize 'shortest_side_crop' needs 'crop_from' of at least the input's longest "
+                f"side, {max(card.height, card.width)}; set it in the model card."
+            )
+        if 0.0 in card.std:
+            raise ModelError("The model card's 'std' holds a 0; use values above 0.")
+        self._card = card
+        self._interpolation = _INTERPOLATION[card.interpolation]
+        self._order = _CHANNEL_ORDER[card.channels]
+        self._factors = tuple(np.float32(card.scale / std) for std in card.std)
+        self._biases = tuple(
+            np.float32(mean / std) for mean, std in zip(card.mean, card.std, strict=True)
+        )
+        self._is_plain = all(f == 1 for f in self._factors) and not any(self._biases)
+        if card.dtype == "uint8" and not self._is_plain:
+            raise ModelError(
+                "A uint8 input takes pixels as they are; set 'scale: 1', mean 0 and std 1 in the "
+                "model card."
+            )
+
+    def __call__(self, images: Sequence[Image]) -> PreparedBatch:
+        """The batch of `images`, each (h, w, 3) uint8 BGR, of any sizes.
+
+        Raises:
+            ModelError: an image isn't of that shape and type, or there is none.
+        """
+        if not images:
+            raise ModelError("No image was given; a batch holds at least one.")
+        card = self._card
+        size = (card.height, card.width)
+        shape = (3, *size) if card.layout == "nchw" else (*size, 3)
+        tensor = np.empty((len(images), *shape), card.dtype)
+        geometries = []
+        for image, target in zip(images, tensor, strict=True):
+            _check_image(image)
+            canvas, geometry = self._resize(image)
+            self._write(canvas, target)
+            geometries.append(geometry)
+        return PreparedBatch(tensor, tuple(geometries))
+
+    def _resize(self, image: Image) -> tuple[Image, Geometry]:
+        match self._card.resize:
+            case "letterbox":
+                return self._letterbox(image)
+            case "letterbox_top_left":
+                return self._letterbox_top_left(image)
+            case "stretch":
+                return self._stretch(image)
+            case "shortest_side_crop":
+                return self._shortest_side_crop(image)
+
+    def _letterbox(self, image: Image) -> tuple[Image, Geometry]:
+        card, (height, width) = self._card, image.shape[:2]
+        ratio = min(card.height / height, card.width / width)
+        new_height, new_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        # The ±0.1 puts the odd pixel of padding at the right and bottom.
+        top = round((card.height - new_height) / 2 - 0.1)
+        left = round((card.width - new_width) / 2 - 0.1)
+        canvas = self._place(image, new_width, new_height, left, top)
+        scales = (new_width / width, new_height / height)
+        return canvas, Geometry(*scales, left, top, width, height)
+
+    def _letterbox_top_left(self, image: Image) -> tuple[Image, Geometry]:
+        card, (height, width) = self._card, image.shape[:2]
+        ratio = min(card.height / height, card.width / width)
+        new_height, new_width = max(int(height * ratio), 1), max(int(width * ratio), 1)
+        canvas = self._place(image, new_width, new_height, 0, 0)
+        # YOLOX maps boxes back by the one ratio, not by the truncated sizes.
+        return canvas, Geometry(ratio, ratio, 0, 0, width, height)
+
+    def _stretch(self, image: Image) -> tuple[Image, Geometry]:
+        card, (height, width) = self._card, image.shape[:2]
+        canvas = self._scaled(image, card.width, card.height)
+        scales = (card.width / width, card.height / height)
+        return canvas, Geometry(*scales, 0, 0, width, height)
+
+    def _shortest_side_crop(self, image: Image) -> tuple[Image, Geometry]:
+        card, (height, width) = self._card, image.shape[:2]
+        assert card.crop_from is not None
+        if height <= width:
+            new_height, new_width = card.crop_from, int(card.crop_from * width / height)
+        else:
+            new_height, new_width = int(card.crop_from * height / width), card.crop_from
+        top = round((new_height - card.height) / 2)
+        left = round((new_width - card.width) / 2)
+        scaled = self._scaled(image, new_width, new_height)
+        canvas = scaled[top : top + card.height, left : left + card.width]
+        scales = (new_width / width, new_height / height)
+        return canvas, Geometry(*scales, -left, -top, width, height)
+
+    def _scaled(self, image: Image, width: int, height: int) -> Image:
+        if image.shape[:2] == (height, width):
+            return image
+        scaled: Image = cv2.resize(image, (width, height), interpolation=self._interpolation)
+        return scaled
+
+    def _place(self, image: Image, width: int, height: int, left: int, top: int) -> Image:
+        card = self._card
+        if (width, height) == (card.width, card.height):
+            return self._scaled(image, width, height)
+        canvas = np.full((card.height, card.width, 3), card.pad_value, np.uint8)
+        place = canvas[top : top + height, left : left + width]
+        if image.shape[:2] == (height, width):
+            place[:] = image
+        else:
+            cv2.resize(image, (width, height), dst=place, interpolation=self._interpolation)
+        return canvas
+
+    def _write(self, canvas: Image, target: NDArray[Any]) -> None:
+        planes = cv2.split(canvas)
+        for channel, source in enumerate(self._order):
+            into = target[channel] if self._card.layout == "nchw" else target[..., channel]
+            if self._is_plain:
+                into[:] = planes[source]
+                continue
+            factor, bias = self._factors[channel], self._biases[channel]
+            if into.dtype == np.float32:
+                np.multiply(planes[source], factor, out=into)
+                if bias:
+                    into -= bias
+            else:
+                # Round to float16 once, at the end.
+                into[:] = planes[source] * factor - bias
+
+
+def _check_image(image: Image) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ModelError(
+            f"An image must be (height, width, 3) uint8 BGR, got {image.shape} {image.dtype}; "
+            "decode files with visiondyno.vision.decode.decode_image."
+        )
