@@ -112,17 +112,10 @@ def cost_usd_per_1000_images(
         return not_measured(name, throughput.reason or "no throughput was measured")
     usd = found.usd_per_hour / 3600 * 1000
     other = found.gpu is not None and not is_the_gpu(found.gpu, measured_device)
-    of = f"an {found.gpu}" if found.gpu else "the machine"
-    warning = (
-        f"; ESTIMATE: the throughput was measured on {measured_device or 'a CPU'}, not on that GPU"
-        if other
-        else ""
-    )
     return measured(
         name,
         usd / throughput.value,
-        f"busy time × {found.usd_per_hour:.4g} USD an hour for {of} ({found.source}); start-up, "
-        f"idle time and rounding not counted{warning}",
+        _method(found, measured_device, other=other),
         interval=_turned_round(throughput.interval, usd),
         n=throughput.n,
         estimated=throughput.estimated or other,
@@ -138,6 +131,18 @@ def is_the_gpu(priced: str, measured_device: str | None) -> bool:
         return False
     device = set(_words(measured_device))
     return set(_words(priced)) <= device and not device & _OTHER_MODEL_WORDS
+
+
+def _method(price: Price, measured_device: str | None, *, other: bool) -> str:
+    of = f"one {price.gpu}" if price.gpu else "the machine"
+    method = (
+        f"busy time × {price.usd_per_hour:.4g} USD an hour for {of} ({price.source}); start-up, "
+        "idle time and rounding not counted"
+    )
+    if not other:
+        return method
+    device = measured_device or "a CPU"
+    return f"{method}; ESTIMATE: the throughput was measured on {device}, not on that GPU"
 
 
 def _words(text: str) -> list[str]:

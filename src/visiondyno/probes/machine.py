@@ -77,17 +77,8 @@ def capture_environment(
     gpus = _gpus(library)
     cpu_model = _cpu_model(root)
     virtual_machine = _virtual_machine(root)
-    kind = (
-        platform.system(),
-        platform.machine(),
-        cpu_model,
-        str(cpu_count),
-        str(round(memory_bytes / _GIB)),
-        virtual_machine or "",
-        *(f"{gpu.name} {round(gpu.memory_bytes / _GIB)}" for gpu in gpus),
-    )
     return Environment(
-        machine_id=_hash("\n".join(kind)),
+        machine_id=_machine_id(cpu_model, cpu_count, memory_bytes, virtual_machine, gpus),
         hostname_hash=_hash(platform.node()),
         system=f"{platform.system()} {platform.machine()}",
         kernel=platform.release(),
@@ -134,6 +125,25 @@ def cannot_measure(
         if (reason := probe.available()) is not None
         for name in names
     }
+
+
+def _machine_id(
+    cpu_model: str,
+    cpu_count: int,
+    memory_bytes: int,
+    virtual_machine: str | None,
+    gpus: tuple[GpuInfo, ...],
+) -> str:
+    kind = (
+        platform.system(),
+        platform.machine(),
+        cpu_model,
+        str(cpu_count),
+        str(round(memory_bytes / _GIB)),
+        virtual_machine or "",
+        *(f"{gpu.name} {round(gpu.memory_bytes / _GIB)}" for gpu in gpus),
+    )
+    return _hash("\n".join(kind))
 
 
 def _affinity() -> int:
