@@ -74,7 +74,7 @@ def calibrate(rounds: int = 5, now_s: Callable[[], float] = time.perf_counter) -
 class QuietMonitor:
     """Compares the kernel's counters at `start` and `stop`.
 
-    Both take about 50 ms, for the calibration, outside the window. Processor time counts as other
+    Both take 50 to 100 ms, for the calibration, outside the window. Processor time counts as other
     processes' where it was spent on a processor this process may use, by anyone but it and its
     descendants. Use it before a run too: `check_quiet`.
 
