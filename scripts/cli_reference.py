@@ -79,7 +79,7 @@ def split_default(option: click.Option, context: click.Context) -> tuple[str, st
     """The option's help, and its default: as click knows it, or as the help itself says."""
     text = option.help or ""
     if written := re.search(r"\s*\[default: ([^\]]+)\]", text):
-        return text.replace(written.group(0), ""), f"`{written.group(1)}`"
+        return text.replace(written.group(0), ""), written.group(1)
     return text, default_of(option, context)
 
 
