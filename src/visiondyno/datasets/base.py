@@ -55,6 +55,8 @@ class Dataset(ABC):
     task: VisionTask
     classes: tuple[str, ...]
     skipped: tuple[SkippedSample, ...]
+    notes: tuple[str, ...]
+    """What a reader of a report must know about how the data was read."""
 
     @abstractmethod
     def __len__(self) -> int:

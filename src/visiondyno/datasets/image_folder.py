@@ -13,7 +13,6 @@ from visiondyno.datasets.base import Sample
 from visiondyno.datasets.header import read_header
 from visiondyno.datasets.image_files import image_files
 from visiondyno.datasets.indexed import Candidate, IndexedDataset, OpenOptions
-from visiondyno.errors import DatasetError
 from visiondyno.predictions import ClassTruth
 
 
@@ -21,11 +20,9 @@ def open_image_folder(root: Path, options: OpenOptions) -> IndexedDataset:
     """Open a folder of class folders.
 
     Raises:
-        DatasetError: there's no class folder or no image, or one is bad and `skip_bad` is off.
+        DatasetError: there's no image, or one is bad and `skip_bad` is off.
     """
     classes = class_folders(root)
-    if not classes:
-        raise DatasetError(f"Folder {root} holds no folder per class")
     return IndexedDataset(options, "image-folder", classes, _candidates(root, classes))
 
 

@@ -53,7 +53,6 @@ class IndexedDataset(Dataset):
 
     Attributes:
         format: `coco`, `yolo` or `image-folder`.
-        notes: what a reader of a report must know about how the data was read.
     """
 
     def __init__(
@@ -191,7 +190,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         reference, task, images, objects, crowds, classes (name → count), sizes,
-        images_without_objects, skipped (image and reason), digest. `sizes` counts objects by
+        images_without_objects, skipped (image and reason), notes, digest. `sizes` counts objects by
         COCO's areas: small under 32² pixels, medium under 96², large from there on. Of a
         classification set `crowds`, `images_without_objects` and `sizes` are None.
     """
@@ -206,6 +205,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "images_without_objects": None,
         "sizes": None,
         "skipped": [{"image": str(bad.path), "reason": bad.reason} for bad in dataset.skipped],
+        "notes": list(dataset.notes),
         "digest": dataset.digest,
     }
     if dataset.task == "detection":

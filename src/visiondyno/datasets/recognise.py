@@ -32,8 +32,10 @@ def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
         return open_yolo_folder(folder, options)
     _explain_unlabelled(folder)
     _explain_splits(folder)
+    _explain_pascal_voc(folder)
     classes = class_folders(folder)
-    if len(classes) > 1 and any(holds_images(folder / name) for name in classes):
+    # One class is no choice: such a folder is rather one above the data set.
+    if sum(holds_images(folder / name) for name in classes) > 1:
         return open_image_folder(folder, options)
     raise _not_recognised(folder, classes)
 
@@ -109,14 +111,17 @@ def _explain_splits(folder: Path) -> None:
         raise DatasetError(f"Folder {folder} holds splits: give one of them, {paths}")
 
 
+def _explain_pascal_voc(folder: Path) -> None:
+    if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir():
+        raise DatasetError(
+            f"Folder {folder} looks like Pascal VOC, which isn't read. Convert it to one of: "
+            f"{_FORMS}"
+        )
+
+
 def _not_recognised(folder: Path, folders: tuple[str, ...]) -> DatasetError:
     if next(folder.iterdir(), None) is None:
         return DatasetError(f"Folder {folder} is empty. A data set was expected: {_FORMS}")
-    if (folder / "Annotations").is_dir():
-        return DatasetError(
-            f"Folder {folder} looks like Pascal VOC, which isn't read yet. Convert it to one of: "
-            f"{_FORMS}"
-        )
     inner = f" Is {folder / folders[0]} meant?" if len(folders) == 1 else ""
     return DatasetError(
         f"Folder {folder} holds no data set{_about_json(folder)}: expected {_FORMS}.{inner}"

@@ -1,14 +1,22 @@
 """From a dataset reference to an open data set: built-in names, files, folders by content."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from visiondyno.datasets.coco import open_coco
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
 from visiondyno.datasets.recognise import open_folder
 from visiondyno.datasets.yolo import open_yolo_yaml
 from visiondyno.errors import DatasetError
+
+if TYPE_CHECKING:
+    from visiondyno.datasets.street import Split
+
+Progress = Callable[[int, int], None]
+"""Called with images made so far and in all, while a built-in data set is made."""
 
 _MAX_BUILTIN_IMAGES = 100_000
 
@@ -55,6 +63,7 @@ def open_dataset(
     skip_bad: bool = False,
     max_images: int | None = None,
     cache_dir: Path | None = None,
+    on_progress: Progress | None = None,
 ) -> IndexedDataset:
     """Open the data set that `reference` names.
 
@@ -64,6 +73,7 @@ def open_dataset(
         skip_bad: leave bad samples out and list them in `skipped`, instead of stopping.
         max_images: use the first so many good images only, by name.
         cache_dir: where a built-in data set is kept; `default_cache_dir()` if None.
+        on_progress: called while a built-in data set is made, which happens on its first use.
 
     Raises:
         DatasetError: there's no such data set, its form isn't known, or a sample is bad and
@@ -75,7 +85,8 @@ def open_dataset(
     for builtin in builtin_datasets():
         if reference.partition(":")[0] == builtin.name:
             split, count = _split_and_count(reference, builtin)
-            return _open_street(split, count, cache_dir or default_cache_dir(), options)
+            folder = _street(split, count, cache_dir or default_cache_dir(), on_progress)
+            return open_coco(folder / "annotations.json", options)
     try:
         return _open_path(reference, options)
     except (OSError, ValueError) as error:
@@ -101,11 +112,11 @@ def _split_and_count(reference: str, builtin: BuiltinDataset) -> tuple[str, int]
     return split, count
 
 
-def _open_street(split: str, count: int, cache_dir: Path, options: OpenOptions) -> IndexedDataset:
+def _street(split: str, count: int, cache_dir: Path, on_progress: Progress | None) -> Path:
     # Rendering loads code that no other data set needs.
     from visiondyno.datasets.street import ensure_street
 
-    return open_coco(ensure_street(split, count, cache_dir) / "annotations.json", options)
+    return ensure_street(cast("Split", split), count, cache_dir, on_progress=on_progress)
 
 
 def _open_path(reference: str, options: OpenOptions) -> IndexedDataset:

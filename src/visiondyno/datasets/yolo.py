@@ -29,8 +29,8 @@ class _Listing:
         where: the data set, in words for messages.
         images: name and path of each.
         root: labels mirror the images below it; None: in the whole path, as Ultralytics does.
-        complete: whether every image of its folders is listed, so that labels without an image
-            tell of a missing one.
+        complete: whether every image of its folders is listed, so that labels left over have
+            none.
     """
 
     where: str
@@ -98,16 +98,19 @@ def _open(
     notes: tuple[str, ...] = (),
 ) -> IndexedDataset:
     _require_label_files(listing)
-    return IndexedDataset(options, "yolo", names, _candidates(listing, len(names)), notes=notes)
+    return IndexedDataset(
+        options,
+        "yolo",
+        names,
+        _candidates(listing, len(names)),
+        notes=(*notes, *_labels_without_image(listing)),
+    )
 
 
 def _candidates(listing: _Listing, classes: int) -> Iterator[Candidate]:
     for image_id, (_, path) in enumerate(listing.images):
         labels = label_path(path, listing.root)
         yield Candidate(path, partial(_sample, image_id, path, labels, classes))
-    if listing.complete:
-        for labels in _labels_without_image(listing):
-            yield Candidate(labels, partial(_fail_for_orphan, labels))
 
 
 def _sample(image_id: int, path: Path, labels: Path, classes: int) -> Sample:
@@ -122,23 +125,26 @@ def _sample(image_id: int, path: Path, labels: Path, classes: int) -> Sample:
     return Sample(image_id, path, header.width, header.height, truth)
 
 
-def _labels_without_image(listing: _Listing) -> list[Path]:
-    """Label files, in folders that mirror image folders, whose image isn't there."""
+def _labels_without_image(listing: _Listing) -> tuple[str, ...]:
+    """A note on label files whose image isn't there, in folders that mirror image folders.
+
+    A note and not an error: YOLO data sets are what their image folders hold, and published ones
+    (coco128 for one) have such labels.
+    """
+    if not listing.complete:
+        return ()
     expected = {label_path(path, listing.root) for _, path in listing.images}
     folders = {label.parent for label in expected} - {path.parent for _, path in listing.images}
-    return sorted(
-        label
+    orphans = sorted(
+        label.name
         for folder in folders
         if folder.is_dir()
         for label in folder.glob("*.txt")
         if label not in expected and label.name != CLASSES_FILE
     )
-
-
-def _fail_for_orphan(label: Path) -> Sample:
-    raise DatasetError(
-        f"Labels {label} have no image: it's missing. Restore the image or remove the labels"
-    )
+    if not orphans:
+        return ()
+    return (f"{len(orphans)} label files have no image and don't count, first {orphans[0]}",)
 
 
 def _require_label_files(listing: _Listing) -> None:
