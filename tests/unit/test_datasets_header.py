@@ -38,6 +38,7 @@ def test_size_is_that_of_the_decoded_image(
     [
         (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
         (".jpg", [cv2.IMWRITE_JPEG_RST_INTERVAL, 1]),
+        (".webp", [cv2.IMWRITE_WEBP_QUALITY, 80]),
         (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),
     ],
 )
