@@ -121,7 +121,11 @@ class LeftOut(_Value):
 
 
 class Difference(_Value):
-    """`a` minus `b` in one measure; a tie where the 95 % interval holds 0 or is unknown."""
+    """`a` minus `b` in one measure.
+
+    A tie where the 95 % interval holds 0 or is unknown. A reading that isn't a statistic (peak
+    memory) has no interval: there a tie is less than `differences.READING_TOLERANCE` apart.
+    """
 
     measure: str
     a: str
@@ -133,7 +137,11 @@ class Difference(_Value):
 
 
 class Winner(_Value):
-    """The best in one category; several references are a tie within the interval."""
+    """The best in one category.
+
+    Several references are a tie within the interval, the highest score first. None at all: there
+    is no winner, and `explanation` says why.
+    """
 
     category: Literal["overall", "accuracy", "balance", "memory", "greenest"]
     title: str
@@ -143,11 +151,15 @@ class Winner(_Value):
 
 
 class ParetoFront(_Value):
-    """References no other model beats in both measures, best `x` first."""
+    """References no other model beats in both measures, best `x` first.
+
+    `estimated` is True where `x` or `y` rests on an assumption for any model.
+    """
 
     x: str
     y: str
     references: tuple[str, ...]
+    estimated: bool = False
 
 
 class Verdict(_Value):

@@ -1,0 +1,162 @@
+"""The comparison as tables for the console."""
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from visiondyno.measurements.measure import Measure
+from visiondyno.report.comparison import Comparison, ModelReport
+from visiondyno.report.format import (
+    interval_text,
+    shorten,
+    title,
+    unit_label,
+    value_text,
+)
+from visiondyno.report.layout import (
+    best_references,
+    display_names,
+    headline,
+    main_measures,
+    subtitle,
+)
+
+_DROPPED = (
+    "f1",
+    "co2_grams_per_1000_images",
+    "cost_usd_per_1000_images",
+    "latency_p99_ms",
+    "latency_p50_ms",
+    "peak_vram_bytes",
+    "green_score",
+    "energy_joules_per_image",
+    "throughput_images_per_s",
+)
+"""Left out in this order where the table would be too wide; the other forms hold everything."""
+
+_MODEL_WIDTH = 18
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print `render_comparison` to a console; stdout's if None."""
+    (console or Console()).print(render_comparison(comparison))
+
+
+def render_comparison(comparison: Comparison) -> RenderableType:
+    """The table, winners, what was left out and the verdict; reads well from 80 columns."""
+    parts: list[RenderableType] = [
+        Text(headline(comparison), style="bold"),
+        Text(subtitle(comparison), style="dim"),
+    ]
+    if comparison.models:
+        parts.append(_Results(comparison))
+    if comparison.winners:
+        parts += [Text(), _winners(comparison)]
+    if comparison.left_out:
+        parts += [Text(), _left_out(comparison)]
+    skipped = len(comparison.dataset.skipped)
+    if skipped:
+        parts += [Text(), Text(f"{skipped} bad images were skipped; the report names them.")]
+    parts += [Text(), _verdict(comparison)]
+    return Group(*parts)
+
+
+class _Results:
+    """The main table with as many columns as the console has room for."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        comparison = self._comparison
+        names = display_names(comparison.models)
+        columns = main_measures(comparison)
+        model_width = 2 + min(_MODEL_WIDTH, max(len(name) for name in names.values()))
+        for name in _DROPPED:
+            if model_width + sum(_width(comparison, c) for c in columns) <= options.max_width:
+                break
+            if name in columns:
+                columns.remove(name)
+        yield _table(comparison, columns, names)
+        yield _legend(comparison, columns)
+
+
+def _width(comparison: Comparison, name: str) -> int:
+    words = [*title(name).split(), *unit_label(name).split()]
+    cells = [_cell(name, model, best=False).plain for model in comparison.models]
+    # Three more: the padding, and the gap between columns.
+    return 3 + max(len(line) for line in [*words, *"\n".join(cells).split("\n")])
+
+
+def _table(comparison: Comparison, columns: list[str], names: dict[str, str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("Model", overflow="fold", min_width=8)
+    for name in columns:
+        heading = Text(title(name), justify="right")
+        heading.append(f"\n{unit_label(name)}", style="dim")
+        table.add_column(heading, justify="right", min_width=_width(comparison, name) - 3)
+    best = {name: best_references(comparison, name) for name in columns}
+    for model in comparison.models:
+        cells = [_cell(name, model, best=model.reference in best[name]) for name in columns]
+        table.add_row(Text(shorten(names[model.reference], 2 * _MODEL_WIDTH)), *cells)
+    return table
+
+
+def _cell(name: str, model: ModelReport, *, best: bool) -> Text:
+    measure: Measure | None = model.measures.get(name)
+    if measure is None or measure.value is None:
+        return Text("–", style="dim")
+    text = Text("≈ " if measure.estimated else "")
+    text.append(value_text(name, measure.value), style="bold green" if best else "")
+    interval = interval_text(name, measure.interval)
+    if interval:
+        # No space, so that the bounds stay on one line in a narrow column.
+        text.append("\n" + interval[1:-1].replace(", ", "–"), style="dim")
+    return text
+
+
+def _legend(comparison: Comparison, columns: list[str]) -> Text:
+    parts = ["second lines: 95 % intervals", "green: the best, or tied with it", "–: not measured"]
+    if any(
+        model.measures[name].estimated
+        for model in comparison.models
+        for name in columns
+        if name in model.measures
+    ):
+        parts.append("≈: estimated, not ranked")
+    return Text(" · ".join(parts), style="dim")
+
+
+def _winners(comparison: Comparison) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    names = display_names(comparison.models)
+    for winner in comparison.winners:
+        who = ", ".join(names.get(ref, ref) for ref in winner.references)
+        if not who:
+            grid.add_row(winner.title, Text(winner.explanation, style="dim"))
+            continue
+        text = Text(who, style="green")
+        if len(winner.references) > 1:
+            text.append("  (tie)", style="yellow")
+        grid.add_row(winner.title, text)
+    return grid
+
+
+def _left_out(comparison: Comparison) -> RenderableType:
+    lines = [Text("Left out", style="bold yellow")]
+    for left in comparison.left_out:
+        line = Text(left.reference, style="bold")
+        line.append(f" ({left.stage}): {left.reason}", style="not bold")
+        lines.append(line)
+    return Group(*(Padding(line, (0, 0, 0, 2 if index else 0)) for index, line in enumerate(lines)))
+
+
+def _verdict(comparison: Comparison) -> Text:
+    if comparison.verdict.quiet:
+        return Text("✓ The machine was quiet: times can be trusted.", style="green")
+    reasons = "; ".join(comparison.verdict.reasons) or "no reason was given"
+    return Text(f"! The machine was not quiet, take times with care: {reasons}", style="yellow")
