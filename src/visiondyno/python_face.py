@@ -16,6 +16,7 @@ from visiondyno.specs.operations import (
     PredictInput,
     parse,
 )
+from visiondyno.vision.decode import decode_image
 from visiondyno.wiring import make_executor
 
 OnEvent = Callable[[JobEvent], None]
@@ -89,7 +90,10 @@ def _run(spec: OperationInput, on_event: OnEvent) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
+    """The file's bytes, decoded once here: only here is a bad image's name known."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror}. Check the path.") from error
+    decode_image(data, str(path))
+    return data

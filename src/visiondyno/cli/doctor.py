@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from visiondyno.datasets.registry import default_cache_dir
 from visiondyno.probes.doctor import examine
 
 _MARKS = {"ok": ("✓", "green"), "limited": ("~", "yellow"), "missing": ("–", "dim")}
@@ -20,7 +21,7 @@ def command(as_json: bool) -> None:
 
     For everything that is missing, the command that adds it.
     """
-    findings = examine()
+    findings = examine(cache=default_cache_dir())
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
         return

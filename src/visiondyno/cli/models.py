@@ -27,7 +27,8 @@ def command(context: click.Context) -> None:
     table = Table(title="Shipped models")
     for column in ("reference", "task", "classes", "input", "parameters", "size"):
         table.add_column(column)
-    for reference in shipped_models():
+    for name in shipped_models():
+        reference = f"visiondyno:{name}"
         with load_model(reference, LoadOptions()) as model:
             found = model.description
         size = found.card.input

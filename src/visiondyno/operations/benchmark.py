@@ -91,7 +91,7 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
         winners=ranking.winners,
         pareto=ranking.pareto,
         green_reference=reference,
-        notes=_notes(spec, reference),
+        notes=(*dataset.notes, *_notes(spec, reference)),
     )
     return {
         "operation": "benchmark",

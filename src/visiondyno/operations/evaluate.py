@@ -41,7 +41,7 @@ def run(spec: EvaluateInput, context: OperationContext) -> dict[str, Any]:
             batch_size=model.description.batch_size or 1,
             on_done=lambda done: context.progress("accuracy pass", done=done, total=total),
         )
-        notes = (*model.description.notes, *mapping.notes)
+        notes = (*dataset.notes, *model.description.notes, *mapping.notes)
     context.progress("scoring")
     mapped = map_predictions(mapping, predictions)
     accuracy = score_predictions(dataset, mapping, mapped, rules)

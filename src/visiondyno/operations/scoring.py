@@ -9,8 +9,7 @@ from visiondyno.datasets.indexed import class_counts
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Predictions
 from visiondyno.specs.model_card import ModelCard
-from visiondyno.vision.accuracy.base import Accuracy
-from visiondyno.vision.accuracy.scoring import score
+from visiondyno.vision.accuracy import Accuracy, score
 
 
 @dataclass(frozen=True, slots=True)

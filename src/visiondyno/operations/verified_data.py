@@ -23,7 +23,14 @@ def open_verified(
         DatasetError: it can't be read, or an image is bad and `skip_bad` is off.
     """
     context.progress("reading the data", data=reference)
-    dataset = open_dataset(reference, skip_bad=skip_bad, max_images=max_images)
+    dataset = open_dataset(
+        reference,
+        skip_bad=skip_bad,
+        max_images=max_images,
+        on_progress=lambda done, total: context.progress(
+            "rendering scenes", done=done, total=total
+        ),
+    )
     bad: dict[int, str] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         problems = threads.map(lambda index: _problem(dataset, index), range(len(dataset)))

@@ -1,0 +1,115 @@
+"""What every benchmark shares: paired runs, a table, and the record under `results/`."""
+
+import datetime
+import json
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visiondyno.probes.machine import capture_environment
+from visiondyno.probes.quiet import QuietMonitor
+
+RESULTS = Path(__file__).parent / "results"
+PAIRS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Ours over the peer's, once for each interleaved pair.
+
+    Attributes:
+        pairs: (ours, peer's) of each pair, in one unit.
+        unit: of both.
+        meaning: what is divided by what.
+        target: the bound the project sets itself, in words.
+    """
+
+    pairs: Sequence[tuple[float, float]]
+    unit: str
+    meaning: str
+    target: str
+
+    @property
+    def each(self) -> list[float]:
+        """Ours over the peer's, pair by pair."""
+        return [ours / peer for ours, peer in self.pairs]
+
+    @property
+    def median(self) -> float:
+        """The figure that is reported."""
+        return statistics.median(self.each)
+
+
+def interleave(
+    ours: Callable[[], float], peer: Callable[[], float], pairs: int = PAIRS
+) -> list[tuple[float, float]]:
+    """Run both arms `pairs` times, the first arm changing from pair to pair."""
+    found: list[tuple[float, float]] = []
+    for number in range(pairs):
+        if number % 2:
+            other = peer()
+            found.append((ours(), other))
+        else:
+            mine = ours()
+            found.append((mine, peer()))
+    return found
+
+
+def record(
+    name: str,
+    ratios: Mapping[str, Ratio],
+    settings: Mapping[str, Any],
+    monitor: QuietMonitor,
+) -> None:
+    """Print the table and write `results/NAME.json`."""
+    quietness = monitor.stop()
+    environment = capture_environment()
+    width = max(map(len, ratios))
+    print(f"{'figure':{width}}  median   lowest   highest  pairs  target")
+    for key, ratio in ratios.items():
+        each = ratio.each
+        spread = f"{min(each):7.4f}  {max(each):7.4f}"
+        print(f"{key:{width}}  {ratio.median:6.4f}  {spread}  {len(each):5}  {ratio.target}")
+    print("machine:", "quiet" if quietness.quiet else "; ".join(quietness.reasons))
+    content = {
+        "benchmark": name,
+        "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
+        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "ratios": {key: round(ratio.median, 4) for key, ratio in ratios.items()},
+        "details": {
+            key: {
+                "meaning": ratio.meaning,
+                "unit": ratio.unit,
+                "target": ratio.target,
+                "pairs_ours_peer": [[round(a, 4), round(b, 4)] for a, b in ratio.pairs],
+            }
+            for key, ratio in ratios.items()
+        },
+        "settings": dict(settings),
+        "quiet": quietness.quiet,
+        "quiet_reasons": list(quietness.reasons),
+        "machine": {
+            "cpu": environment.cpu_model,
+            "cpus": environment.cpu_count,
+            "memory_bytes": environment.memory_bytes,
+            "gpus": [gpu.name for gpu in environment.gpus],
+            "kernel": environment.kernel,
+            "virtual_machine": environment.virtual_machine,
+            "python": environment.python,
+        },
+        "versions": environment.packages,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print("written:", path)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True, cwd=RESULTS.parent
+    )
+    return done.stdout.strip()
