@@ -45,15 +45,23 @@ def subject() -> tuple[str, str]:
     return "visiondyno:street-s", "street:demo"
 
 
-def raw_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def raw_session(reference: str, threads: int | None) -> onnxruntime.InferenceSession:
     """A session as the documentation opens one."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    path = resolve_reference(reference).path
+    assert path is not None, "both subjects are files"
     return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=["CPUExecutionProvider"]
     )
+
+
+def input_of(session: onnxruntime.InferenceSession) -> tuple[str, int, int]:
+    """Name, height and width of the only input."""
+    (found,) = session.get_inputs()
+    return found.name, found.shape[2], found.shape[3]
 
 
 def plain_input(data: bytes, height: int, width: int) -> np.ndarray[Any, Any]:
@@ -68,9 +76,8 @@ def plain_input(data: bytes, height: int, width: int) -> np.ndarray[Any, Any]:
 
 def latency_ratios(reference: str, images: EncodedImages) -> dict[str, Ratio]:
     """Median inference milliseconds of `QUERIES` queries: ours, a plain loop's, a tight loop's."""
-    session = raw_session(resolve_reference(reference).path, None)
-    shape = session.get_inputs()[0]
-    height, width = (416, 416) if not isinstance(shape.shape[2], int) else shape.shape[2:4]
+    session = raw_session(reference, None)
+    name, height, width = input_of(session)
     outputs = [output.name for output in session.get_outputs()]
     one = plain_input(images.read(0), height, width)
 
@@ -87,7 +94,7 @@ def latency_ratios(reference: str, images: EncodedImages) -> dict[str, Ratio]:
             for number in range(QUERIES):
                 fed = plain_input(images.read(number % len(images)), height, width)
                 start = time.perf_counter_ns()
-                session.run(outputs, {shape.name: fed})
+                session.run(outputs, {name: fed})
                 spent.append((time.perf_counter_ns() - start) / 1e6)
             return statistics.median(spent)
 
@@ -95,7 +102,7 @@ def latency_ratios(reference: str, images: EncodedImages) -> dict[str, Ratio]:
             spent: list[float] = []
             for _ in range(QUERIES):
                 start = time.perf_counter_ns()
-                session.run(outputs, {shape.name: one})
+                session.run(outputs, {name: one})
                 spent.append((time.perf_counter_ns() - start) / 1e6)
             return statistics.median(spent)
 
@@ -118,9 +125,8 @@ def latency_ratios(reference: str, images: EncodedImages) -> dict[str, Ratio]:
 
 def accuracy_pass_ratio(reference: str, images: EncodedImages) -> Ratio:
     """Images a second, one intra-op thread in both arms."""
-    session = raw_session(resolve_reference(reference).path, 1)
-    shape = session.get_inputs()[0]
-    height, width = (416, 416) if not isinstance(shape.shape[2], int) else shape.shape[2:4]
+    session = raw_session(reference, 1)
+    name, height, width = input_of(session)
     outputs = [output.name for output in session.get_outputs()]
     inputs = [plain_input(images.read(index), height, width) for index in range(len(images))]
 
@@ -134,7 +140,7 @@ def accuracy_pass_ratio(reference: str, images: EncodedImages) -> Ratio:
         def inference_alone() -> float:
             start = time.perf_counter()
             for fed in inputs:
-                session.run(outputs, {shape.name: fed})
+                session.run(outputs, {name: fed})
             return len(images) / (time.perf_counter() - start)
 
         ours(), inference_alone()
@@ -170,6 +176,7 @@ def help_start_ratio() -> Ratio:
 
 
 def main() -> None:
+    """Measure, print and record."""
     reference, data = subject()
     dataset = open_dataset(data)
     images = EncodedImages([dataset.sample(index).path for index in range(len(dataset))])

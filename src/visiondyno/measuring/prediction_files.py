@@ -15,12 +15,13 @@ def save_predictions(path: Path, predictions: Sequence[Predictions]) -> None:
         np.savez(path, probabilities=np.stack(probabilities))
         return
     found = [p for p in predictions if isinstance(p, Detections)]
+    pieces = found or [Detections()]  # concatenation needs at least one
     np.savez(
         path,
         counts=np.array([len(d) for d in found], np.int64),
-        boxes_xyxy=np.concatenate([d.boxes_xyxy for d in found] or [np.zeros((0, 4))]),
-        scores=np.concatenate([d.scores for d in found] or [np.zeros(0)]),
-        class_ids=np.concatenate([d.class_ids for d in found] or [np.zeros(0)]),
+        boxes_xyxy=np.concatenate([d.boxes_xyxy for d in pieces]),
+        scores=np.concatenate([d.scores for d in pieces]),
+        class_ids=np.concatenate([d.class_ids for d in pieces]),
     )
 
 
@@ -31,7 +32,7 @@ def load_predictions(path: Path) -> list[Predictions]:
             return [Classification(row) for row in arrays["probabilities"]]
         ends = np.cumsum(arrays["counts"])[:-1]
         return [
-            Detections(boxes.astype(np.float32), scores.astype(np.float32), ids.astype(np.int64))
+            Detections(boxes, scores, ids)
             for boxes, scores, ids in zip(
                 np.split(arrays["boxes_xyxy"], ends),
                 np.split(arrays["scores"], ends),
