@@ -1,0 +1,168 @@
+"""Pre-processing follows each toolchain's rule to the pixel, and boxes find their way back."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visiondyno.errors import ModelError
+from visiondyno.specs.model_card import InputCard, ResizeMode
+from visiondyno.vision.preprocess import Geometry, Preprocessor
+
+PLAIN = {"scale": 1.0, "channels": "bgr"}
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    coarse = np.random.default_rng(height * 1000 + width).integers(0, 256, (5, 5, 3), np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def as_image(tensor: np.ndarray) -> np.ndarray:
+    return tensor.transpose(1, 2, 0)
+
+
+def test_letterbox_rounds_and_puts_the_odd_pixel_right_and_bottom() -> None:
+    image = picture(100, 64)
+    # Height 100 → 33, ratio .33; width 64 → round(21.12) = 21.
+    batch = Preprocessor(InputCard(height=33, width=34, **PLAIN))([image])
+    canvas = as_image(batch.tensor[0])
+    # 34 - 21 = 13 columns of padding: 6 left, 7 right.
+    assert (canvas[:, :6] == 114).all()
+    assert (canvas[:, 27:] == 114).all()
+    expected = cv2.resize(image, (21, 33), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(canvas[:, 6:27], expected)
+    assert batch.geometries[0] == Geometry(21 / 64, 33 / 100, 6, 0, 64, 100)
+
+
+def test_letterbox_scales_up_too() -> None:
+    batch = Preprocessor(InputCard(height=64, width=64, **PLAIN))([picture(16, 32)])
+    canvas = as_image(batch.tensor[0])
+    assert (canvas[:16] == 114).all()
+    assert (canvas[48:] == 114).all()
+    assert batch.geometries[0] == Geometry(2, 2, 0, 16, 32, 16)
+
+
+def test_letterbox_top_left_truncates() -> None:
+    image = picture(100, 64)
+    card = InputCard(height=33, width=33, resize="letterbox_top_left", pad_value=7, **PLAIN)
+    batch = Preprocessor(card)([image])
+    canvas = as_image(batch.tensor[0])
+    expected = cv2.resize(image, (int(64 * 0.33), 33), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(canvas[:, :21], expected)
+    assert (canvas[:, 21:] == 7).all()
+    assert batch.geometries[0] == Geometry(0.33, 0.33, 0, 0, 64, 100)
+
+
+def test_stretch_ignores_the_ratio() -> None:
+    image = picture(100, 64)
+    card = InputCard(height=32, width=48, resize="stretch", interpolation="area", **PLAIN)
+    batch = Preprocessor(card)([image])
+    expected = cv2.resize(image, (48, 32), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(as_image(batch.tensor[0]), expected)
+    assert batch.geometries[0] == Geometry(48 / 64, 32 / 100, 0, 0, 64, 100)
+
+
+@pytest.mark.parametrize("shape", [(100, 67), (67, 100), (256, 256)])
+def test_shortest_side_crop_crops_the_centre(shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+    card = InputCard(height=56, width=56, resize="shortest_side_crop", crop_from=64, **PLAIN)
+    batch = Preprocessor(card)([image])
+    height, width = shape
+    long = int(64 * max(shape) / min(shape))
+    size = (long, 64) if width > height else (64, long)
+    scaled = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    top, left = round((scaled.shape[0] - 56) / 2), round((scaled.shape[1] - 56) / 2)
+    expected = scaled[top : top + 56, left : left + 56]
+    np.testing.assert_array_equal(as_image(batch.tensor[0]), expected)
+
+
+def test_values_follow_the_formula_in_the_cards_channel_order() -> None:
+    image = picture(20, 20)
+    card = InputCard(
+        height=20, width=20, channels="rgb", mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
+    )
+    tensor = Preprocessor(card)([image]).tensor
+    assert tensor.shape == (1, 3, 20, 20)
+    assert tensor.dtype == np.float32
+    assert tensor.flags.c_contiguous
+    rgb = image[..., ::-1].astype(np.float64)
+    expected = (rgb / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]
+    np.testing.assert_allclose(as_image(tensor[0]), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_layout_and_half_precision(dtype: str) -> None:
+    image = picture(24, 16)
+    card = InputCard(height=24, width=16, layout="nhwc", dtype=dtype, mean=(0.5, 0.5, 0.5))
+    tensor = Preprocessor(card)([image, image]).tensor
+    assert tensor.shape == (2, 24, 16, 3)
+    assert tensor.dtype == dtype
+    np.testing.assert_allclose(tensor[1], image[..., ::-1] / 255 - 0.5, atol=1e-3)
+
+
+def test_uint8_takes_pixels_as_they_are() -> None:
+    image = picture(24, 16)
+    card = InputCard(height=24, width=16, dtype="uint8", **PLAIN)
+    tensor = Preprocessor(card)([image]).tensor
+    assert tensor.dtype == np.uint8
+    np.testing.assert_array_equal(as_image(tensor[0]), image)
+
+
+def test_images_of_many_sizes_in_one_batch_are_as_alone() -> None:
+    prepare = Preprocessor(InputCard(height=32, width=48))
+    images = [picture(h, w) for h, w in [(10, 90), (32, 48), (90, 10), (1, 1), (200, 301)]]
+    together = prepare(images)
+    assert len(together) == 5
+    for index, image in enumerate(images):
+        alone = prepare([image])
+        np.testing.assert_array_equal(together.tensor[index], alone.tensor[0])
+        assert together.geometries[index] == alone.geometries[0]
+
+
+def test_the_image_itself_is_not_changed() -> None:
+    image = picture(32, 32)
+    before = image.copy()
+    tensor = Preprocessor(InputCard(height=32, width=32, **PLAIN))([image]).tensor
+    tensor[:] = 0
+    np.testing.assert_array_equal(image, before)
+
+
+@given(
+    st.sampled_from(["letterbox", "letterbox_top_left", "stretch", "shortest_side_crop"]),
+    st.integers(1, 400),
+    st.integers(1, 400),
+)
+def test_boxes_find_their_way_back(resize: ResizeMode, height: int, width: int) -> None:
+    card = InputCard(height=64, width=96, resize=resize, crop_from=96)
+    geometry = Preprocessor(card)([np.zeros((height, width, 3), np.uint8)]).geometries[0]
+    original = np.array([[0, 0, width, height], [width / 3, height / 4, width / 2, height]])
+    scale = np.array([geometry.scale_x, geometry.scale_y] * 2)
+    offset = np.array([geometry.offset_x, geometry.offset_y] * 2)
+    there = (original * scale + offset).astype(np.float32)
+    if resize.startswith("letterbox") or resize == "stretch":
+        # The truncating letterbox may cut a part of one input pixel.
+        assert (there >= -1e-3).all()
+        assert (there <= np.array([96, 64, 96, 64]) + 1e-3).all()
+    tolerance = 1e-3 * max(height, width, 10)
+    np.testing.assert_allclose(geometry.to_original(there, clip=True), original, atol=tolerance)
+    outside = there + np.array([-500, -500, 500, 500], np.float32)
+    cut = geometry.to_original(outside, clip=True)
+    assert (cut >= 0).all()
+    assert (cut <= [width, height, width, height]).all()
+    assert (geometry.to_original(outside, clip=False)[0, :2] < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resize": "shortest_side_crop"}, "crop_from"),
+        ({"resize": "shortest_side_crop", "crop_from": 31}, "crop_from"),
+        ({"std": (1.0, 0.0, 1.0)}, "'std' holds a 0"),
+        ({"dtype": "uint8"}, "scale: 1"),
+    ],
+)
+def test_cards_that_feed_nonsense_are_refused(fields: dict[str, object], message: str) -> None:
+    card = InputCard.model_validate({"height": 32, "width": 32} | fields)
+    with pytest.raises(ModelError, match=message):
+        Preprocessor(card)
