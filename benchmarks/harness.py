@@ -60,7 +60,7 @@ def raw_session(reference: str, threads: int | None) -> onnxruntime.InferenceSes
 
 def input_of(session: onnxruntime.InferenceSession) -> tuple[str, int, int]:
     """Name, height and width of the only input."""
-    (found,) = session.get_inputs()
+    found: Any = session.get_inputs()[0]
     return found.name, found.shape[2], found.shape[3]
 
 
