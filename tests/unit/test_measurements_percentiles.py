@@ -33,7 +33,8 @@ def test_percentiles_need_no_order(samples: list[float], q: float, random):
     shuffled = samples.copy()
     random.shuffle(shuffled)
     assert percentile(shuffled, q) == percentile(samples, q)
-    assert percentile_interval(shuffled, q) == percentile_interval(samples, q)
+    independent = [percentile_interval(x, q, in_order=False) for x in (shuffled, samples)]
+    assert independent[0] == independent[1]
 
 
 @given(NUMBERS, QUANTILES, QUANTILES)
@@ -45,7 +46,7 @@ def test_percentiles_rise_with_q(samples: list[float], one: float, other: float)
 @given(st.integers(1, 3000), QUANTILES, st.sampled_from([0.9, 0.95, 0.99]))
 def test_percentile_intervals_cover_exactly_enough_and_no_more(n: int, q: float, confidence: float):
     """With samples 1 … n the bounds are ranks, whose error is a binomial tail."""
-    low, high = percentile_interval(list(range(1, n + 1)), q, confidence)
+    low, high = percentile_interval(list(range(1, n + 1)), q, confidence, in_order=False)
     tail = (1 - confidence) / 2
     below = stats.binom(n, q)
     if low is None:
@@ -60,10 +61,27 @@ def test_percentile_intervals_cover_exactly_enough_and_no_more(n: int, q: float,
 
 
 def test_an_unbounded_side_is_none():
-    low, high = percentile_interval(list(range(100)), 0.99)
+    low, high = percentile_interval(list(range(100)), 0.99, in_order=False)
     assert low is not None
     assert high is None
     assert percentile_interval([1.0], 0.5) == (None, None)
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=300), QUANTILES)
+def test_autocorrelation_only_ever_widens(samples: list[float], q: float):
+    low, high = percentile_interval(samples, q, in_order=False)
+    wide_low, wide_high = percentile_interval(samples, q)
+    assert wide_low is None or wide_low <= low
+    assert wide_high is None or high <= wide_high
+
+
+def test_bursts_widen_the_percentile_interval():
+    rng = np.random.default_rng(0)
+    calm, bursts = rng.lognormal(2, 0.3, 1000), np.repeat(rng.lognormal(2, 0.3, 20), 50)
+    independent, dependent = (percentile_interval(bursts, 0.5, in_order=x) for x in (False, True))
+    assert np.ptp(dependent) > 2 * np.ptp(independent)
+    widths = [np.ptp(percentile_interval(calm, 0.5, in_order=flag)) for flag in (True, False)]
+    assert widths[0] < 1.3 * widths[1]
 
 
 def test_an_outlier_is_never_clipped():

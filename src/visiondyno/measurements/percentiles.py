@@ -37,13 +37,23 @@ def percentile(samples: Samples, q: float) -> float:
     return float(ordered[min(int(len(ordered) * q), len(ordered) - 1)])
 
 
-def percentile_interval(samples: Samples, q: float, confidence: float = 0.95) -> Interval:
+def percentile_interval(
+    samples: Samples, q: float, confidence: float = 0.95, *, in_order: bool = True
+) -> Interval:
     """A distribution-free interval for the q-quantile, between two order statistics.
 
     The number of samples under the true quantile is Binomial(n, q), so P(X₍ₗ₎ > quantile) and
     P(X₍ᵤ₎ < quantile) are exact binomial tails; each is kept ≤ (1 − confidence)/2, hence the
     coverage is at least `confidence` for independent samples of any continuous distribution
     (David and Nagaraja, Order Statistics, 3rd ed., section 7.1).
+
+    Args:
+        samples: in order of time, unless `in_order` is False.
+        q: in (0, 1), 0.9 for p90.
+        confidence: in (0, 1).
+        in_order: the samples may be autocorrelated, as the latencies of one run are: both ranks
+            are moved away from n·q as much as batch means of "is at most the quantile" vary more
+            than independent ones would; never closer to it. False: they are independent.
 
     Returns:
         Low and high in the samples' unit; None where no order statistic bounds that side.
@@ -54,16 +64,19 @@ def percentile_interval(samples: Samples, q: float, confidence: float = 0.95) ->
     ordered = _sorted(samples, q)
     tail = _tail(confidence)
     n = len(ordered)
-    # below[k] = P(Binomial(n, q) ≤ k), k = 0 … n
-    below = special.bdtr(np.arange(n + 1, dtype=np.float64), n, q)
-    above = special.bdtrc(np.arange(n + 1, dtype=np.float64), n, q)
-    # X₍ₗ₎ (l from 1) exceeds the quantile when fewer than l samples lie under it: below[l − 1].
-    low_rank = int(np.searchsorted(below, tail, side="right"))
-    # X₍ᵤ₎ falls short when at least u samples lie under it: above[u − 1].
-    short = above[:n] <= tail
-    high_rank = int(np.argmax(short)) + 1 if short.any() else None
+    ranks = np.arange(n + 1, dtype=np.float64)
+    # X₍ₗ₎ (l from 1) exceeds the quantile when fewer than l samples lie under it; X₍ᵤ₎ falls
+    # short when at least u do. Of the ranks that err seldom enough, take the closest to n·q.
+    low_rank = int(np.searchsorted(special.bdtr(ranks, n, q), tail, side="right"))
+    short = special.bdtrc(ranks[:n], n, q) <= tail
+    high_rank = int(np.argmax(short)) + 1 if short.any() else n + 1
+    if in_order:
+        widening = _dependence(_checked(samples), percentile(samples, q), tail)
+        # A rank outside the sample stays outside: widening never brings a bound back.
+        low_rank = math.floor(n * q - widening * (n * q - low_rank))
+        high_rank = math.ceil(n * q + widening * (high_rank - n * q))
     low = float(ordered[low_rank - 1]) if low_rank >= 1 else None
-    high = float(ordered[high_rank - 1]) if high_rank is not None else None
+    high = float(ordered[high_rank - 1]) if high_rank <= n else None
     return low, high
 
 
@@ -89,8 +102,8 @@ def mean_interval(samples: Samples, confidence: float = 0.95) -> Interval | None
     n = len(series)
     if n < FEWEST_FOR_MEAN_INTERVAL:
         return None
-    count = 20 if n >= _FEWEST_FOR_TWENTY_BATCHES else 10
-    means = np.array([batch.mean() for batch in np.array_split(series, count)])
+    means = _batch_means(series)
+    count = len(means)
     half = float(special.stdtrit(count - 1, 1 - tail)) * float(means.std(ddof=1)) / math.sqrt(count)
     mean = float(series.mean())
     return mean - half, mean + half
@@ -132,6 +145,29 @@ def proportion_interval(successes: float, n: int, confidence: float = 0.95) -> I
     centre = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _batch_means(series: NDArray[np.float64]) -> NDArray[np.float64]:
+    count = 20 if len(series) >= _FEWEST_FOR_TWENTY_BATCHES else 10
+    return np.array([batch.mean() for batch in np.array_split(series, count)])
+
+
+def _dependence(series: NDArray[np.float64], quantile: float, tail: float) -> float:
+    """How much wider an interval must be than of independent samples, at least 1.
+
+    The standard deviation of batch means of the indicator over that of independent indicators,
+    times Student's t over the normal quantile, since it is estimated from few batches.
+    """
+    if len(series) < FEWEST_FOR_MEAN_INTERVAL:
+        return 1.0
+    under = (series <= quantile).astype(np.float64)
+    share = float(under.mean())
+    if share == 1:
+        return 1.0
+    means = _batch_means(under)
+    independent = math.sqrt(share * (1 - share) * len(means) / len(series))
+    student = float(special.stdtrit(len(means) - 1, 1 - tail)) / float(special.ndtri(1 - tail))
+    return max(1.0, student * float(means.std(ddof=1)) / independent)
 
 
 def _checked(samples: Samples) -> NDArray[np.float64]:
