@@ -53,7 +53,7 @@ def _draw_boxes(canvas: Image, detections: Detections, names: Sequence[str]) -> 
         left, top, right, bottom = (int(value) for value in corners[index])
         class_id = int(detections.class_ids[index])
         colour = class_colour(class_id)
-        cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA)
+        cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness)
         text = f"{names[class_id]} {float(detections.scores[index]):.2f}"
         _write(canvas, text, left, top, colour)
 

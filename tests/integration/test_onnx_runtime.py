@@ -1,0 +1,461 @@
+"""The onnx runtime on built files of every kind, and on two real models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from faster_coco_eval import COCO, COCOeval_faster
+from onnx import TensorProto, helper, numpy_helper
+
+from contracts.runtime_contract import RuntimeContract, Target, assert_same, some_images
+from onnx_builder import build_model
+from visiondyno.class_names import COCO_80
+from visiondyno.errors import ModelError, SpecError, Unavailable
+from visiondyno.predictions import Classification, Detections
+from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.fake import FakeRuntime
+from visiondyno.runtimes.onnx import OnnxRuntime
+from visiondyno.runtimes.registry import load_model, resolve_reference, shipped_models
+from visiondyno.specs.model_card import DetectionCard, InputCard, ModelCard
+from visiondyno.vision.decode import decode_image
+
+NAMES = ("car", "truck", "sign")
+
+
+def own_metadata(card: ModelCard) -> dict[str, str]:
+    return {"visiondyno.model": json.dumps(card.model_dump(mode="json", by_alias=True))}
+
+
+def detector(head: str, **fields: object) -> ModelCard:
+    """A card for a 32 × 32 input whose scores and boxes move with the image's mean."""
+    return ModelCard.model_validate(
+        {
+            "task": "detection",
+            "head": head,
+            "classes": NAMES,
+            "input": InputCard.model_validate({"height": 32, "width": 32} | fields),
+            "detection": DetectionCard(confidence=0.05),
+        }
+    )
+
+
+def yolov8_base(boxes: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(1)
+    base = np.zeros((1, 7, boxes), np.float32)
+    base[0, :2] = random.uniform(8, 24, (2, boxes))
+    base[0, 2:4] = random.uniform(6, 12, (2, boxes))
+    base[0, 4:] = random.uniform(0, 0.6, (3, boxes))
+    slope = np.zeros_like(base)
+    slope[0, 0], slope[0, 4:] = 4, 0.3
+    return base, slope
+
+
+def write_detectors(folder: Path) -> tuple[str, ...]:
+    base, slope = yolov8_base()
+    paths = []
+    variants: list[tuple[str, dict[str, object], dict[str, object]]] = [
+        ("fixed-1", {"batch": 1}, {}),
+        ("fixed-4", {"batch": 4}, {}),
+        ("dynamic", {"batch": None}, {}),
+        ("nhwc", {"batch": None, "layout": "nhwc"}, {"layout": "nhwc"}),
+        ("half", {"batch": 2, "dtype": "float16"}, {"dtype": "float16"}),
+        ("free-size", {"batch": None, "size": (None, None)}, {}),
+    ]
+    for name, built, said in variants:
+        metadata = own_metadata(detector("yolov8", **said))
+        path = build_model(folder / f"{name}.onnx", base, slope=slope, metadata=metadata, **built)
+        paths.append(str(path))
+    bytes_in = own_metadata(detector("yolov8", dtype="uint8", scale=1.0))
+    path = build_model(
+        folder / "uint8.onnx", base, slope=slope / 255, dtype="uint8", metadata=bytes_in
+    )
+    classifier = build_model(
+        folder / "classifier.onnx",
+        np.array([[0.1, 0.5, 2.0]], np.float32),
+        slope=np.array([[1.0, -2.0, 0.0]], np.float32),
+        batch=3,
+    )
+    return (*paths, str(path), str(classifier))
+
+
+class TestOnnxRuntime(RuntimeContract):
+    @pytest.fixture
+    def target(self, tmp_path: Path) -> Target:
+        return Target(OnnxRuntime(), write_detectors(tmp_path), "no-such-model.onnx")
+
+
+class TestFakeRuntime(RuntimeContract):
+    @pytest.fixture
+    def target(self) -> Target:
+        references = ("fake:detection", "fake:detection:5", "fake:classification")
+        return Target(FakeRuntime(), references, "fake:nothing")
+
+    def test_seed_and_image_change_the_answer(self) -> None:
+        one, other = some_images(2)
+        first, second = (FakeRuntime().load(f"fake:detection:{n}", LoadOptions()) for n in (1, 2))
+        scores = [m.predict([i])[0].scores.tolist() for m in (first, second) for i in (one, other)]  # type: ignore[union-attr]
+        assert len({tuple(one) for one in scores}) == 4
+
+    def test_registry_knows_it(self) -> None:
+        image = some_images(1)
+        with load_model("fake:classification:3") as model:
+            assert isinstance(model.predict(image)[0], Classification)
+        with pytest.raises(ModelError, match="can't do detection"):
+            load_model("fake:classification", LoadOptions(card=detector("yolov8")))
+
+
+# ---- what is loaded
+
+
+def test_layouts_and_types_agree(tmp_path: Path) -> None:
+    references = {Path(one).stem: one for one in write_detectors(tmp_path)}
+    images = some_images(5)
+    expected = load_model(references["dynamic"]).predict(images)
+    for name in ("fixed-1", "fixed-4", "nhwc", "uint8", "free-size"):
+        for left, right in zip(expected, load_model(references[name]).predict(images), strict=True):
+            assert_same(left, right)
+    for left, right in zip(expected, load_model(references["half"]).predict(images), strict=True):
+        assert isinstance(left, Detections)
+        assert isinstance(right, Detections)
+        np.testing.assert_allclose(left.boxes_xyxy, right.boxes_xyxy, atol=0.3)
+
+
+def test_description_tells_batch_size_precision_and_parameters(tmp_path: Path) -> None:
+    said = {Path(one).stem: load_model(one).description for one in write_detectors(tmp_path)}
+    sizes = {name: one.batch_size for name, one in said.items()}
+    assert sizes["fixed-4"] == 4
+    assert sizes["dynamic"] is None
+    assert said["half"].precision == "fp16"
+    assert said["fixed-1"].precision == "fp32"
+    assert said["fixed-1"].parameters == 2 * 7 * 6
+    assert said["fixed-1"].provider == "CPUExecutionProvider"
+    assert said["fixed-1"].card_source["classes"] == "metadata"
+    assert said["fixed-1"].file_bytes == (tmp_path / "fixed-1.onnx").stat().st_size
+
+
+def test_inference_of_the_right_size_copies_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(write_detectors(tmp_path)[1], LoadOptions(intra_op_threads=1))
+    prepared = model.preprocess(some_images(4))
+    seen = []
+    run = model._run  # type: ignore[attr-defined]
+    monkeypatch.setattr(model, "_run", lambda tensor: seen.append(tensor) or run(tensor))
+    model.infer(prepared)
+    assert len(seen) == 1
+    assert seen[0] is prepared.tensor
+    assert prepared.tensor.flags.c_contiguous
+
+
+def test_mixed_and_8_bit_precision(tmp_path: Path) -> None:
+    base, _ = yolov8_base(200)
+    path = build_model(tmp_path / "m.onnx", base, metadata=own_metadata(detector("yolov8")))
+    model = onnx.load(path)
+    for dtype, precision in ((np.int8, "int8"), (np.float16, "mixed")):
+        count = 60_000 if dtype is np.int8 else 2_000
+        changed = onnx.ModelProto.FromString(model.SerializeToString())
+        changed.graph.initializer.append(
+            numpy_helper.from_array(np.ones(count, dtype), "more_weights")
+        )
+        changed.graph.node.append(helper.make_node("Identity", ["more_weights"], ["unused"]))
+        onnx.save(changed, path)
+        assert load_model(str(path)).description.precision == precision
+
+
+def test_external_weights_are_found_counted_and_hashed(tmp_path: Path) -> None:
+    base, _ = yolov8_base(300)
+    path = build_model(tmp_path / "m.onnx", base, metadata=own_metadata(detector("yolov8")))
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="m.weights", size_threshold=1000)
+    weights = tmp_path / "m.weights"
+    said = load_model(str(path)).description
+    assert said.file_bytes == path.stat().st_size + weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    assert load_model(str(path)).description.digest != said.digest
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"m\.weights, which isn't beside it"):
+        load_model(str(path))
+
+
+def test_no_warning_reaches_the_terminal(tmp_path: Path) -> None:
+    path = write_detectors(tmp_path)[0]
+    model = onnx.load(path)
+    # ONNX Runtime warns of an unused initializer, and prints why a file can't be loaded.
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(9, np.float32), "unused"))
+    onnx.save(model, path)
+    bad = tmp_path / "bad.onnx"
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    onnx.save(model, bad)
+    code = (
+        "import sys; from visiondyno.runtimes.registry import load_model\n"
+        "from visiondyno.errors import ModelError\n"
+        "load_model(sys.argv[1])\n"
+        "try: load_model(sys.argv[2])\n"
+        "except ModelError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path, str(bad)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    assert done.stderr == ""
+    assert "NoSuchOperator" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+# ---- devices
+
+
+def test_a_device_is_never_replaced(tmp_path: Path) -> None:
+    path = write_detectors(tmp_path)[0]
+    with pytest.raises(SpecError, match="use cpu, cuda or cuda:N"):
+        load_model(path, LoadOptions(device="gpu"))
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this installation has CUDA")
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(Unavailable, match="extra 'gpu'"):
+            load_model(path, LoadOptions(device=device))
+
+
+def test_a_provider_that_did_not_start_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    path = write_detectors(tmp_path)[0]
+    real = onnxruntime.InferenceSession
+
+    def falls_back(path: str, options: object, providers: object) -> object:
+        # What ONNX Runtime does where CUDA is built in but can't start.
+        assert providers == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
+    with pytest.raises(Unavailable, match="couldn't start CUDAExecutionProvider"):
+        load_model(path, LoadOptions(device="cuda:1"))
+
+
+# ---- bad files, each with its sentence
+
+
+def written(folder: Path, content: bytes) -> Path:
+    (folder / "bad.onnx").write_bytes(content)
+    return folder / "bad.onnx"
+
+
+def good_bytes(folder: Path) -> bytes:
+    return Path(write_detectors(folder)[0]).read_bytes()
+
+
+def edited(folder: Path, edit) -> Path:  # type: ignore[no-untyped-def]
+    model = onnx.load(write_detectors(folder)[0])
+    edit(model)
+    return written(folder, model.SerializeToString())
+
+
+def second_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, [1, 2]))
+
+
+def outside_weights(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+def bad_card(folder: Path, text: str) -> Path:
+    path = build_model(folder / "bad.onnx", np.zeros((1, 7, 21), np.float32))
+    (folder / "bad.model.yaml").write_text(text)
+    return path
+
+
+def base_model(folder: Path, shape: tuple[int, ...], **built: object) -> Path:
+    return build_model(folder / "bad.onnx", np.zeros(shape, np.float32), **built)  # type: ignore[arg-type]
+
+
+CARD = "task: detection\nhead: {head}\nclasses: [a, b, c]\ninput: {{height: {h}, width: 32}}\n"
+BAD_FILES = {
+    "empty": (lambda f: written(f, b""), "is empty"),
+    "text": (lambda f: written(f, b"hello\n" * 99), "isn't an ONNX file"),
+    "html": (lambda f: written(f, b"<html>404</html>"), "an error page"),
+    "zip": (lambda f: written(f, b"PK\x03\x04" + bytes(50)), "PyTorch .pt"),
+    "lfs": (lambda f: written(f, b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "random": (lambda f: written(f, bytes(range(200, 256)) * 9), "isn't an ONNX file"),
+    "truncated": (lambda f: written(f, good_bytes(f)[:-40]), "truncated or damaged"),
+    "header only": (lambda f: written(f, good_bytes(f)[:2]), "truncated or damaged"),
+    "folder": (lambda f: f, "is a folder"),
+    "operator": (
+        lambda f: edited(f, lambda m: setattr(m.graph.node[-1], "op_type", "Magic")),
+        "can't load .*Magic",
+    ),
+    "opset": (lambda f: edited(f, lambda m: setattr(m.opset_import[0], "version", 999)), "opset"),
+    "ir": (lambda f: edited(f, lambda m: setattr(m, "ir_version", 99)), "IR version"),
+    "two inputs": (lambda f: edited(f, second_input), "exactly one input.*'sizes'"),
+    "outside": (lambda f: edited(f, outside_weights), "outside its folder"),
+    "text model": (lambda f: base_model(f, (1, 7), size=(4, 4), dtype="int64"), "can't be fed"),
+    "grey": (lambda f: base_model(f, (1, 7, 21), channels=1), "doesn't take colour"),
+    "unknown head": (lambda f: base_model(f, (1, 2, 3, 4, 5)), r"known kind \('output' \[1, 2, 3"),
+    "map": (lambda f: base_model(f, (1, 21, 32, 32)), "Segmentation and depth"),
+    "one row": (lambda f: base_model(f, (1, 3, 7)), "models init"),
+    "no count": (lambda f: base_model(f, (1, 30, 6)), "says neither its classes"),
+    "card not yaml": (lambda f: bad_card(f, "task: [\n"), "isn't valid YAML at line 2"),
+    "card not text": (lambda f: bad_card(f, "task: 5\n"), "'task'"),
+    "card unknown field": (
+        lambda f: bad_card(f, CARD.format(head="yolov8", h=32) + "hat: 1\n"),
+        "'hat'",
+    ),
+    "card wrong head": (
+        lambda f: bad_card(f, CARD.format(head="classification", h=32)),
+        "task 'detection', but head 'classification'",
+    ),
+    "card other head": (lambda f: bad_card(f, CARD.format(head="fastestdet", h=32)), "reads an"),
+    "card wrong size": (
+        lambda f: bad_card(f, CARD.format(head="yolov8", h=64)),
+        "input height 64, but the graph takes 32",
+    ),
+    "card wrong classes": (
+        lambda f: bad_card(f, CARD.format(head="yolov8", h=32).replace(", c]", "]")),
+        "has 3 classes, but 2 class names",
+    ),
+    "metadata not json": (
+        lambda f: base_model(f, (1, 7, 21), metadata={"visiondyno.model": "{"}),
+        "isn't JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_files_are_named_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    build, message = BAD_FILES[kind]
+    path = build(tmp_path)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(str(path))
+    said = str(caught.value)
+    assert path.stem in said
+    assert "\n" not in said
+    assert len(said) < 500
+
+
+def test_nan_output_is_named(tmp_path: Path) -> None:
+    base, _ = yolov8_base()
+    base[0, 5, 2] = np.nan
+    path = build_model(tmp_path / "nan.onnx", base, metadata=own_metadata(detector("yolov8")))
+    with load_model(str(path)) as model, pytest.raises(ModelError, match="'output' holds NaN"):
+        model.predict(some_images(1))
+
+
+def test_a_graph_that_fails_while_running(tmp_path: Path) -> None:
+    path = build_model(
+        tmp_path / "free.onnx",
+        yolov8_base()[0],
+        batch=None,
+        metadata=own_metadata(detector("yolov8")),
+    )
+    model = onnx.load(path)
+    # A reshape that holds for no batch.
+    for tensor in model.graph.initializer:
+        if tensor.name == "column":
+            tensor.CopyFrom(numpy_helper.from_array(np.array([7, 1, 1], np.int64), "column"))
+    onnx.save(model, path)
+    with load_model(str(path)) as loaded, pytest.raises(ModelError, match="stopped while running"):
+        loaded.predict(some_images(1))
+
+
+# ---- references
+
+
+REFERENCES = {
+    "ultralytics:yolov8n": "ultralytics runtime isn't available in this version; export",
+    "torchvision:resnet50": "torchvision runtime",
+    "Trained_yolov5": "export the model to ONNX",
+    "llama2_70b": "is not a vision model: text",
+    "opus_mt": "is not a vision model: translation",
+    "wav2vec2": "is not a vision model: audio",
+    "visiondyno:nothing": "no shipped model 'nothing'; there are: ",
+    "no/such/file.onnx": "no model file no/such/file.onnx",
+    " ": "is empty",
+}
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_references_that_name_no_model(reference: str) -> None:
+    with pytest.raises(ModelError, match=REFERENCES[reference]):
+        load_model(reference)
+
+
+def test_a_near_name_is_suggested(tmp_path: Path) -> None:
+    path = build_model(tmp_path / "parking.onnx", yolov8_base()[0])
+    with pytest.raises(ModelError, match=rf"did you mean {path}\?"):
+        load_model(str(tmp_path / "praking.onnx"))
+
+
+def test_shipped_models_are_files(tmp_path: Path) -> None:
+    for name in shipped_models():
+        path = resolve_reference(f"visiondyno:{name}").path
+        assert path is not None
+        assert path.is_file()
+
+
+def test_onnx_runtime_alone_takes_files_only() -> None:
+    with pytest.raises(ModelError, match="isn't an ONNX model"):
+        OnnxRuntime().load("fake:detection", LoadOptions())
+
+
+# ---- real models
+
+
+REAL = {
+    # From ../shared/testdata/README.md: AP, AP50, AP of `car`.
+    "yolox_nano_416": (0.3384, 0.5202, 0.1070),
+    "fastestdet_352": (0.1860, 0.3266, 0.0315),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_real_models_reach_their_known_accuracy(name: str, shared_testdata: Path) -> None:
+    images = shared_testdata / "images" / "coco128"
+    truth = json.loads((images / "ground_truth_coco_format.json").read_text())
+    rows = []
+    with load_model(str(shared_testdata / "models" / f"{name}.onnx")) as model:
+        assert model.description.card.classes == COCO_80
+        assert model.description.card_source["classes"] == "assumed"
+        assert any("assumed to be COCO" in note for note in model.description.notes)
+        for entry in truth["images"]:
+            path = images / "images" / entry["file_name"]
+            found = model.predict([decode_image(path.read_bytes(), str(path))])[0]
+            assert isinstance(found, Detections)
+            rows.extend(coco_rows(entry["id"], found))
+    annotations = COCO(truth)
+    scored = COCOeval_faster(annotations, annotations.loadRes(rows), "bbox")
+    scored.evaluate()
+    scored.accumulate()
+    scored.summarize()
+    precision = scored.eval["precision"][:, :, COCO_80.index("car"), 0, -1]
+    reached = (scored.stats[0], scored.stats[1], precision[precision > -1].mean())
+    np.testing.assert_allclose(reached, REAL[name], atol=0.003)
+
+
+def coco_rows(image_id: int, found: Detections) -> list[dict[str, object]]:
+    sizes = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(class_id),
+            "bbox": [*map(float, box[:2]), *map(float, size)],
+            "score": float(score),
+        }
+        for box, size, score, class_id in zip(
+            found.boxes_xyxy, sizes, found.scores, found.class_ids, strict=True
+        )
+    ]
