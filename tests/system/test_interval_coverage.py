@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import signal, stats
 
+from visiondyno.measurements.half_samples import half_sample_interval, half_samples
 from visiondyno.measurements.percentiles import (
     difference_interval,
     mean_interval,
@@ -20,7 +21,6 @@ from visiondyno.measurements.percentiles import (
 )
 from visiondyno.vision.accuracy.average_precision import average_precisions, mean_over_classes
 from visiondyno.vision.accuracy.matching import IOU_THRESHOLDS, MatchTable
-from visiondyno.vision.accuracy.resampling import half_sample_interval, half_samples
 
 IMAGES = 200
 POPULATION = 200_000

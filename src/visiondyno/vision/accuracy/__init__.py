@@ -15,7 +15,7 @@ from visiondyno.vision.accuracy.base import Accuracy, ImageErrors
 from visiondyno.vision.accuracy.classification import score_classifications
 from visiondyno.vision.accuracy.coco import coco_summary
 from visiondyno.vision.accuracy.detection import score_detections
-from visiondyno.vision.accuracy.resampling import paired_difference
+from visiondyno.vision.accuracy.pairing import paired_difference
 
 __all__ = [
     "Accuracy",

@@ -1,10 +1,11 @@
 """COCO's average precision under image weights: one matching, any number of resamples.
 
-Giving an image the weight w is the same as having w copies of it, so a bootstrap resample is a
-vector of weights. Two facts keep this cheap. Precision rises only at a hit, so COCO's falling
-envelope over all detections equals the envelope over hits alone; and of the 101 recall points a
-hit is the first to reach a countable number. Hence AP = Σ over hits of (points first reached) ×
-(envelope there) / 101, and only sums of weights between hits are needed: a sparse matrix product.
+Giving an image the weight w is the same as having w copies of it (0 leaves it out), so a resample
+of the images is a vector of weights. Two facts keep this cheap. Precision rises only at a hit, so
+COCO's falling envelope over all detections equals the envelope over hits alone; and of the 101
+recall points a hit is the first to reach a countable number. Hence AP = Σ over hits of (points
+first reached) × (envelope there) / 101, and only sums of weights between hits are needed: a sparse
+matrix product.
 """
 
 from collections.abc import Iterator

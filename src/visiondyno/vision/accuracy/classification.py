@@ -7,17 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.errors import OperationFailed
+from visiondyno.measurements.half_samples import (
+    INTERVAL_METHOD,
+    half_sample_interval,
+    half_samples,
+)
 from visiondyno.measurements.measure import Measure, Measures, measured, not_measured
 from visiondyno.measurements.percentiles import proportion_interval
 from visiondyno.predictions import Classification, ClassTruth
 from visiondyno.report.comparison import ConfusionMatrix
 from visiondyno.vision.accuracy import operating_point
 from visiondyno.vision.accuracy.base import Accuracy, ImageErrors, scored_class_ids
-from visiondyno.vision.accuracy.resampling import (
-    INTERVAL_METHOD,
-    half_sample_interval,
-    half_samples,
-)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -1,7 +1,7 @@
 """How well detections fit labelled boxes: COCO's mAP, precision, recall, F1, and what went wrong.
 
 Point values of mAP are faster-coco-eval's. Intervals come from matching once and reweighting
-images (see average_precision.py and resampling.py); weights of one reproduce the point values.
+images (average_precision.py, measurements/half_samples.py); weights of one give the point values.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.errors import OperationFailed
+from visiondyno.measurements.half_samples import (
+    INTERVAL_METHOD,
+    half_sample_interval,
+    half_samples,
+)
 from visiondyno.measurements.measure import Measure, Measures, measured, not_measured
 from visiondyno.predictions import BoxTruth, Detections
 from visiondyno.report.comparison import PrecisionRecallCurve
@@ -26,11 +31,6 @@ from visiondyno.vision.accuracy.coco import CocoResult, evaluate
 from visiondyno.vision.accuracy.confusion import confusion_of_detections, errors_of_detections
 from visiondyno.vision.accuracy.matching import MatchTable, match
 from visiondyno.vision.accuracy.operating_point import OperatingPoint, find_operating_point
-from visiondyno.vision.accuracy.resampling import (
-    INTERVAL_METHOD,
-    half_sample_interval,
-    half_samples,
-)
 
 FloatArray = NDArray[np.float64]
 
