@@ -191,3 +191,22 @@ def test_the_cli_reference_is_current() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_dependencies_are_those_that_are_imported() -> None:
+    modules = {  # where the module's name isn't the distribution's
+        "cv2": "opencv-python-headless",
+        "faster_coco_eval": "faster-coco-eval",
+        "google": "protobuf",
+        "pynvml": "nvidia-ml-py",
+        "yaml": "PyYAML",
+    }
+    imported = {
+        modules.get(name, name)
+        for path in SOURCES
+        for name in imported_names(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        if name not in sys.stdlib_module_names and name != "visiondyno"
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[><=\[ ;]", item)[0] for item in project["dependencies"]}
+    assert imported == declared
