@@ -43,7 +43,7 @@ train-street: setup-dev ## train the two shipped detectors anew (CPU, minutes)
 	@$(BIN)/python scripts/train_street.py
 
 clean: ## remove environments, caches and build outputs
-	rm -rf $(VENV) $(CORE_VENV) build dist htmlcov demo-report out tests/output
+	rm -rf $(VENV) $(CORE_VENV) build dist htmlcov demo-report dyno-report gate-report out tests/output
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
