@@ -15,13 +15,16 @@ from comparison_factory import (
     many_detectors_comparison,
 )
 from visiondyno.measurements.measure import measured, not_measured
-from visiondyno.report.comparison import ModelReport
+from visiondyno.report.comparison import ConfusionMatrix, ModelReport
 from visiondyno.report.differences import difference, excludes_zero, log_ratio, tie_text
 from visiondyno.report.layout import best_references, display_names
 from visiondyno.report.ranking import pareto_front, rank
 from visiondyno.report.winners import OVERALL_WEIGHTS
 from visiondyno.specs.operations import BenchmarkInput
+from visiondyno.vision.accuracy.base import Accuracy
+from visiondyno.vision.accuracy.pairing import paired_difference
 
+IMAGES = 200
 SPEC = BenchmarkInput(models=("a",), data="d")
 
 
@@ -30,11 +33,11 @@ def model(name, **values):
     found = {}
     for key, value in values.items():
         if isinstance(value, tuple):
-            found[key] = measured(key, value[0], "test", interval=value[1:])
+            found[key] = measured(key, value[0], "test", interval=value[1:], n=IMAGES)
         elif value is None:
             found[key] = not_measured(key, "not here")
         else:
-            found[key] = measured(key, value, "test")
+            found[key] = measured(key, value, "test", n=IMAGES)
     return ModelReport(reference=name, name=name, description={}, measures=found)
 
 
@@ -57,12 +60,46 @@ def test_pairing_finds_a_difference_that_single_intervals_hide():
     assert together.interval[0] < together.value < together.interval[1]
 
 
-def test_the_paired_interval_is_centred_on_the_difference():
-    biased = np.random.default_rng(3).normal(0.05, 0.01, 5000)
-    paired = {"a": {"f1": 0.5 + biased}, "b": {"f1": np.full(5000, 0.5)}}
-    found = difference(model("a", f1=0.5), model("b", f1=0.5), "f1", paired)
-    assert found.tie
-    assert sum(found.interval) == pytest.approx(0, abs=0.002)
+def test_the_report_and_the_scoring_give_the_same_paired_interval():
+    rng = np.random.default_rng(3)
+    pair = []
+    for value in (0.52, 0.47):
+        pair.append(
+            Accuracy(
+                task="detection",
+                n_images=IMAGES,
+                seed=0,
+                measures={"map_50": measured("map_50", value, "test", n=IMAGES)},
+                per_class={},
+                confusion=ConfusionMatrix(labels=(), counts=()),
+                precision_recall=None,
+                image_errors=(),
+                resampled={"map_50": value + rng.normal(0.01, 0.02, 500)},
+            )
+        )
+    value, interval = paired_difference(pair[0], pair[1], "map_50")
+    found = difference(
+        model("a", map_50=0.52),
+        model("b", map_50=0.47),
+        "map_50",
+        {name: accuracy.resampled for name, accuracy in zip("ab", pair, strict=True)},
+    )
+    assert found.value == pytest.approx(value)
+    assert found.interval == pytest.approx(interval)
+
+
+def test_resamples_without_a_value_are_left_out_and_too_few_images_say_nothing():
+    values = np.append(np.random.default_rng(5).normal(0.5, 0.02, 200), np.nan)
+    paired = {"a": {"f1": values}, "b": {"f1": values[::-1] * 0.5}}
+    found = difference(model("a", f1=0.5), model("b", f1=0.25), "f1", paired)
+    assert all(math.isfinite(bound) for bound in found.interval)
+    few = {"a": {"f1": values}, "b": {"f1": values}}
+    a, b = (model(n, f1=0.5) for n in "ab")
+    a, b = (
+        m.model_copy(update={"measures": {"f1": m.measures["f1"].model_copy(update={"n": 5})}})
+        for m in (a, b)
+    )
+    assert tie_text(difference(a, b, "f1", few)) == "undecided"
 
 
 def test_a_model_against_itself_is_a_tie():

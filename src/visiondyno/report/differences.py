@@ -1,8 +1,8 @@
 """Differences between two models, each with an interval that says whether it is a tie.
 
-Accuracies are scored on the same images, so their differences are paired: the bootstrap values of
-both models over the same resamples are subtracted. Times and memory come from different runs: the
-interval of their difference combines the two intervals (MOVER).
+Accuracies are scored on the same images, so their differences are paired: the values of both
+models in the same half-samples of the images are subtracted. Times and memory come from different
+runs: the interval of their difference combines the two intervals (MOVER).
 """
 
 import math
@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from visiondyno.measurements.half_samples import FEWEST_IMAGES, half_sample_interval
 from visiondyno.measurements.measure import MEASURES, Interval, Measure
 from visiondyno.measurements.percentiles import difference_interval
 from visiondyno.report.comparison import Difference, ModelReport
 
 Paired = Mapping[str, Mapping[str, NDArray[np.float64]]]
-"""Model reference → measure → (resamples,) bootstrap values over the same image resamples."""
+"""Model reference → measure → (resamples,) values in half-samples, the same ones of each model."""
 
 COMPARED = (
     "accuracy",
@@ -51,11 +52,8 @@ memory of the same process moves between runs."""
 # `accuracy` is the task's main measure under another name, so it shares that one's resamples.
 _MAIN_MEASURES = ("map_50_95", "top1")
 
-_FEWEST_RESAMPLES = 100
-
 _PAIRED_METHOD = (
-    "paired bootstrap over images: percentiles 2.5 and 97.5 of the subtracted resamples, centred "
-    "on the difference"
+    "paired over images: interval of the subtracted values in the same half-samples of the images"
 )
 
 
@@ -140,9 +138,9 @@ def _interval(
         if scale is _log:
             with np.errstate(divide="ignore"):
                 a_values, b_values = np.log(a_values), np.log(b_values)
-        found = _paired_interval(a_values, b_values, left_value - right_value)
-        if found is not None:
-            return found, _PAIRED_METHOD
+        limit = math.inf if scale is _log else 1.0
+        gap = left_value - right_value
+        return _paired_interval(a_values, b_values, gap, left.n or 0, limit), _PAIRED_METHOD
     if left.interval is None or right.interval is None:
         return None, "no interval of either model: the difference can't be bounded"
     bounds = [_scaled(interval, scale) for interval in (left.interval, right.interval)]
@@ -151,17 +149,19 @@ def _interval(
 
 
 def _paired_interval(
-    a: NDArray[np.float64], b: NDArray[np.float64], difference: float
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    difference: float,
+    n_images: int,
+    limit: float,
 ) -> Interval | None:
     with np.errstate(invalid="ignore"):
         subtracted = a - b
     subtracted = subtracted[np.isfinite(subtracted)]
-    if len(subtracted) < _FEWEST_RESAMPLES:
-        return None
-    # Resampled accuracies are biased alike in both models; centring takes out what is left.
-    shift = difference - float(subtracted.mean())
-    low, high = np.percentile(subtracted, [2.5, 97.5]) + shift
-    return float(low), float(high)
+    if n_images >= FEWEST_IMAGES and len(subtracted) and np.ptp(subtracted) == 0:
+        # Every half-sample shows the same difference: nothing is left to chance.
+        return difference, difference
+    return half_sample_interval(difference, subtracted, n_images, (-limit, limit))
 
 
 def _scaled(interval: Interval, scale: Callable[[float], float]) -> Interval:

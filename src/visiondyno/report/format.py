@@ -99,6 +99,11 @@ def shorten(text: str, length: int) -> str:
     return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
 
 
+def sentence(text: str) -> str:
+    """`text` with one full stop."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def plural(count: int, noun: str) -> str:
     """`1 image`, `2 images`, `2 classes`."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"

@@ -9,6 +9,7 @@ from visiondyno.report.format import (
     NOT_MEASURED,
     interval_text,
     measure_text,
+    sentence,
     signed_text,
     title,
     unit_label,
@@ -47,7 +48,7 @@ def to_markdown(comparison: Comparison) -> str:
 def _verdict(comparison: Comparison) -> str:
     if comparison.verdict.quiet:
         return "**The machine was quiet:** times can be trusted."
-    reasons = "; ".join(_escape(reason) for reason in comparison.verdict.reasons)
+    reasons = _escape(" ".join(map(sentence, comparison.verdict.reasons)))
     return f"> **The machine was not quiet: take times with care.** {reasons}"
 
 

@@ -31,8 +31,8 @@ def rank(models: Sequence[ModelReport], paired: Paired, spec: BenchmarkInput) ->
 
     Args:
         models: with every measure filled in, `green_score` too.
-        paired: model reference → measure → (resamples,) bootstrap values. All models' arrays
-            come from the same image resamples; a model or measure left out is compared unpaired.
+        paired: model reference → measure → (resamples,) values in half-samples of the images,
+            the same half-samples for every model; a model or measure left out is compared unpaired.
         spec: of the comparison; its device decides which memory counts.
     """
     differences = tuple(

@@ -10,6 +10,7 @@ from visiondyno.measurements.measure import Measure
 from visiondyno.report.comparison import Comparison, ModelReport
 from visiondyno.report.format import (
     interval_text,
+    sentence,
     shorten,
     title,
     unit_label,
@@ -158,5 +159,5 @@ def _left_out(comparison: Comparison) -> RenderableType:
 def _verdict(comparison: Comparison) -> Text:
     if comparison.verdict.quiet:
         return Text("✓ The machine was quiet: times can be trusted.", style="green")
-    reasons = "; ".join(comparison.verdict.reasons) or "no reason was given"
+    reasons = " ".join(map(sentence, comparison.verdict.reasons)) or "no reason was given"
     return Text(f"! The machine was not quiet, take times with care: {reasons}", style="yellow")

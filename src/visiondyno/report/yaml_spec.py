@@ -49,7 +49,14 @@ def dump_spec(spec: BenchmarkInput) -> str:
     fields = {
         name: value for name, value in spec.model_dump(mode="json").items() if value is not None
     }
-    return _HEADER + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    readable = _dump(fields, readable=True)
+    # PyYAML folds exotic line breaks (U+0085, U+2028) of readable text; escapes keep them.
+    exact = yaml.safe_load(readable) == fields
+    return _HEADER + (readable if exact else _dump(fields, readable=False))
+
+
+def _dump(fields: dict[str, Any], *, readable: bool) -> str:
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=readable, width=100)
 
 
 def load_spec(path: Path) -> BenchmarkInput:
