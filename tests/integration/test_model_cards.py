@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import yaml
+from onnx import TensorProto, helper
 
 from onnx_builder import build_model
 from visiondyno.class_names import COCO_80
@@ -15,6 +17,7 @@ from visiondyno.runtimes.card_file import card_path, read_card
 from visiondyno.runtimes.model_cards import guess_card, resolve_card, write_card
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.specs.model_card import DetectionCard, InputCard, ModelCard
+from visiondyno.vision.heads import HEADS
 
 ULTRALYTICS = {
     "description": "Ultralytics YOLOv8n model",
@@ -183,9 +186,6 @@ def test_ultralytics_metadata_that_is_of_no_use(
 
 
 def test_a_segmentation_model_is_recognised_by_its_masks(tmp_path: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper
-
     path = model(tmp_path, (1, 116, 126), size=(64, 96))
     graph = onnx.load(path)
     graph.graph.node.append(helper.make_node("Identity", ["images"], ["masks"]))
@@ -306,3 +306,24 @@ def test_a_card_that_is_not_text(tmp_path: Path) -> None:
     card_path(path).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelError, match="isn't UTF-8"):
         resolve_card(read_onnx(path))
+
+
+def test_a_head_of_another_version_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model(tmp_path, (1, 6, 21))
+    beside(path, head="yolox")
+    monkeypatch.delitem(HEADS, "yolox")
+    with pytest.raises(ModelError, match=r"head 'yolox', which isn't available.* yolov5"):
+        resolve_card(read_onnx(path))
+
+
+def test_a_text_model_is_not_a_vision_model(tmp_path: Path) -> None:
+    path = tmp_path / "bert.onnx"
+    tokens = helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, 128])
+    answer = helper.make_tensor_value_info("logits", TensorProto.INT64, [1, 128])
+    node = helper.make_node("Identity", ["input_ids"], ["logits"])
+    graph = helper.make_graph([node], "bert", [tokens], [answer])
+    onnx.save(helper.make_model(graph), path)
+    with pytest.raises(ModelError, match=r"isn't a vision model.*'input_ids' is \[1, 128\] int64"):
+        guess_card(path)

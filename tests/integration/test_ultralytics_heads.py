@@ -66,7 +66,8 @@ def test_boxes_are_those_of_ultralytics(reference: Path) -> None:
         # 1/16 pixel: a pair at the very IoU of the cut may fall on the other side.
         paired = match(prediction, theirs)
         assert max(len(prediction), len(theirs)) - paired <= len(theirs) // 100 + 1
-    assert min(counts) >= 15, "the reference must find something to compare"
+    assert min(counts) >= 3, "the reference must find something to compare"
+    assert sum(counts) >= 100
 
 
 def match(ours: Detections, theirs: np.ndarray) -> int:

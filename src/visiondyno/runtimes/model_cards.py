@@ -99,6 +99,11 @@ def _resolve(
 ) -> ResolvedCard:
     sources = [all_parts(given, "given")] if given else _written_sources(facts, graph_input, beside)
     said, _ = merge(sources)
+    if said.get("head", "yolov8") not in HEADS:
+        raise ModelError(
+            f"{facts.path}: its card says head '{said['head']}', which isn't available in this "
+            f"version; there are {', '.join(HEADS)}."
+        )
     needed = {"task", "head", "classes", "input"} - said.keys()
     if needed or (said["task"] == "classification" and "activation" not in said and not given):
         sources.extend(known_shape(facts, graph_input, said, strict=strict))

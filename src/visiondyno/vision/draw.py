@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from visiondyno.errors import ModelError
 from visiondyno.predictions import Classification, Detections, Image, Predictions
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -27,12 +28,17 @@ def draw(image: Image, predictions: Predictions, names: Sequence[str]) -> Image:
         image: (h, w, 3) uint8 BGR; isn't changed.
         predictions: boxes in pixels of `image`, or class probabilities.
         names: class names by class id.
+
+    Raises:
+        ModelError: predictions of another kind.
     """
     canvas = image.copy()
     if isinstance(predictions, Classification):
         _draw_classes(canvas, predictions, names)
-    else:
+    elif isinstance(predictions, Detections):
         _draw_boxes(canvas, predictions, names)
+    else:
+        raise ModelError(f"{type(predictions).__name__} predictions can't be drawn.")
     return canvas
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from visiondyno.predictions import FloatArray, IntArray
 
-_FIRST_PREFIX = 512
+_FIRST_PREFIX = 1024
 _FAR_PIXELS = 1e6
 
 
