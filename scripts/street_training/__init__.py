@@ -1,0 +1,1 @@
+"""How the two shipped street detectors are made: network, assignment, batches, training, export."""
