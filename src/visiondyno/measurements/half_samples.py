@@ -26,7 +26,7 @@ FEWEST_IMAGES = 10
 
 _Z = 1.959963984540054  # the normal distribution's 0.975 quantile
 _WIDENING = 1.1
-"""Without it coverage of simulated benchmarks of 200 images falls up to two points short of 95 %."""
+"""Without it coverage of simulated sets of 200 images falls up to two points short of 95 %."""
 
 
 def half_samples(n_images: int, resamples: int, seed: int) -> FloatArray:
