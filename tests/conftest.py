@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+
+# Rendered scenes and cached passes of the tests stay in the checkout, shared by all test processes.
+os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache")
+
 SHARED_TESTDATA = Path(__file__).resolve().parents[2] / "shared" / "testdata"
 
 

@@ -11,7 +11,7 @@ import visiondyno
 from dataset_factory import BOXES, SIZES, write_coco, write_image_folder
 from tiny_models import detector_card, write_constant_model, write_detector
 from visiondyno.cli import main
-from visiondyno.errors import ClassMismatch, DatasetError, ModelError
+from visiondyno.errors import ClassMismatch, DatasetError, ModelError, SpecError
 from visiondyno.executors.blocking import run_job
 from visiondyno.job import JobEvent, JobRequest
 from visiondyno.measurements.measure import MEASURES
@@ -20,6 +20,11 @@ from visiondyno.specs.model_card import InputCard, ModelCard
 from visiondyno.wiring import make_executor
 
 FAST = {"duration_s": 0.05, "resamples": 100}
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -216,8 +221,16 @@ def test_the_report_reproduces_itself_and_guards_against_regressions(
     old, new = (json.loads((out / "report.json").read_text()) for out in (first, second))
     assert old["spec"] == new["spec"]
     assert old["dataset"] == new["dataset"]
-    accuracy = [[m["measures"]["map_50_95"] for m in report["models"]] for report in (old, new)]
+    accuracy = [
+        [
+            (m["measures"]["map_50_95"]["value"], m["measures"]["map_50_95"]["interval"])
+            for m in report["models"]
+        ]
+        for report in (old, new)
+    ]
     assert accuracy[0] == accuracy[1]
+    assert "cached" in new["models"][0]["measures"]["map_50_95"]["method"]
+    assert "cached" not in old["models"][0]["measures"]["map_50_95"]["method"]
 
     write_detector(Path(models[0]), [[0, 0, 4, 4, 0.5, 1]])  # the model got worse
     assert dyno(*again, *guard) == 3
@@ -230,3 +243,83 @@ def test_evaluate_gives_the_accuracy_alone(data: Path, models: tuple[str, str]) 
     metrics = output["metrics"]
     assert metrics["map_50_95"] == compared.measures["map_50_95"].model_dump(mode="json")
     assert "latency_p50_ms" not in metrics
+
+
+def test_repeats_take_turns_and_their_spread_enters_the_intervals(
+    data: Path, models: tuple[str, str]
+) -> None:
+    stages: list[str] = []
+
+    def listen(event: JobEvent) -> None:
+        if event.progress and event.progress["stage"].startswith("loaded"):
+            stages.append(f"{Path(event.progress['model']).stem} {event.progress['stage']}")
+
+    found = visiondyno.compare(models, data=str(data), repeat=3, on_event=listen, **FAST)
+    assert stages == [f"{name} loaded {n} of 3" for n in (1, 2, 3) for name in ("good", "bad")]
+    for model in found.models:
+        assert "3 fresh processes" in model.measures["latency_p50_ms"].method
+        assert model.measures["load_ms"].interval is not None
+        assert model.measures["load_ms"].n == 3
+        assert len(model.scenarios["single-stream"].samples_ms) >= 3 * 64
+
+
+def test_a_pass_of_the_past_is_used_only_while_nothing_changed(
+    data: Path, models: tuple[str, str], tmp_path: Path
+) -> None:
+    def method(**options: object) -> str:
+        found = visiondyno.compare([models[0]], data=str(data), **{**FAST, **options})
+        return found.models[0].measures["map_50_95"].method
+
+    assert "cached" not in method()
+    assert "cached" in method()
+    assert "cached" not in method(use_cache=False)
+    assert "cached" not in method(threads=1)
+    assert "cached" not in method(max_images=3)
+    (stored, *_) = sorted((tmp_path / "cache").rglob("*.npz"))
+    for path in (tmp_path / "cache").rglob("*.npz"):
+        path.write_bytes(b"damaged")
+    assert "cached" not in method()
+    assert stored.stat().st_size > 100
+    write_detector(Path(models[0]), [[0, 0, 4, 4, 0.5, 1]])
+    assert "cached" not in method()
+
+
+def test_all_scenarios_with_both_engines(data: Path, models: tuple[str, str]) -> None:
+    found = visiondyno.compare(
+        [models[0]],
+        data=str(data),
+        scenarios=["single-stream", "multi-stream", "server", "offline"],
+        engine="loadgen",
+        rate_per_s=300,
+        **FAST,
+    )
+    scenarios = found.models[0].scenarios
+    names = ["single-stream", "multi-stream", "server", "offline"]
+    assert set(scenarios) == {*names, *(f"{name} by LoadGen" for name in names)}
+    assert len(scenarios["server"].samples_ms) == 662
+    for name in names:
+        theirs = scenarios[f"{name} by LoadGen"]
+        assert "MLPerf LoadGen" in next(iter(theirs.measures.values())).method
+        assert theirs.notes[0].startswith("LoadGen's verdict")
+    assert (
+        found.models[0].measures["latency_p50_ms"]
+        == (scenarios["single-stream"].measures["latency_p50_ms"])
+    )
+
+
+def test_a_rate_is_searched_for_under_a_limit(data: Path, models: tuple[str, str]) -> None:
+    found = visiondyno.compare(
+        [models[0]], data=str(data), scenarios=["server"], latency_limit_ms=250, **FAST
+    )
+    result = found.models[0].scenarios["server"]
+    rate = result.measures["throughput_images_per_s"]
+    assert rate.value is not None
+    assert "within 250 ms" in rate.method
+    bound = result.early_stopping["latency_p99_ms"].value
+    assert bound is not None
+    assert bound <= 250
+
+
+def test_the_server_scenario_needs_a_rate_or_a_limit(data: Path, models: tuple[str, str]) -> None:
+    with pytest.raises(SpecError, match="--rate"):
+        visiondyno.compare(models, data=str(data), scenarios=["server"], **FAST)

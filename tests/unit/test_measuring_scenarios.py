@@ -13,8 +13,8 @@ from visiondyno.measuring.energy_windows import EnergyWindows
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.offline import run_offline
 from visiondyno.measuring.scenario_results import (
-    offline_result,
-    single_stream_result,
+    loadgen_result,
+    scenario_result,
     start_up_measures,
 )
 from visiondyno.measuring.single_stream import StageTimes, run_single_stream, warm_up
@@ -95,20 +95,20 @@ def test_warm_up_that_never_settles_gives_up_and_says_so(
     assert 2.0 <= clock.seconds < 2.3  # half the duration
 
 
-def single_stream(times: StageTimes, **probes: Measure) -> dict[str, Any]:
-    measures = {"energy_joules_per_image": no_reading("energy_joules", "no counter"), **probes}
-    return {
-        "samples": times.as_dict(),
-        "steady": True,
-        "warmup_queries": 24,
-        "probes": {name: measure.model_dump() for name, measure in measures.items()},
-    }
+def child(scenario: str, run: dict[str, Any], *, steady: bool = True) -> dict[str, Any]:
+    return {scenario: run, "warm_up": {"queries": 24, "steady": steady}}
+
+
+def single_stream(latencies_ms: list[float], *, steady: bool = True) -> dict[str, Any]:
+    times = StageTimes(*[latencies_ms] * 5)
+    energy = no_reading("energy_joules", "no counter").model_dump()
+    run = {"samples": times.as_dict(), "probes": {"energy_joules_per_image": energy}}
+    return child("single-stream", run, steady=steady)
 
 
 def test_single_stream_measures_are_the_samples_and_nothing_is_clipped() -> None:
     values = [10.0] * 990 + [500.0] * 10
-    times = StageTimes(values, values, values, values, values)
-    result = single_stream_result(single_stream(times))
+    result = scenario_result("single-stream", [single_stream(values)])
     measures = result.measures
     assert measures["latency_mean_ms"].value == pytest.approx(14.9)
     assert measures["latency_p50_ms"].value == 10.0
@@ -119,18 +119,92 @@ def test_single_stream_measures_are_the_samples_and_nothing_is_clipped() -> None
     assert measures["energy_joules_per_image"].reason == "no counter"
     assert result.samples_ms == tuple(values)
     assert result.early_stopping["latency_p90_ms"].value == 10.0
+    assert result.warmup_queries == 24
     assert result.notes == ()
 
 
 def test_few_queries_leave_p99_unbounded_above_and_without_loadgens_bound() -> None:
     values = [float(number) for number in range(64)]
-    times = StageTimes(values, values, values, values, values)
-    result = single_stream_result({**single_stream(times), "steady": False})
+    result = scenario_result("single-stream", [single_stream(values, steady=False)])
     assert result.measures["latency_p99_ms"].interval is not None
     assert result.measures["latency_p99_ms"].interval[1] is None
     assert result.early_stopping["latency_p99_ms"].value is None
     assert "662" in (result.early_stopping["latency_p99_ms"].reason or "")
     assert "Warm-up" in result.notes[0]
+
+
+def test_processes_that_differ_widen_the_interval() -> None:
+    alike = [single_stream([10.0, 10.2] * 50) for _ in range(4)]
+    apart = [single_stream([value, value + 0.2] * 50) for value in (8.0, 10.0, 12.0, 14.0)]
+    narrow, wide = (scenario_result("single-stream", found) for found in (alike, apart))
+    assert wide.measures["latency_mean_ms"].value == pytest.approx(11.1)
+    assert wide.measures["latency_mean_ms"].n == 400
+    low, high = wide.measures["latency_mean_ms"].interval or (None, None)
+    assert low is not None
+    assert high is not None
+    assert low < 9
+    assert high > 13
+    inner = narrow.measures["latency_mean_ms"].interval
+    assert inner == pytest.approx((10.1, 10.1))
+    assert len(wide.samples_ms) == 400
+    mixed = [*alike[:2], single_stream([10.0] * 64, steady=False)]
+    assert "1 of 3 processes" in scenario_result("single-stream", mixed).notes[0]
+
+
+def test_multi_stream_counts_eight_images_a_query() -> None:
+    run = {"latencies_ms": [40.0] * 700, "samples_a_query": 8, "probes": {}}
+    result = scenario_result("multi-stream", [child("multi-stream", run)])
+    assert result.measures["latency_p99_ms"].value == 40.0
+    assert result.measures["throughput_images_per_s"].value == pytest.approx(200)
+    assert result.measures["throughput_images_per_s"].n == 5600
+
+
+def server(rate: float | None, tried: list[tuple[float, bool]]) -> dict[str, Any]:
+    served = {"latencies_ms": [20.0] * 700, "waits_ms": [10.0] * 700, "elapsed_s": 7.0}
+    run = {
+        "rate_per_s": rate,
+        "limit_ms": 50.0,
+        "tried": tried,
+        "run": served if rate else None,
+        "probes": {},
+    }
+    return child("server", run)
+
+
+def test_a_searched_rate_lies_between_what_held_and_what_failed() -> None:
+    found = server(80.0, [(50.0, True), (75.0, True), (87.5, False), (80.0, True), (82.0, False)])
+    rate = scenario_result("server", [found]).measures["throughput_images_per_s"]
+    assert (rate.value, rate.interval) == (80.0, (80.0, 82.0))
+    assert "50 ms" in rate.method
+
+
+def test_a_given_rate_reports_what_was_answered() -> None:
+    result = scenario_result("server", [server(100.0, [])])
+    assert result.measures["throughput_images_per_s"].value == pytest.approx(100)
+    assert result.early_stopping["latency_p99_ms"].value == 20.0
+
+
+def test_no_rate_that_keeps_the_limit_is_said() -> None:
+    result = scenario_result("server", [server(None, [(50.0, False), (25.0, False)])])
+    assert result.measures["throughput_images_per_s"].value is None
+    assert "50 ms" in (result.measures["latency_p99_ms"].reason or "")
+    assert result.samples_ms == ()
+
+
+def test_loadgens_words_are_kept() -> None:
+    report = {
+        "version": "6.0.17",
+        "verdict": "INVALID",
+        "percentiles_ms": {0.5: 9.0, 0.9: 12.0, 0.99: 30.0, 0.999: 44.0},
+        "rate_per_s": 95.5,
+        "summary": "…",
+    }
+    found = {"server by LoadGen": {"plan": {"queries": 662}, "report": report}}
+    result = loadgen_result("server", [found])
+    assert result.measures["latency_p99_ms"].value == 30.0
+    assert result.measures["latency_p99_ms"].n == 662
+    assert "INVALID" in result.notes[0]
+    assert "latency_p95_ms" not in result.measures
 
 
 @pytest.mark.parametrize("batch_size", [8, None])
@@ -162,11 +236,12 @@ def offline(stretch_s: tuple[float, ...]) -> dict[str, Any]:
         "stretch_images": 10,
         "stretch_s": stretch_s,
     }
-    return {"run": run, "probes": {}}
+    return child("offline", {"run": run, "probes": {}})
 
 
 def test_throughput_has_an_interval_around_its_value() -> None:
-    rate = offline_result(offline((0.09, 0.1, 0.11) * 14)).measures["throughput_images_per_s"]
+    found = offline((0.09, 0.1, 0.11) * 14)
+    rate = scenario_result("offline", [found]).measures["throughput_images_per_s"]
     assert rate.value == pytest.approx(100.0)
     assert rate.interval is not None
     low, high = rate.interval
@@ -176,14 +251,15 @@ def test_throughput_has_an_interval_around_its_value() -> None:
 
 
 def test_throughput_of_few_stretches_has_none() -> None:
-    rate = offline_result(offline((0.1,) * 5)).measures["throughput_images_per_s"]
+    result = scenario_result("offline", [offline((0.1,) * 5)])
+    rate = result.measures["throughput_images_per_s"]
     assert rate.interval is None
 
 
 def test_start_up_measures_are_single_readings() -> None:
     peak = reading("peak_rss_bytes", 1e8, "VmHWM")
     found = {"load_ms": 120.0, "first_inference_ms": 30.0, "peak_rss_bytes": peak.model_dump()}
-    measures = start_up_measures(found)
+    measures = start_up_measures([found])
     assert (measures["load_ms"].value, measures["load_ms"].interval) == (120.0, None)
     assert measures["peak_rss_bytes"].value == 1e8
 

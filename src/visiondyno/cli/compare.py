@@ -33,7 +33,32 @@ _EPILOG = (
     multiple=True,
     callback=options.split_list,
     metavar="NAME[,NAME]",
-    help="single-stream, offline. [default: both]",
+    help="single-stream, multi-stream, server, offline. [default: single-stream,offline]",
+)
+@click.option(
+    "--rate",
+    "rate_per_s",
+    type=float,
+    metavar="R",
+    help="Images a second that arrive in the server scenario.",
+)
+@click.option(
+    "--latency-limit",
+    "latency_limit_ms",
+    type=float,
+    metavar="MS",
+    help="Search for the highest server rate whose p99 is within MS.",
+)
+@click.option(
+    "--engine",
+    metavar="NAME",
+    help="loadgen: MLPerf's LoadGen drives each scenario too, beside ours. [default: dyno]",
+)
+@click.option(
+    "--repeat",
+    type=int,
+    metavar="N",
+    help="Fresh processes a model, taking turns; their spread enters the intervals. [default: 1]",
 )
 @click.option(
     "--duration",
@@ -55,6 +80,12 @@ _EPILOG = (
 )
 @click.option(
     "--time-limit", "time_limit_s", type=float, metavar="S", help="Kill a model after S seconds."
+)
+@click.option(
+    "--cache/--no-cache",
+    "use_cache",
+    default=None,
+    help="Take the accuracy pass of the same model, data, settings and machine from the cache.",
 )
 @options.out_dir
 @click.option(

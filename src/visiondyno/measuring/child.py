@@ -1,45 +1,45 @@
 """What a benchmark's child process does with one model; labels never enter it.
 
-Order: load, first inference, accuracy pass over all images, warm-up, single-stream, offline. The
-parent scores the predictions and makes measures of the samples.
+Order: load, first inference, accuracy pass over all images, warm-up, then each scenario. The parent
+scores the predictions and makes measures of the samples.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from visiondyno.measurements.measure import Measures
-from visiondyno.measuring.energy_windows import EnergyWindows
 from visiondyno.measuring.images import EncodedImages
-from visiondyno.measuring.offline import run_offline
 from visiondyno.measuring.pipeline import predict_all
 from visiondyno.measuring.prediction_files import save_predictions
-from visiondyno.measuring.single_stream import (
-    StageTimes,
-    run_query,
-    run_single_stream,
-    warm_up,
+from visiondyno.measuring.scenarios import (
+    Load,
+    as_json,
+    run_scenario,
+    run_scenario_by_loadgen,
+    say_progress,
 )
-from visiondyno.probes.base import Probe, watch
-from visiondyno.probes.cpu import CpuProbe
-from visiondyno.probes.energy import EnergyProbe
-from visiondyno.probes.gpu import GpuProbe, device_used_bytes
+from visiondyno.measuring.single_stream import StageTimes, run_query, warm_up
+from visiondyno.probes.base import watch
+from visiondyno.probes.gpu import device_used_bytes
 from visiondyno.probes.memory import MemoryProbe
 from visiondyno.runtimes.base import LoadedModel, LoadOptions, ModelDescription
 from visiondyno.runtimes.registry import load_model
-from visiondyno.specs.operations import Scenario
+from visiondyno.specs.operations import Engine, Scenario
 
 Emit = Callable[[dict[str, Any]], None]
-_SAY_EVERY_S = 0.2
-_ENERGY = "energy_joules_per_image"
 
 
 class ChildInput(BaseModel):
-    """What the child needs; `started_ns` is the monotonic clock just before it was started."""
+    """What the child needs.
+
+    Attributes:
+        predictions_file: where the accuracy pass's predictions go; None leaves the pass out.
+        started_ns: the monotonic clock just before the child was started.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,9 +48,12 @@ class ChildInput(BaseModel):
     threads: int | None
     images: tuple[str, ...]
     scenarios: tuple[Scenario, ...]
+    engine: Engine
     duration_s: float
+    rate_per_s: float | None
+    latency_limit_ms: float | None
     seed: int
-    predictions_file: str
+    predictions_file: str | None
     started_ns: int
 
 
@@ -58,8 +61,8 @@ def measure_model(payload: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Measure one model; see the module's docstring.
 
     Returns:
-        `description`, `load_ms`, `first_inference_ms`, `accuracy_pass`, one entry for each
-        scenario with its samples and its probes' measures, and `peak_rss_bytes`.
+        `description`, `load_ms`, `first_inference_ms`, `peak_rss_bytes`; `accuracy_pass` if there
+        was one; `warm_up` and an entry for each scenario, with LoadGen under `NAME by LoadGen`.
     """
     spec = ChildInput.model_validate(payload)
     vram_before_bytes = device_used_bytes(spec.device)
@@ -75,38 +78,49 @@ def measure_model(payload: dict[str, Any], emit: Emit) -> dict[str, Any]:
             "description": description,
             "load_ms": load_ms,
             "first_inference_ms": first.latency_ms[0],
-            "accuracy_pass": _accuracy_pass(model, images, Path(spec.predictions_file), emit),
         }
-        order = images.shuffled(spec.seed)
-        load = _Load(emit, spec.duration_s, spec.device, vram_before_bytes, MemoryProbe())
-        for scenario in spec.scenarios:
-            found[scenario] = _SCENARIOS[scenario](model, images, order, load)
+        if spec.predictions_file is not None:
+            file = Path(spec.predictions_file)
+            found["accuracy_pass"] = _accuracy_pass(model, images, file, emit)
+        load = Load(
+            model=model,
+            images=images,
+            order=images.shuffled(spec.seed),
+            emit=emit,
+            device=spec.device,
+            duration_s=spec.duration_s,
+            rate_per_s=spec.rate_per_s,
+            latency_limit_ms=spec.latency_limit_ms,
+            seed=spec.seed,
+            vram_before_bytes=vram_before_bytes,
+            memory=MemoryProbe(),
+        )
+        found.update(_scenarios(spec, load))
         with watch([load.memory]) as end:
             pass
-        found["peak_rss_bytes"] = _as_json(end.measurements())["peak_rss_bytes"]
+        found["peak_rss_bytes"] = as_json(end.measurements())["peak_rss_bytes"]
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """What every scenario needs besides the model and the images."""
-
-    emit: Emit
-    duration_s: float
-    device: str
-    vram_before_bytes: int | None
-    memory: MemoryProbe
-    """One for the whole process: each window sets the kernel's mark back."""
-
-    def probes(self) -> list[Probe]:
-        """What watches a scenario."""
-        return [self.memory, CpuProbe(), GpuProbe(self.device, self.vram_before_bytes)]
 
 
 def describe(description: ModelDescription) -> dict[str, Any]:
     """A model's description as JSON."""
     plain = {field.name: getattr(description, field.name) for field in fields(description)}
     return {**plain, "card": description.card.model_dump(mode="json", by_alias=True)}
+
+
+def _scenarios(spec: ChildInput, load: Load) -> dict[str, Any]:
+    if not spec.scenarios:
+        return {}
+    load.emit({"stage": "warm-up"})
+    warm = warm_up(load.model, load.images, load.order, duration_s=spec.duration_s)
+    found: dict[str, Any] = {"warm_up": asdict(warm)}
+    for scenario in spec.scenarios:
+        found[scenario] = run_scenario(scenario, load)
+        nothing_to_repeat = scenario == "server" and found[scenario]["rate_per_s"] is None
+        if spec.engine == "loadgen" and not nothing_to_repeat:
+            theirs = run_scenario_by_loadgen(scenario, load, found[scenario])
+            found[f"{scenario} by LoadGen"] = theirs
+    return found
 
 
 def _accuracy_pass(
@@ -117,71 +131,8 @@ def _accuracy_pass(
         model,
         images,
         batch_size=model.description.batch_size or 1,
-        on_done=_saying(emit, "accuracy pass", len(images)),
+        on_done=say_progress(emit, "accuracy pass", len(images)),
     )
     elapsed_s = (time.perf_counter_ns() - start_ns) / 1e9
     save_predictions(file, predictions)
     return {"images": len(predictions), "elapsed_s": elapsed_s}
-
-
-def _single_stream(
-    model: LoadedModel, images: EncodedImages, order: Iterator[int], load: "_Load"
-) -> dict[str, Any]:
-    load.emit({"stage": "warm-up"})
-    warm = warm_up(model, images, order, duration_s=load.duration_s)
-    say = _saying(load.emit, "single-stream", None)
-    energy = EnergyWindows(EnergyProbe(load.device), load.duration_s)
-
-    def on_query(done: int) -> None:
-        energy.count(done)
-        say(done)
-
-    with watch(load.probes()) as window:
-        energy.start()
-        times = run_single_stream(
-            model, images, order, duration_s=load.duration_s, on_query=on_query
-        )
-        joules = energy.finish()
-    return {
-        "warmup_queries": warm.queries,
-        "steady": warm.steady,
-        "samples": times.as_dict(),
-        "probes": _as_json({**window.measurements(), _ENERGY: joules}),
-    }
-
-
-def _offline(
-    model: LoadedModel, images: EncodedImages, order: Iterator[int], load: "_Load"
-) -> dict[str, Any]:
-    with watch(load.probes()) as window:
-        run = run_offline(
-            model,
-            images,
-            order,
-            duration_s=load.duration_s,
-            on_done=_saying(load.emit, "offline", None),
-        )
-    return {"run": asdict(run), "probes": _as_json(window.measurements())}
-
-
-_SCENARIOS: dict[
-    Scenario, Callable[[LoadedModel, EncodedImages, Iterator[int], _Load], dict[str, Any]]
-] = {"single-stream": _single_stream, "offline": _offline}
-
-
-def _saying(emit: Emit, stage: str, total: int | None) -> Callable[[int], None]:
-    """Tell progress at most five times a second: a message costs the measured process time."""
-    last_s = 0.0
-
-    def say(done: int) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s >= _SAY_EVERY_S or done == total:
-            last_s = now_s
-            emit({"stage": stage, "done": done, "total": total})
-
-    return say
-
-
-def _as_json(measures: Measures) -> dict[str, Any]:
-    return {name: measure.model_dump(mode="json") for name, measure in measures.items()}

@@ -6,10 +6,12 @@ listed with its reason and the others go on.
 """
 
 import datetime
+import importlib.util
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from visiondyno import __version__
 from visiondyno.datasets.base import Dataset
@@ -18,20 +20,14 @@ from visiondyno.datasets.indexed import class_counts
 from visiondyno.environment import Environment
 from visiondyno.errors import (
     Cancelled,
+    MissingExtra,
     ModelError,
     SpecError,
     VisionDynoError,
 )
-from visiondyno.measuring.prediction_files import load_predictions
-from visiondyno.measuring.worst_images import worst_images
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.model_report import ScoredModel, make_report
-from visiondyno.operations.scoring import (
-    ScoringRules,
-    map_predictions,
-    match_classes,
-    score_predictions,
-)
+from visiondyno.operations.model_report import ScoredModel
+from visiondyno.operations.model_run import ModelRun
 from visiondyno.operations.verified_data import open_verified
 from visiondyno.probes.carbon import carbon_intensity
 from visiondyno.probes.cost import find_price
@@ -46,11 +42,9 @@ from visiondyno.report.comparison import (
 )
 from visiondyno.report.green import with_green_scores
 from visiondyno.report.ranking import rank
-from visiondyno.sandbox import run_in_child
-from visiondyno.specs.model_card import ModelCard
 from visiondyno.specs.operations import BenchmarkInput
 
-_CHILD = "visiondyno.measuring.child:measure_model"
+T = TypeVar("T")
 
 
 def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
@@ -110,6 +104,14 @@ def _check_options(spec: BenchmarkInput) -> None:
             f"The reference model '{spec.reference}' isn't among the compared ones: "
             f"{', '.join(spec.models)}."
         )
+    server = "server" in spec.scenarios
+    if server and spec.rate_per_s is None and spec.latency_limit_ms is None:
+        raise SpecError(
+            "The server scenario needs --rate (images a second), or --latency-limit (ms) to search "
+            "for the highest rate that keeps it."
+        )
+    if spec.engine == "loadgen" and importlib.util.find_spec("mlperf_loadgen") is None:
+        raise MissingExtra("loadgen", "--engine loadgen")
     carbon_intensity(spec.region)
     if spec.price is not None:
         find_price(spec.price)
@@ -118,97 +120,60 @@ def _check_options(spec: BenchmarkInput) -> None:
 def _measure_all(
     spec: BenchmarkInput, dataset: Dataset, environment: Environment, context: OperationContext
 ) -> tuple[list[ScoredModel], list[LeftOut]]:
-    rules = ScoringRules(spec.classes, spec.resamples, spec.seed)
-    scored: list[ScoredModel] = []
-    left_out: list[LeftOut] = []
-    first_error: VisionDynoError | None = None
-    for reference in spec.models:
-        measuring = _Measuring(reference, spec, dataset, rules, context)
+    """Every model `repeat` times, the models taking turns, so that a drift meets them all."""
+    attempts = _Attempts(context)
+    with tempfile.TemporaryDirectory(prefix="visiondyno-") as folder:
+        runs: list[ModelRun] = []
+        for number, reference in enumerate(spec.models):
+            own = Path(folder) / str(number)
+            own.mkdir()
+            runs.append(ModelRun(reference, spec, dataset, environment, context, own))
+        for _ in range(spec.repeat):
+            for run in runs:
+                attempts.attempt(run, run.measure)
+        each = [attempts.attempt(run, run.score) for run in runs]
+    scored = [done for done in each if done is not None]
+    if not scored:
+        raise _none_left(list(attempts.failed.values()))
+    return scored, [left for left, _ in attempts.failed.values()]
+
+
+class _Attempts:
+    """Takes models through their steps; one that failed takes none any more.
+
+    Attributes:
+        failed: why, by model reference.
+    """
+
+    def __init__(self, context: OperationContext) -> None:
+        self.failed: dict[str, tuple[LeftOut, VisionDynoError]] = {}
+        self._context = context
+
+    def attempt(self, run: ModelRun, step: Callable[[], T]) -> T | None:
+        """The step's result; None for a model that failed at it or before.
+
+        Raises:
+            Cancelled, TimeLimitExceeded: the whole job must stop.
+        """
+        if run.reference in self.failed:
+            return None
         try:
-            scored.append(measuring.run(environment))
+            return step()
         except Cancelled:
             raise
         except VisionDynoError as error:
-            context.check()  # the job's own time limit isn't this model's
-            first_error = first_error or error
-            left_out.append(
-                LeftOut(reference=reference, stage=measuring.stage, reason=error.message)
-            )
-            context.progress(f"left out: {error.message}", model=reference)
-    if not scored:
-        assert first_error is not None, "there is at least one model"
-        raise _none_left(left_out, first_error)
-    return scored, left_out
+            self._context.check()  # the job's own time limit isn't this model's
+            left = LeftOut(reference=run.reference, stage=run.stage, reason=error.message)
+            self.failed[run.reference] = left, error
+            self._context.progress(f"left out: {error.message}", model=run.reference)
+            return None
 
 
-def _none_left(left_out: list[LeftOut], first: VisionDynoError) -> VisionDynoError:
-    if len(left_out) == 1:
-        return first
-    reasons = " ".join(f"{left.reference}: {left.reason}" for left in left_out)
-    return ModelError(f"None of the {len(left_out)} models could be measured. {reasons}")
-
-
-class _Measuring:
-    """One model on its way through its child process to its report."""
-
-    def __init__(
-        self,
-        reference: str,
-        spec: BenchmarkInput,
-        dataset: Dataset,
-        rules: ScoringRules,
-        context: OperationContext,
-    ) -> None:
-        self.stage = "load"
-        self._reference = reference
-        self._spec = spec
-        self._dataset = dataset
-        self._rules = rules
-        self._context = context
-        self._mapping: ClassMapping | None = None
-
-    def run(self, environment: Environment) -> ScoredModel:
-        """Measure in a fresh process, then score what it predicted."""
-        with tempfile.TemporaryDirectory(prefix="visiondyno-") as folder:
-            file = Path(folder) / "predictions.npz"
-            found = run_in_child(
-                _CHILD,
-                self._payload(file),
-                on_event=self._on_event,
-                check=self._context.check,
-                time_limit_s=self._spec.time_limit_s,
-            )
-            predictions = load_predictions(file)
-        assert self._mapping is not None, "the child tells what it loaded before anything else"
-        self.stage = "score"
-        self._context.progress("scoring", model=self._reference)
-        mapped = map_predictions(self._mapping, predictions)
-        accuracy = score_predictions(self._dataset, self._mapping, mapped, self._rules)
-        report = make_report(found, accuracy, self._mapping, self._spec, environment)
-        gallery = worst_images(self._dataset, accuracy, mapped)
-        report = report.model_copy(update={"worst_images": gallery})
-        return ScoredModel(self._reference, report, accuracy, self._mapping)
-
-    def _payload(self, predictions_file: Path) -> dict[str, Any]:
-        dataset, spec = self._dataset, self._spec
-        return {
-            "reference": self._reference,
-            "device": spec.device,
-            "threads": spec.threads,
-            "images": [str(dataset.sample(index).path) for index in range(len(dataset))],
-            "scenarios": list(spec.scenarios),
-            "duration_s": spec.duration_s,
-            "seed": spec.seed,
-            "predictions_file": str(predictions_file),
-        }
-
-    def _on_event(self, event: dict[str, Any]) -> None:
-        """Pass progress on; match classes as soon as the model is known: a misfit ends it here."""
-        self.stage = event["stage"]
-        if "description" in event:
-            card = ModelCard.model_validate(event.pop("description")["card"])
-            self._mapping = match_classes(card, self._reference, self._dataset, self._rules)
-        self._context.progress(event.pop("stage"), model=self._reference, **event)
+def _none_left(failed: list[tuple[LeftOut, VisionDynoError]]) -> VisionDynoError:
+    if len(failed) == 1:
+        return failed[0][1]
+    reasons = " ".join(f"{left.reference}: {left.reason}" for left, _ in failed)
+    return ModelError(f"None of the {len(failed)} models could be measured. {reasons}")
 
 
 def _summary(dataset: Dataset, mapping: ClassMapping) -> DatasetSummary:

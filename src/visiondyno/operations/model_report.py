@@ -1,6 +1,6 @@
 """One model's report, put together from what its child measured and how its predictions scored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -9,8 +9,8 @@ from visiondyno.datasets.class_mapping import ClassMapping
 from visiondyno.environment import Environment
 from visiondyno.measurements.measure import MEASURES, Measures, not_measured
 from visiondyno.measuring.scenario_results import (
-    offline_result,
-    single_stream_result,
+    loadgen_result,
+    scenario_result,
     start_up_measures,
 )
 from visiondyno.probes.carbon import co2_grams_per_1000_images
@@ -31,19 +31,27 @@ class ScoredModel:
 
 
 def make_report(
-    found: Mapping[str, Any],
+    found: Sequence[Mapping[str, Any]],
     accuracy: Accuracy,
     mapping: ClassMapping,
     spec: BenchmarkInput,
     environment: Environment,
 ) -> ModelReport:
-    """The report but for green score and gallery, which need the other models and the images."""
-    description = found["description"]
+    """The report but for green score and gallery, which need the other models and the images.
+
+    Args:
+        found: what each of the model's child processes returned.
+        accuracy: of its predictions.
+        mapping: of its classes to the data's.
+        spec: of the comparison.
+        environment: the machine.
+    """
+    description = found[0]["description"]
     scenarios: dict[str, ScenarioResult] = {}
-    if "single-stream" in found:
-        scenarios["single-stream"] = single_stream_result(found["single-stream"])
-    if "offline" in found:
-        scenarios["offline"] = offline_result(found["offline"])
+    for scenario in spec.scenarios:
+        scenarios[scenario] = scenario_result(scenario, found)
+        if f"{scenario} by LoadGen" in found[0]:
+            scenarios[f"{scenario} by LoadGen"] = loadgen_result(scenario, found)
     measures: Measures = {**accuracy.measures, **start_up_measures(found)}
     # Single-stream last: of what both scenarios read, its value is the flat one.
     for name in ("offline", "single-stream"):

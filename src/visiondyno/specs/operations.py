@@ -6,8 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visiondyno.errors import SpecError
 
-Scenario = Literal["single-stream", "offline"]
+Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 """How load is applied, in MLPerf's terms."""
+
+Engine = Literal["dyno", "loadgen"]
+"""Who applies it: `loadgen` runs MLPerf's LoadGen too, beside ours."""
 
 DATA_HELP = "dataset reference: a folder or a built-in name such as street:demo"
 
@@ -28,7 +31,13 @@ class BenchmarkInput(OperationInput):
         data: dataset reference.
         classes: score these classes of the data only.
         scenarios: how load is applied.
+        engine: `loadgen` lets MLPerf's LoadGen drive each scenario too.
         duration_s: least time of each scenario's measured part, seconds.
+        rate_per_s: images a second of the server scenario's arrivals; without one the highest
+            rate that keeps `latency_limit_ms` is searched for.
+        latency_limit_ms: that the server scenario's p99 must keep.
+        repeat: fresh processes a model, interleaved between the models.
+        use_cache: take predictions of the same model, data, settings and machine from the cache.
         reference: the model that scores 50 on the green score; the first one if None.
         device: `cpu`, `cuda` or `cuda:N`.
         threads: intra-op threads of the runtime; its own default if None.
@@ -46,7 +55,12 @@ class BenchmarkInput(OperationInput):
     data: str
     classes: tuple[str, ...] | None = None
     scenarios: tuple[Scenario, ...] = ("single-stream", "offline")
+    engine: Engine = "dyno"
     duration_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    rate_per_s: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    latency_limit_ms: Annotated[float, Field(gt=0)] | None = None
+    repeat: Annotated[int, Field(ge=1, le=100)] = 1
+    use_cache: bool = True
     reference: str | None = None
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
