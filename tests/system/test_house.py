@@ -194,19 +194,28 @@ def test_the_cli_reference_is_current() -> None:
 
 
 def test_dependencies_are_those_that_are_imported() -> None:
-    modules = {  # where the module's name isn't the distribution's
+    distributions = {  # where the module's name isn't the distribution's
         "cv2": "opencv-python-headless",
         "faster_coco_eval": "faster-coco-eval",
         "google": "protobuf",
+        "mlperf_loadgen": "mlcommons-loadgen",
         "pynvml": "nvidia-ml-py",
         "yaml": "PyYAML",
     }
-    imported = {
-        modules.get(name, name)
-        for path in SOURCES
-        for name in imported_names(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-        if name not in sys.stdlib_module_names and name != "visiondyno"
-    }
+
+    def foreign(nodes: Iterator[ast.AST]) -> set[str]:
+        names = imported_names(nodes) - sys.stdlib_module_names - {"visiondyno"}
+        return {distributions.get(name, name) for name in names}
+
+    def names_of(requirements: list[str]) -> set[str]:
+        return {re.split(r"[><=\[ ;]", item)[0] for item in requirements}
+
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
+    at_top = set().union(*(foreign(outside_functions(tree)) for tree in trees))
+    anywhere = set().union(*(foreign(ast.walk(tree)) for tree in trees))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[><=\[ ;]", item)[0] for item in project["dependencies"]}
-    assert imported == declared
+    core = names_of(project["dependencies"])
+    extras = set().union(*map(names_of, project["optional-dependencies"].values()))
+    assert not core - anywhere, "declared and not imported"
+    assert not at_top - core, "imported when a module loads and not declared"
+    assert not anywhere - core - extras, "imported inside a function and in no extra"
