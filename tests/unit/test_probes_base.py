@@ -11,7 +11,6 @@ from visiondyno.probes.cpu import CpuProbe
 from visiondyno.probes.energy import EnergyProbe
 from visiondyno.probes.gpu import GpuProbe
 from visiondyno.probes.memory import MemoryProbe
-from visiondyno.probes.standard import standard_probes
 
 
 class Recorder(Probe):
@@ -123,8 +122,8 @@ def test_stop_without_start_is_an_error(probe: Probe) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_standard_probes_answer_every_name_they_promise(device: str) -> None:
-    probes = standard_probes(device)
+def test_all_probes_together_answer_every_name_they_promise(device: str) -> None:
+    probes: list[Probe] = [MemoryProbe(), GpuProbe(device), EnergyProbe(device), CpuProbe()]
     with watch(probes) as window:
         pass
     measures = window.measurements()

@@ -76,7 +76,10 @@ _EPILOG = (
 @options.skip_bad
 @options.seed
 @click.option(
-    "--resamples", type=int, metavar="N", help="Bootstrap resamples of the images. [default: 1000]"
+    "--resamples",
+    type=int,
+    metavar="N",
+    help="Resamples of the images, for the intervals of accuracies. [default: 1000]",
 )
 @click.option(
     "--time-limit", "time_limit_s", type=float, metavar="S", help="Kill a model after S seconds."

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 from pydantic import BaseModel, ConfigDict
 
 from visiondyno.measuring.images import EncodedImages
@@ -65,6 +66,8 @@ def measure_model(payload: dict[str, Any], emit: Emit) -> dict[str, Any]:
         was one; `warm_up` and an entry for each scenario, with LoadGen under `NAME by LoadGen`.
     """
     spec = ChildInput.model_validate(payload)
+    if spec.threads is not None:
+        cv2.setNumThreads(spec.threads)  # decoding and resizing are under the limit too
     vram_before_bytes = device_used_bytes(spec.device)
     options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
     with load_model(spec.reference, options) as model:

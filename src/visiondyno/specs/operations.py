@@ -46,7 +46,7 @@ class BenchmarkInput(OperationInput):
         max_images: use the first so many images only.
         skip_bad: leave bad images and labels out and count them, instead of stopping.
         seed: of every resampling.
-        resamples: bootstrap resamples of the images.
+        resamples: of the images, for the intervals of accuracies.
         time_limit_s: each model's process is killed after so many seconds.
     """
 
