@@ -14,7 +14,7 @@ from torch import Tensor
 
 ALPHA = 0.5
 BETA = 4.0
-ANCHORS_A_BOX = 8
+ANCHORS_A_BOX = 10
 REACH_STRIDES = 1.2
 """A box reaches at least this many strides from its centre: boxes between centres get anchors."""
 

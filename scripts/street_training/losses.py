@@ -7,7 +7,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from street_training.assignment import Truth, assign, iou
 from street_training.network import StreetDetector
 
-BOX_WEIGHT = 2.0
+BOX_WEIGHT = 6.0
 
 
 def detection_loss(

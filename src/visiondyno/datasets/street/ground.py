@@ -113,6 +113,8 @@ def _wear(canvas: Canvas, dice: Random) -> NDArray[np.float32]:
         borderMode=cv2.BORDER_REFLECT_101,
     )
     depth = canvas.projection.ground_depth()[::OVERSAMPLING]
+    # On the horizon itself the texture is undefined, and so far it would add nothing to a 1.
+    wear[depth > FAR_M * 1.1] = 0
     # Far texture is finer than a pixel: it averages out.
     strength = dice.uniform(0.04, 0.1) * np.exp(-np.minimum(depth, 1e4) / 14)
     return np.asarray(1 + wear * strength[:, None].astype(np.float32), np.float32)

@@ -31,7 +31,7 @@ LEAST_VISIBLE = 0.2
 """Least share of an object's silhouette that must be seen for it to be labelled."""
 LEAST_LONG_SIDE_PX = 6.0
 """Shortest longer side of a labelled box, image pixels."""
-LEAST_SHORT_SIDE_PX = 3.0
+LEAST_SHORT_SIDE_PX = 4.0
 """Shortest shorter side of a labelled box, image pixels."""
 LEAST_CLEAR = 0.12
 """Least share of an object's contrast that the fog must leave for it to be labelled."""
@@ -79,7 +79,7 @@ def render_scene(split: Split, index: int) -> tuple[Image, BoxTruth]:
         The image (192, 320, 3) uint8 BGR, before JPEG, and its labels: boxes around the visible
         extent of every car, truck, pedestrian and sign plate, to half a pixel, inside the image.
         Not labelled: what is less than 20 % visible (hidden or outside the frame), shorter than
-        6 px on its longer or 3 px on its shorter side, or lost in fog.
+        6 px on its longer or 4 px on its shorter side, or lost in fog.
     """
     return draw_plan(plan_scene(split, index))
 
