@@ -54,6 +54,7 @@ def scenario_result(scenario: str, found: Runs) -> ScenarioResult:
             for name, q in _EARLY_STOPPING.items()
             if pooled
         },
+        steady=all(child["warm_up"]["steady"] for child in found),
         notes=_warm_up_notes(found),
     )
 

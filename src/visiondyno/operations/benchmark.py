@@ -28,6 +28,7 @@ from visiondyno.errors import (
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.model_report import ScoredModel
 from visiondyno.operations.model_run import ModelRun
+from visiondyno.operations.scoring import check_requested_classes
 from visiondyno.operations.verified_data import open_verified
 from visiondyno.probes.carbon import carbon_intensity
 from visiondyno.probes.cost import find_price
@@ -61,6 +62,7 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
     dataset = open_verified(
         spec.data, skip_bad=spec.skip_bad, max_images=spec.max_images, context=context
     )
+    check_requested_classes(dataset, spec.classes)
     environment = capture_environment()
     monitor = QuietMonitor()
     monitor.start()
@@ -194,13 +196,15 @@ def _summary(dataset: Dataset, mapping: ClassMapping) -> DatasetSummary:
 
 def _verdict(quiet: bool, reasons: tuple[str, ...], scored: list[ScoredModel]) -> Verdict:
     """The machine's quietness and every warm-up that did not settle."""
-    unsteady = tuple(
-        f"{model.report.name}: {note}"
+    unsteady = [
+        model.report.name
         for model in scored
-        for scenario in model.report.scenarios.values()
-        for note in scenario.notes
-    )
-    return Verdict(quiet=quiet and not unsteady, reasons=(*reasons, *unsteady))
+        if not all(scenario.steady for scenario in model.report.scenarios.values())
+    ]
+    if unsteady:
+        listed = ", ".join(unsteady)
+        reasons += (f"Warm-up ended before three windows agreed within 5 %: {listed}.",)
+    return Verdict(quiet=quiet and not unsteady, reasons=reasons)
 
 
 def _notes(spec: BenchmarkInput, reference: str) -> tuple[str, ...]:

@@ -21,6 +21,15 @@ class ScoringRules:
     seed: int
 
 
+def check_requested_classes(dataset: Dataset, classes: tuple[str, ...] | None) -> None:
+    """Find a class that the data doesn't have before any model is started.
+
+    Raises:
+        ClassMismatch: names the class and those that there are.
+    """
+    map_classes(dataset.classes, dataset.classes, classes)
+
+
 def match_classes(
     card: ModelCard, reference: str, dataset: Dataset, rules: ScoringRules
 ) -> ClassMapping:

@@ -83,14 +83,43 @@ class ScenarioResult(_Value):
     """One scenario's measures and its samples.
 
     `samples_ms` are end-to-end latencies in order of query (single-stream), unclipped.
-    `early_stopping` is LoadGen's bound beside a percentile, by measure name.
+    `early_stopping` is LoadGen's bound beside a percentile, by measure name. `steady` is False
+    where the warm-up ended before the times had settled.
     """
 
     measures: dict[str, Measure]
     samples_ms: tuple[float, ...] = ()
     warmup_queries: int = 0
     early_stopping: dict[str, Measure] = Field(default_factory=dict)
+    steady: bool = True
     notes: tuple[str, ...] = ()
+
+
+class Verdict(_Value):
+    """Whether the machine was quiet enough for the times to be trusted, and what was seen.
+
+    `reasons` say why it was not; `notes` what else bears on trust: of merged reports, whether the
+    runs of one model agree.
+    """
+
+    quiet: bool
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Origin(_Value):
+    """The run that a model of a merged comparison comes from.
+
+    `reference` and `name` are the model's there; `spec` is that run's request.
+    """
+
+    reference: str
+    name: str
+    created_at: str
+    visiondyno: str
+    spec: BenchmarkInput
+    environment: Environment
+    verdict: Verdict
 
 
 class ModelReport(_Value):
@@ -98,6 +127,7 @@ class ModelReport(_Value):
 
     `description` is the model card in use with the source of each part, runtime, device,
     precision, provider, digest and size. `measures` holds all names of `MEASURES` that apply.
+    `origin` is the run it was measured in, where several were merged.
     """
 
     reference: str
@@ -110,6 +140,7 @@ class ModelReport(_Value):
     precision_recall: PrecisionRecallCurve | None = None
     confusion: ConfusionMatrix | None = None
     worst_images: tuple[WorstImage, ...] = ()
+    origin: Origin | None = None
 
 
 class LeftOut(_Value):
@@ -162,15 +193,12 @@ class ParetoFront(_Value):
     estimated: bool = False
 
 
-class Verdict(_Value):
-    """Whether the machine was quiet enough for the times to be trusted, and what was seen."""
-
-    quiet: bool
-    reasons: tuple[str, ...] = ()
-
-
 class Comparison(_Value):
-    """One comparison of models on one data set and one machine."""
+    """One comparison of models on one data set and one machine, or several such merged.
+
+    Of a merged one every model has its `origin`; `spec`, `environment` and `created_at` are the
+    newest run's.
+    """
 
     schema_: Literal["visiondyno.comparison/1"] = Field("visiondyno.comparison/1", alias="schema")
     visiondyno: str
