@@ -1,6 +1,7 @@
 """What models answer and what data sets hold true: the shapes every runtime and dataset uses."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,19 @@ class Classification:
         return np.argsort(-self.probabilities, kind="stable")[:k].astype(np.int64)
 
 
-Predictions = Detections | Classification
+@dataclass(frozen=True, slots=True, eq=False)
+class DepthMap:
+    """Depth of every pixel of one image.
+
+    Attributes:
+        depth: (height, width) float32 of the original image. What a value means is the model
+            card's to say: metres, or a depth or inverse depth known up to scale and shift.
+    """
+
+    depth: FloatArray
+
+
+Predictions = Detections | Classification | DepthMap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,4 +92,19 @@ class ClassTruth:
     class_id: int
 
 
-Truth = BoxTruth | ClassTruth
+@dataclass(frozen=True, slots=True)
+class DepthTruth:
+    """The measured depth of one image, read from its file when it is needed.
+
+    Attributes:
+        path: `.npy` of (height, width) floating-point metres, or a 16-bit one-channel PNG.
+        metres_per_unit: 1.0 for `.npy`; 0.001 for a PNG in millimetres.
+
+    A pixel of 0, NaN or infinity has no measured depth.
+    """
+
+    path: Path
+    metres_per_unit: float
+
+
+Truth = BoxTruth | ClassTruth | DepthTruth

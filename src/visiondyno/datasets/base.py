@@ -8,7 +8,7 @@ from typing import Literal
 
 from visiondyno.predictions import Truth
 
-VisionTask = Literal["detection", "classification"]
+VisionTask = Literal["detection", "classification", "depth"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,13 @@ from typing import overload
 import numpy as np
 
 from visiondyno.errors import ClassMismatch
-from visiondyno.predictions import Classification, Detections, IntArray, Predictions
+from visiondyno.predictions import (
+    Classification,
+    DepthMap,
+    Detections,
+    IntArray,
+    Predictions,
+)
 
 SYNONYMS: tuple[frozenset[str], ...] = (
     frozenset({"motorbike", "motorcycle"}),
@@ -75,11 +81,15 @@ def map_classes(
         counts: labels of each data class. A class without any label needs no counterpart in the
             model: it is left out. If None, each class is taken to have labels.
 
+    Neither has classes where the task is depth: then nothing is matched.
+
     Raises:
         ClassMismatch: a class to score has no counterpart in the model, a requested class isn't
             in the data, or no class to score has a label.
     """
     notes: list[str] = []
+    if not model_classes and not dataset_classes and requested is None:
+        return ClassMapping((), (), (), np.zeros(0, np.int64), ())
     wanted = _wanted(requested, dataset_classes, notes)
     to_dataset = _match(model_classes, dataset_classes, notes)
     matched = {dataset_classes[index] for index in to_dataset if index >= 0}
@@ -106,6 +116,8 @@ def map_classes(
 def apply(mapping: ClassMapping, predictions: Detections) -> Detections: ...
 @overload
 def apply(mapping: ClassMapping, predictions: Classification) -> Classification: ...
+@overload
+def apply(mapping: ClassMapping, predictions: DepthMap) -> DepthMap: ...
 def apply(mapping: ClassMapping, predictions: Predictions) -> Predictions:
     """Predictions of the model, in the data set's classes.
 
@@ -114,7 +126,10 @@ def apply(mapping: ClassMapping, predictions: Predictions) -> Predictions:
     of classes the data doesn't have are dropped, and data classes the model doesn't have get 0.
     Classes that aren't scored stay, since naming one of them is a wrong answer too. The result is
     **not** scaled to sum to 1 again: what the model gave to dropped classes stays visible.
+    Depth has no classes and stays as it is.
     """
+    if isinstance(predictions, DepthMap):
+        return predictions
     if isinstance(predictions, Detections):
         class_ids = mapping.to_dataset[predictions.class_ids]
         kept = np.isin(class_ids, mapping.scored_ids)

@@ -7,7 +7,7 @@ because COCO's small, medium and large are sizes of segments.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,40 @@ def open_coco(json_path: Path, options: OpenOptions) -> IndexedDataset:
     Raises:
         DatasetError: the JSON is broken, or a sample is bad and `skip_bad` is off.
     """
-    reader = _Reader(json_path, read_json(json_path))
+    find = partial(_find, _image_roots(json_path))
+    return open_coco_document(json_path, read_json(json_path), options, form="coco", find=find)
+
+
+def open_coco_document(
+    json_path: Path,
+    document: Document,
+    options: OpenOptions,
+    *,
+    form: str,
+    find: Callable[[str], Path],
+    notes: tuple[str, ...] = (),
+) -> IndexedDataset:
+    """Open the data set of COCO labels that are read already.
+
+    Args:
+        json_path: where `document` was read, for messages.
+        document: the JSON object.
+        options: reference, skipping and limit.
+        form: what the data set calls its format.
+        find: from an image's `file_name` to its file, there or not.
+        notes: what a reader of the report must know.
+
+    Raises:
+        DatasetError: the labels are wrong, or a sample is bad and `skip_bad` is off.
+    """
+    reader = _Reader(json_path, document, find)
     return IndexedDataset(
         options,
-        "coco",
+        form,
         reader.class_names,
         reader.candidates(),
         bad_labels=reader.orphans(skip_bad=options.skip_bad),
+        notes=notes,
     )
 
 
@@ -71,9 +98,9 @@ def read_json(path: Path) -> Document:
 class _Reader:
     """One JSON file, its parts indexed by id; what's wrong with one image waits for its turn."""
 
-    def __init__(self, path: Path, document: Document) -> None:
+    def __init__(self, path: Path, document: Document, find: Callable[[str], Path]) -> None:
         self._path = path
-        self._roots = _image_roots(path)
+        self._find = find
         categories = _categories(path, _objects(path, document, "categories"))
         self.class_names = tuple(name for _, name in categories)
         self._class_ids = {category: index for index, (category, _) in enumerate(categories)}
@@ -108,12 +135,6 @@ class _Reader:
 
     def _of(self, annotation: Document, key: str) -> str:
         return f"The {key} of annotation {annotation.get('id', '(no id)')} in {self._path}"
-
-    def _find(self, name: str) -> Path:
-        for root in self._roots:
-            if (root / name).is_file():
-                return root / name
-        return self._roots[0] / name
 
     def _sample(self, image: Document, path: Path) -> Sample:
         if self._uses[image["id"]] > 1:
@@ -211,6 +232,11 @@ def _categories(path: Path, objects: list[Document]) -> list[tuple[int, str]]:
     if not found:
         raise DatasetError(f"Labels {path} list no categories, so no class can be scored")
     return sorted(found.items())
+
+
+def _find(roots: list[Path], name: str) -> Path:
+    """The file of an image: in the first root that has it; in the first where none has."""
+    return next((root / name for root in roots if (root / name).is_file()), roots[0] / name)
 
 
 def _image_roots(path: Path) -> list[Path]:

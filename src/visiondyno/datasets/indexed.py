@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,21 @@ from typing import Any
 import numpy as np
 
 from visiondyno.datasets.base import Dataset, Sample, SkippedSample, VisionTask
+from visiondyno.datasets.cache_folder import Progress, default_cache_dir
+from visiondyno.datasets.depth import summarise_depth
 from visiondyno.errors import DatasetError
-from visiondyno.predictions import BoxTruth, ClassTruth, Truth
+from visiondyno.predictions import BoxTruth, ClassTruth, DepthTruth, Truth
+
+_TASKS: dict[str, VisionTask] = {
+    "coco": "detection",
+    "yolo": "detection",
+    "voc": "detection",
+    "video": "detection",
+    "image-folder": "classification",
+    "idx": "classification",
+    "depth-folder": "depth",
+}
+"""Of each format."""
 
 _DIGEST_VERSION = b"visiondyno.dataset/1"
 _SMALL_BELOW_PX2 = 32**2
@@ -41,18 +54,24 @@ class OpenOptions:
         reference: as the user gave it.
         skip_bad: leave bad samples out and list them, instead of stopping at the first.
         max_images: keep the first so many good samples only; None keeps all.
+        split: which part of the data, where the format has parts; None: as the format does.
+        cache_dir: where formats that aren't made of image files keep theirs.
+        on_progress: called while such files are made.
     """
 
     reference: str
     skip_bad: bool = False
     max_images: int | None = None
+    split: str | None = None
+    cache_dir: Path = field(default_factory=default_cache_dir)
+    on_progress: Progress | None = None
 
 
 class IndexedDataset(Dataset):
     """A data set whose samples are all known once it is open.
 
     Attributes:
-        format: `coco`, `yolo` or `image-folder`.
+        format: `coco`, `yolo`, `voc`, `video`, `image-folder`, `idx` or `depth-folder`.
     """
 
     def __init__(
@@ -72,13 +91,14 @@ class IndexedDataset(Dataset):
         """
         self.reference = options.reference
         self.format = form
-        self.task: VisionTask = "classification" if form == "image-folder" else "detection"
+        self.task = _TASKS[form]
         self.classes = classes
         self.notes = notes
         self._samples, skipped = _checked(candidates, options)
         self.skipped = bad_labels + skipped
         self._max_images = options.max_images
         self._require_labels()
+        self.notes += self._about_prefix()
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -103,8 +123,10 @@ class IndexedDataset(Dataset):
     def digest(self) -> str:
         """SHA-256 over task, classes, and each sample's image bytes, size and labels, in order.
 
+        Of a depth map, its file's bytes and unit.
+
         Raises:
-            DatasetError: an image file can't be read any more.
+            DatasetError: a file can't be read any more.
         """
         total = hashlib.sha256(_DIGEST_VERSION)
         total.update(json.dumps([self.task, self.classes]).encode())
@@ -113,6 +135,15 @@ class IndexedDataset(Dataset):
             total.update(np.array([sample.width, sample.height], "<i8").tobytes())
             total.update(_truth_bytes(sample.truth))
         return f"sha256:{total.hexdigest()}"
+
+    def _about_prefix(self) -> tuple[str, ...]:
+        """A note on a classification prefix that lacks classes: folders are ordered by class."""
+        truths = (sample.truth for sample in self._samples)
+        shown = {truth.class_id for truth in truths if isinstance(truth, ClassTruth)}
+        if len(self) != self._max_images or not 0 < len(shown) < len(self.classes):
+            return ()
+        some = f"{len(shown)} of {len(self.classes)} classes"
+        return (f"The first {len(self):,} images, by name, are of {some} only",)
 
     def _require_labels(self) -> None:
         if not self._samples:
@@ -123,7 +154,8 @@ class IndexedDataset(Dataset):
                 else "it names no image. Check that the path is the right one"
             )
             raise DatasetError(f"Data set {self.reference} has nothing to score: {reason}")
-        if not any(class_counts(self).values()):
+        # Of depth, every sample has a map with measured pixels: opening checks it.
+        if self.task != "depth" and not any(class_counts(self).values()):
             part = "" if self._max_images is None else f" in its first {len(self)} images"
             raise DatasetError(
                 f"Data set {self.reference} has no labels{part}: nothing can be scored. "
@@ -153,12 +185,14 @@ def _file_digest(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise DatasetError(f"Image {path} can't be read: {error.strerror}") from None
+        raise DatasetError(f"File {path} can't be read: {error.strerror}") from None
 
 
 def _truth_bytes(truth: Truth) -> bytes:
     if isinstance(truth, ClassTruth):
         return np.array([truth.class_id], "<i8").tobytes()
+    if isinstance(truth, DepthTruth):
+        return _file_digest(truth.path) + np.array([truth.metres_per_unit], "<f8").tobytes()
     return b"".join(
         (
             np.array([len(truth)], "<i8").tobytes(),
@@ -174,13 +208,14 @@ def class_counts(dataset: Dataset) -> dict[str, int]:
     """Each class, in the data set's order, with its number of labelled objects or images.
 
     Crowd boxes aren't counted: COCO's rule neither rewards finding them nor punishes missing them.
+    Depth has no classes, and no counts.
     """
     counts = np.zeros(len(dataset.classes), np.int64)
     for index in range(len(dataset)):
         truth = dataset.sample(index).truth
         if isinstance(truth, BoxTruth):
             np.add.at(counts, truth.class_ids[~truth.is_crowd], 1)
-        else:
+        elif isinstance(truth, ClassTruth):
             counts[truth.class_id] += 1
     return dict(zip(dataset.classes, counts.tolist(), strict=True))
 
@@ -190,9 +225,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         reference, task, images, objects, crowds, classes (name → count), sizes,
-        images_without_objects, skipped (image and reason), notes, digest. `sizes` counts objects by
-        COCO's areas: small under 32² pixels, medium under 96², large from there on. Of a
-        classification set `crowds`, `images_without_objects` and `sizes` are None.
+        images_without_objects, depth, skipped (image and reason), notes, digest. `sizes` counts
+        objects by COCO's areas: small under 32² pixels, medium under 96², large from there on.
+        `crowds`, `images_without_objects` and `sizes` are None but of a detection set; `depth`
+        (see `summarise_depth`) is None but of a depth set, which has 0 objects.
     """
     counts = class_counts(dataset)
     summary: dict[str, Any] = {
@@ -204,12 +240,18 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "crowds": None,
         "images_without_objects": None,
         "sizes": None,
+        "depth": None,
         "skipped": [{"image": str(bad.path), "reason": bad.reason} for bad in dataset.skipped],
         "notes": list(dataset.notes),
         "digest": dataset.digest,
     }
     if dataset.task == "detection":
         summary.update(_box_summary(dataset))
+    if dataset.task == "depth":
+        truths = (dataset.sample(index).truth for index in range(len(dataset)))
+        summary["depth"] = summarise_depth(
+            truth for truth in truths if isinstance(truth, DepthTruth)
+        )
     return summary
 
 

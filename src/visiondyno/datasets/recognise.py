@@ -1,12 +1,16 @@
 """Which form of data set a folder holds, by its content; COCO JSON wins over YOLO labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from visiondyno.datasets.coco import open_coco, read_json
+from visiondyno.datasets.depth_folder import is_depth_folder, open_depth_folder
 from visiondyno.datasets.header import IMAGE_SUFFIXES
+from visiondyno.datasets.idx import is_idx_folder, open_idx
 from visiondyno.datasets.image_files import holds_images
 from visiondyno.datasets.image_folder import class_folders, open_image_folder
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
+from visiondyno.datasets.voc import is_voc_folder, open_voc
 from visiondyno.datasets.yolo import CLASSES_FILE, open_yolo_folder, open_yolo_yaml
 from visiondyno.datasets.yolo_yaml import load_yaml, looks_like_data_yaml
 from visiondyno.errors import DatasetError
@@ -14,30 +18,55 @@ from visiondyno.errors import DatasetError
 _SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
 _FORMS = (
     "COCO JSON beside its images or in annotations/, YOLO (data.yaml, or images/, labels/ and "
-    "classes.txt), or one folder of images per class"
+    "classes.txt), Pascal VOC (Annotations/ and JPEGImages/), images/ and depth/, idx files, or "
+    "one folder of images per class"
 )
 
 
 def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
-    """Open `folder` as the first that fits: COCO JSON, data.yaml, YOLO folder, image folder.
+    """Open `folder` as the first form that fits: see docs/datasets.md for the order.
+
+    A split that is asked for is a list of Pascal VOC, a part of idx files, or a folder of that
+    name.
 
     Raises:
-        DatasetError: no form fits, several files of one form do, or the data set is bad.
+        DatasetError: no form fits, several files of one form do, there's no such split, or the
+            data set is bad.
     """
+    for fits, open_form in ((is_idx_folder, open_idx), (_is_plain_voc_folder, open_voc)):
+        if fits(folder):
+            return open_form(folder, options)
+    if options.split is not None:
+        return open_folder(_split_folder(folder, options.split), replace(options, split=None))
     if json_path := _coco_json(folder):
         return open_coco(json_path, options)
     if yaml_path := _data_yaml(folder):
         return open_yolo_yaml(yaml_path, options)
-    if _is_yolo_folder(folder):
-        return open_yolo_folder(folder, options)
+    for fits, open_form in (
+        (is_depth_folder, open_depth_folder),
+        (_is_yolo_folder, open_yolo_folder),
+    ):
+        if fits(folder):
+            return open_form(folder, options)
     _explain_unlabelled(folder)
     _explain_splits(folder)
-    _explain_pascal_voc(folder)
     classes = class_folders(folder)
     # One class is no choice: such a folder is rather one above the data set.
     if sum(holds_images(folder / name) for name in classes) > 1:
         return open_image_folder(folder, options)
     raise _not_recognised(folder, classes)
+
+
+def _is_plain_voc_folder(folder: Path) -> bool:
+    return is_voc_folder(folder) and _coco_json(folder) is None
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    if split in _SPLIT_FOLDERS and (folder / split).is_dir():
+        return folder / split
+    known = sorted(_SPLIT_FOLDERS.intersection(class_folders(folder)))
+    has = f"it has the folders {', '.join(known)}" if known else "its form has no splits"
+    raise DatasetError(f"Data set {folder} has no split '{split}': {has}")
 
 
 def _coco_json(folder: Path) -> Path | None:
@@ -109,14 +138,6 @@ def _explain_splits(folder: Path) -> None:
     if len(splits) > 1:
         paths = " or ".join(str(folder / split) for split in splits)
         raise DatasetError(f"Folder {folder} holds splits: give one of them, {paths}")
-
-
-def _explain_pascal_voc(folder: Path) -> None:
-    if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir():
-        raise DatasetError(
-            f"Folder {folder} looks like Pascal VOC, which isn't read. Convert it to one of: "
-            f"{_FORMS}"
-        )
 
 
 def _not_recognised(folder: Path, folders: tuple[str, ...]) -> DatasetError:

@@ -1,24 +1,44 @@
 """From a dataset reference to an open data set: built-in names, files, folders by content."""
 
-import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from visiondyno.datasets.cache_folder import Progress, default_cache_dir
 from visiondyno.datasets.coco import open_coco
+from visiondyno.datasets.idx import open_idx, part_of
+from visiondyno.datasets.image_folder import open_image_folder
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
+from visiondyno.datasets.pull.catalogue import (
+    DATA_FOLDER_VARIABLE,
+    DOWNLOADABLE,
+    data_folder,
+    downloadable,
+    pulled_folder,
+)
 from visiondyno.datasets.recognise import open_folder
+from visiondyno.datasets.video import VIDEO_SUFFIXES, open_video
 from visiondyno.datasets.yolo import open_yolo_yaml
 from visiondyno.errors import DatasetError
 
 if TYPE_CHECKING:
-    from visiondyno.datasets.street import Split
+    from visiondyno.datasets import digits, street
 
-Progress = Callable[[int, int], None]
-"""Called with images made so far and in all, while a built-in data set is made."""
+__all__ = [
+    "BuiltinDataset",
+    "Progress",
+    "builtin_datasets",
+    "default_cache_dir",
+    "find_data",
+    "open_dataset",
+]
 
 _MAX_BUILTIN_IMAGES = 100_000
+_SPLIT = re.compile(r"[A-Za-z0-9_.-]+")
+
+_Opener = Callable[[str, int, OpenOptions], IndexedDataset]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +64,17 @@ _STREET = BuiltinDataset(
     splits={"train": 4000, "val": 500, "demo": 200},
     default_split="val",
 )
+_DIGITS = BuiltinDataset(
+    name="digits",
+    description="drawn digits from 0 to 9, 32×32 grey",
+    splits={"train": 6000, "val": 1000, "demo": 500},
+    default_split="val",
+)
 
 
 def builtin_datasets() -> tuple[BuiltinDataset, ...]:
     """The data sets that come with VisionDyno."""
-    return (_STREET,)
-
-
-def default_cache_dir() -> Path:
-    """Where built-in data sets are kept: `visiondyno` in XDG's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "visiondyno"
+    return (_STREET, _DIGITS)
 
 
 def open_dataset(
@@ -68,12 +88,15 @@ def open_dataset(
     """Open the data set that `reference` names.
 
     Args:
-        reference: a folder (recognised by content), a COCO `.json`, a YOLO `.yaml`, or
-            `street[:SPLIT[:COUNT]]`. A folder that is called as a built-in data set is `./street`.
+        reference: a folder (recognised by content), a COCO `.json`, a YOLO `.yaml`, a video with
+            labels, a built-in `street` or `digits` with `[:SPLIT[:COUNT]]`, or the name of a
+            pulled data set. `:SPLIT` may follow a folder or a name whose data have parts. A folder
+            that is called as a built-in data set is `./street`.
         skip_bad: leave bad samples out and list them in `skipped`, instead of stopping.
         max_images: use the first so many good images only, by name.
-        cache_dir: where a built-in data set is kept; `default_cache_dir()` if None.
-        on_progress: called while a built-in data set is made, which happens on its first use.
+        cache_dir: where built-in, pulled and unpacked data are kept; `default_cache_dir()` if
+            None.
+        on_progress: called while images are made, which happens on the first use.
 
     Raises:
         DatasetError: there's no such data set, its form isn't known, or a sample is bad and
@@ -81,17 +104,75 @@ def open_dataset(
     """
     if max_images is not None and max_images < 1:
         raise DatasetError(f"At least one image must be used, but max_images is {max_images}")
-    options = OpenOptions(reference, skip_bad, max_images)
+    options = OpenOptions(
+        reference,
+        skip_bad,
+        max_images,
+        cache_dir=cache_dir or default_cache_dir(),
+        on_progress=on_progress,
+    )
     for builtin in builtin_datasets():
         if reference.partition(":")[0] == builtin.name:
             split, count = _split_and_count(reference, builtin)
-            folder = _street(split, count, cache_dir or default_cache_dir(), on_progress)
-            return open_coco(folder / "annotations.json", options)
+            return _OPENERS[builtin.name](split, count, options)
     try:
-        return _open_path(reference, options)
+        path, split_named = find_data(reference, options.cache_dir)
+        return _open_path(path, replace(options, split=split_named))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"Data set {reference!r:.200} can't be read: {reason}") from None
+
+
+def find_data(reference: str, cache_dir: Path) -> tuple[Path, str | None]:
+    """Where the data of a reference lie, and the split that it names.
+
+    Searched in this order: the path itself; below the folder that `VISIONDYNO_DATA` names; among
+    pulled data sets. In each, the whole reference first, then less a last `:SPLIT`.
+
+    Raises:
+        DatasetError: it's nowhere; the message says how to get a data set that can be pulled.
+    """
+    stem, colon, last = reference.rpartition(":")
+    forms: list[tuple[str, str | None]] = [(reference, None)]
+    if colon and stem.strip() and _SPLIT.fullmatch(last):
+        forms.append((stem, last))
+    for place in _places(cache_dir):
+        for text, split in forms:
+            if text.strip() and (path := place(text)) is not None and path.exists():
+                return path, split or _default_split(text, path)
+    raise _nowhere(reference, [text for text, _ in forms])
+
+
+def _default_split(text: str, path: Path) -> str | None:
+    known = downloadable(text)
+    split = known.default_split if known else None
+    return split if split and (path / split).is_dir() else None
+
+
+def _places(cache_dir: Path) -> tuple[Callable[[str], Path | None], ...]:
+    shared = data_folder()
+    return (
+        lambda text: Path(text).expanduser(),
+        lambda text: shared / text if shared is not None else None,
+        lambda text: pulled_folder(text, cache_dir) if downloadable(text) else None,
+    )
+
+
+def _nowhere(reference: str, forms: list[str]) -> DatasetError:
+    known = next((found for text in forms if (found := downloadable(text))), None)
+    if known is not None:
+        return DatasetError(
+            f"Data set '{known.name}' isn't on this machine. Get it with: dyno datasets pull "
+            f"{known.name}"
+        )
+    shared = data_folder()
+    below = f" (nor below {shared}, which {DATA_FOLDER_VARIABLE} names)" if shared else ""
+    built_in = ", ".join(builtin.name for builtin in builtin_datasets())
+    pulled = ", ".join(dataset.name for dataset in DOWNLOADABLE)
+    return DatasetError(
+        f"There's no data set {reference!r:.200}: no such file or folder{below}, no built-in name "
+        f"({built_in}) and none to pull ({pulled})"
+    )
 
 
 def _split_and_count(reference: str, builtin: BuiltinDataset) -> tuple[str, int]:
@@ -112,27 +193,41 @@ def _split_and_count(reference: str, builtin: BuiltinDataset) -> tuple[str, int]
     return split, count
 
 
-def _street(split: str, count: int, cache_dir: Path, on_progress: Progress | None) -> Path:
+def _street(split: str, count: int, options: OpenOptions) -> IndexedDataset:
     # Rendering loads code that no other data set needs.
     from visiondyno.datasets.street import ensure_street
 
-    return ensure_street(cast("Split", split), count, cache_dir, on_progress=on_progress)
+    name = cast("street.Split", split)
+    folder = ensure_street(name, count, options.cache_dir, on_progress=options.on_progress)
+    return open_coco(folder / "annotations.json", options)
 
 
-def _open_path(reference: str, options: OpenOptions) -> IndexedDataset:
-    path = Path(reference).expanduser()
-    if not reference.strip() or not path.exists():
-        names = ", ".join(builtin.name for builtin in builtin_datasets())
-        raise DatasetError(
-            f"There's no data set {reference!r:.200}: no such file or folder, and no built-in "
-            f"name ({names})"
-        )
+def _digits(split: str, count: int, options: OpenOptions) -> IndexedDataset:
+    from visiondyno.datasets.digits import ensure_digits
+
+    name = cast("digits.Split", split)
+    folder = ensure_digits(name, count, options.cache_dir, on_progress=options.on_progress)
+    return open_image_folder(folder, options)
+
+
+_OPENERS: dict[str, _Opener] = {"street": _street, "digits": _digits}
+
+
+def _open_path(path: Path, options: OpenOptions) -> IndexedDataset:
     if path.is_dir():
         return open_folder(path, options)
+    part = part_of(path)
+    if part is not None and options.split is None:
+        return open_idx(path.parent, options, whole_part=part)
+    if options.split is not None:
+        raise DatasetError(f"{path} is one file and has no split '{options.split}'")
     if path.suffix.lower() == ".json":
         return open_coco(path, options)
     if path.suffix.lower() in (".yaml", ".yml"):
         return open_yolo_yaml(path, options)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return open_video(path, options)
     raise DatasetError(
-        f"{path} isn't a data set: a folder, a COCO .json or a YOLO data.yaml was expected"
+        f"{path} isn't a data set: a folder, a COCO .json, a YOLO data.yaml or a video with labels "
+        "was expected"
     )

@@ -1,0 +1,189 @@
+"""A video file as a data set: `clip.mp4`, and COCO JSON of its frames in `clip.json` beside it.
+
+An image of the JSON is a frame: its `file_name` is `frame_000012` (with or without an image's
+suffix) or the number alone, counted from 0. Only frames that the JSON lists are in the data set;
+they are decoded once, from the start of the video and in order, since seeking lands on key frames.
+A sample is an encoded image file, so frames are kept as JPEG files of quality 95 in a folder of the
+cache that is named by the video's content and the frames: nearly lossless, and a fifth of PNG's
+size.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from visiondyno.datasets.cache_folder import Progress, ensure_folder, file_sha256
+from visiondyno.datasets.coco import Document, open_coco_document, read_json
+from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
+from visiondyno.errors import DatasetError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
+JPEG_QUALITY = 95
+
+_FORMAT_VERSION = 1
+_FRAME_NAME = re.compile(r"^(?:frame_)?(\d{1,9})(?:\.(?:jpe?g|png|bmp|webp))?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoHeader:
+    """What a video file says of itself.
+
+    Attributes:
+        width: of a frame as it is decoded, in pixels.
+        height: in pixels.
+        frames_per_second: 0.0 where the file doesn't say.
+        frames_announced: by the container, often an estimate; 0 where it doesn't say.
+    """
+
+    width: int
+    height: int
+    frames_per_second: float
+    frames_announced: int
+
+
+def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
+    """Open a video with its labels.
+
+    Args:
+        path: the video file; its labels are `path` with the suffix `.json`.
+        options: reference, skipping, limit, and where decoded frames are kept. Its progress is
+            the position in the video.
+
+    Raises:
+        DatasetError: there are no labels, a label names no frame, the video can't be decoded or
+            ends before a labelled frame, or a sample is bad and `skip_bad` is off.
+    """
+    json_path = path.with_suffix(".json")
+    if not json_path.is_file():
+        raise DatasetError(
+            f"Video {path} has no labels, so nothing can be scored on it. Put COCO JSON beside it "
+            f"as {json_path.name}, each image's file_name the number of its frame (frame_000012)"
+        )
+    header = read_video_header(path)
+    document = read_json(json_path)
+    frames = _name_frames(document, json_path)
+    folder = _ensure_frames(path, frames, options)
+    speed = (
+        f"{header.frames_per_second:g} frames a second"
+        if header.frames_per_second
+        else "speed unknown"
+    )
+    note = (
+        f"Frames of {path.name} ({header.width}×{header.height}, {speed}, "
+        f"{header.frames_announced:,} frames as it says): the {len(frames):,} labelled ones, kept "
+        f"as JPEG of quality {JPEG_QUALITY}"
+    )
+    return open_coco_document(
+        json_path, document, options, form="video", find=lambda name: folder / name, notes=(note,)
+    )
+
+
+def read_video_header(path: Path) -> VideoHeader:
+    """Size, speed and length as the container announces them.
+
+    Raises:
+        DatasetError: the file can't be opened as a video.
+    """
+    capture = _capture(path)
+    try:
+        return VideoHeader(
+            width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+            height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+            frames_per_second=max(0.0, float(capture.get(cv2.CAP_PROP_FPS))),
+            frames_announced=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))),
+        )
+    finally:
+        capture.release()
+
+
+def write_frames(
+    path: Path, frames: Sequence[int], folder: Path, on_progress: Progress | None = None
+) -> None:
+    """Decode these frames of a video into `folder`, as `frame_000000012.jpg`.
+
+    Args:
+        path: the video.
+        frames: numbers from 0, ascending.
+        folder: exists.
+        on_progress: called with the frames passed and the last that is wanted.
+
+    Raises:
+        DatasetError: the video can't be opened, or ends or breaks before the last of the frames.
+    """
+    wanted = set(frames)
+    capture = _capture(path)
+    try:
+        for number in range(frames[-1] + 1):
+            if not capture.grab():
+                raise DatasetError(
+                    f"Video {path} ends after {number} frames, but its labels name frame "
+                    f"{frames[-1]} (they count from 0). Is the file complete?"
+                )
+            if number in wanted:
+                decoded, image = capture.retrieve()
+                if not decoded:
+                    raise DatasetError(f"Frame {number} of video {path} can't be decoded")
+                _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+                (folder / _file_name(number)).write_bytes(encoded.tobytes())
+            if on_progress is not None and number % 50 == 0:
+                on_progress(number, frames[-1])
+    finally:
+        capture.release()
+
+
+def _capture(path: Path) -> cv2.VideoCapture:
+    # A file that isn't there is looked for as a numbered series of images, with a warning.
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG) if path.is_file() else None
+    if capture is None or not capture.isOpened():
+        raise DatasetError(
+            f"Video {path} can't be opened: it is damaged, or of a kind that OpenCV doesn't decode"
+        )
+    return capture
+
+
+def _name_frames(document: Document, json_path: Path) -> list[int]:
+    """Give each image of the JSON its frame's file name; the frames' numbers, ascending."""
+    images = document.get("images")
+    named: dict[int, object] = {}
+    for image in images if isinstance(images, list) else ():
+        if not isinstance(image, dict):
+            continue  # the COCO reader says what's wrong with it
+        given = image.get("file_name")
+        match = _FRAME_NAME.match(str(given))
+        if match is None:
+            raise DatasetError(
+                f"Image {image.get('id')} in {json_path} is '{given!s:.80}', which names no frame: "
+                "frame_000012 or 12 was expected, counted from 0"
+            )
+        number = int(match[1])
+        if number in named:
+            raise DatasetError(
+                f"Images {named[number]} and {image.get('id')} in {json_path} are both frame "
+                f"{number}"
+            )
+        named[number] = image.get("id")
+        image["file_name"] = _file_name(number)
+    if not named:
+        raise DatasetError(f"Labels {json_path} list no images: each must be a frame of the video")
+    return sorted(named)
+
+
+def _file_name(number: int) -> str:
+    return f"frame_{number:09d}.jpg"
+
+
+def _ensure_frames(path: Path, frames: list[int], options: OpenOptions) -> Path:
+    try:
+        content = hashlib.sha256(file_sha256(path).encode())
+    except OSError as error:
+        raise DatasetError(f"Video {path} can't be read: {error.strerror}") from None
+    content.update(",".join(map(str, frames)).encode())
+    return ensure_folder(
+        options.cache_dir / f"video-v{_FORMAT_VERSION}-{content.hexdigest()[:32]}",
+        lambda folder: write_frames(path, frames, folder, options.on_progress),
+        "the frames of the video",
+    )
