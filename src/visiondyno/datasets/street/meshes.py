@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visiondyno.datasets.street.camera import NEAREST_M, Points
 from visiondyno.datasets.street.canvas import Canvas
@@ -19,19 +20,23 @@ Palette = dict[str, Colour]
 """Colour of each material."""
 
 
-@dataclass(frozen=True, slots=True)
+Corners = NDArray[np.intp]
+"""Indices of vertices, in order around a shape."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Decal:
     """A flat shape on a face: vertex indices into the solid, and a material."""
 
-    corners: tuple[int, ...]
+    corners: Corners
     material: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Face:
     """A flat side of a part."""
 
-    corners: tuple[int, ...]
+    corners: Corners
     material: str
     decals: tuple[Decal, ...] = ()
 
@@ -61,11 +66,11 @@ class SolidBuilder:
     vertices: list[tuple[float, float, float]] = field(default_factory=list)
     parts: list[list[Face]] = field(default_factory=list)
 
-    def add(self, points: Sequence[tuple[float, float, float]]) -> tuple[int, ...]:
+    def add(self, points: Sequence[tuple[float, float, float]]) -> Corners:
         """Add vertices; returns their indices."""
         first = len(self.vertices)
         self.vertices.extend(points)
-        return tuple(range(first, len(self.vertices)))
+        return np.arange(first, len(self.vertices))
 
     def decal(self, points: Sequence[tuple[float, float, float]], material: str) -> Decal:
         """A flat shape to stick on a face."""
@@ -78,8 +83,8 @@ class SolidBuilder:
         for faces in self.parts:
             used = sorted({corner for face in faces for corner in face.corners})
             middle = vertices[used].mean(axis=0)
-            at = np.array([vertices[list(face.corners)].mean(axis=0) for face in faces])
-            out = np.array([_normal(vertices[list(face.corners)]) for face in faces])
+            at = np.array([vertices[face.corners].mean(axis=0) for face in faces])
+            out = np.array([_normal(vertices[face.corners]) for face in faces])
             out *= np.where(((at - middle) * out).sum(axis=1) < 0, -1, 1)[:, None]
             centres.append(at)
             normals.append(out)
@@ -169,13 +174,12 @@ def _paint_part(
         face = solid.parts[part][index]
         nx, ny, nz = solid.normals[part][index]
         brightness = canvas.lit((nx * cos + nz * sin, ny, -nx * sin + nz * cos))
-        corners = list(face.corners)
-        depth = float(depths[corners[0]])
-        shown = flat[corners]
+        depth = float(depths[face.corners[0]])
+        shown = flat[face.corners]
         colour = canvas.shade(palette[face.material], brightness, depth)
         canvas.shape((shown,), colour)
         for decal in face.decals:
-            shown = flat[list(decal.corners)]
+            shown = flat[decal.corners]
             # Lamps look the same from every side of the sun.
             lit = 1.0 if decal.material.endswith("light") else brightness
             canvas.convex(shown, canvas.shade(palette[decal.material], lit, depth))
