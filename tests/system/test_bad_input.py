@@ -313,7 +313,7 @@ CASES: dict[Callable[[Place], Arguments], str] = {
     empty_model: "empty",
     missing_model: "net.onnx",
     folder_as_model: "folder",
-    wrong_head: "dyno models init",
+    wrong_head: "docs/model-cards.md",
     nan_output: "NaN",
     class_id_out_of_range: "class",
     broken_card: "yolov99",

@@ -1,13 +1,19 @@
 """Model cards as YAML files beside their models."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from visiondyno.errors import ModelError
-from visiondyno.specs.model_card import ModelCard
+from visiondyno.specs.model_card import (
+    BoxFormat,
+    HeadName,
+    ModelCard,
+    OutputRole,
+    ScoreActivation,
+)
 from visiondyno.specs.operations import describe_validation
 
 _HEADER = """\
@@ -16,8 +22,8 @@ _HEADER = """\
 {origins}
 """
 _COMMENTS = {
-    "task:": "detection or classification",
-    "head:": "yolov8, yolov5, yolox, fastestdet, end_to_end or classification",
+    "task:": "detection, classification or depth",
+    "head:": ", ".join(get_args(HeadName)),
     "classes:": "in the order of the model's output",
     "input:": "the value fed is (pixel * scale - mean) / std",
     "resize:": "letterbox, letterbox_top_left, stretch or shortest_side_crop",
@@ -25,7 +31,14 @@ _COMMENTS = {
     "crop_from:": "shortest side before the crop (shortest_side_crop only)",
     "channels:": "rgb or bgr",
     "layout:": "nchw or nhwc",
-    "dtype:": "float32, float16 or uint8",
+    "dtype:": "float32, float16, uint8 or int8",
+    "roles:": ", ".join(get_args(OutputRole)),
+    "boxes:": ", ".join(get_args(BoxFormat)),
+    "score_activation:": ", ".join(get_args(ScoreActivation)),
+    "first_class:": "number of the first class: 1 where 0 is the background",
+    "strides:": "input pixels a cell of each grid",
+    "cell_offset:": "of a box's reference point in its cell, in strides",
+    "alignment:": "none, median_scale or scale_and_shift (before scoring)",
     "confidence:": "lowest score kept when scoring accuracy",
     "nms_iou:": "null: no NMS",
     "several_classes_a_box:": "false: the best class of each box only",
@@ -71,8 +84,13 @@ def parse_card(content: object, what: str) -> ModelCard:
 def card_text(card: ModelCard, model_name: str, origins: dict[str, str]) -> str:
     """The card as commented YAML, which `read_card` reads back to an equal card."""
     content = card.model_dump(mode="json", by_alias=True)
-    if card.detection is None:
-        del content["detection"]
+    for part in ("output", "detection", "depth"):
+        if content[part] is None:
+            del content[part]
+    if card.output is not None:
+        content["output"] = card.output.model_dump(mode="json", exclude_none=True)
+    if card.input.quantisation is None:
+        del content["input"]["quantisation"]
     body = yaml.dump(content, Dumper=_CardDumper, sort_keys=False, allow_unicode=True, width=98)
     said = "\n".join(f"#   {part}: {origin}" for part, origin in origins.items())
     return (
@@ -87,7 +105,7 @@ class _CardDumper(yaml.SafeDumper):
 
 
 def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
-    of_numbers = all(isinstance(item, float) for item in data)
+    of_numbers = all(isinstance(item, int | float) for item in data)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=of_numbers)
 
 

@@ -22,6 +22,8 @@ class CardModel(LoadedModel):
         self._output_names = list(output_names)
         self._preprocessor = Preprocessor(description.card.input)
         self._head = HEADS[description.card.head]
+        output = description.card.output
+        self._quantisation = (output.quantisation if output else None) or ()
         self._batch_size = description.batch_size
         self._is_open = True
 
@@ -53,6 +55,8 @@ class CardModel(LoadedModel):
         self._require_open()
         check_no_nan(outputs, self._output_names)
         card = self.description.card
+        if self._quantisation:
+            outputs = self._dequantised(outputs)
         if confidence is None:
             confidence = card.detection.confidence if card.detection else 0.0
         return self._head.decode(outputs, card, prepared.geometries, confidence)
@@ -71,9 +75,29 @@ class CardModel(LoadedModel):
             if count < size:
                 padding = np.zeros((size - count, *piece.shape[1:]), piece.dtype)
                 piece = np.concatenate([piece, padding])
-            pieces.append([output[:count] for output in self._run(piece)])
-        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+            found = self._head.with_batch_axis(self._run(piece), self.description.card)
+            pieces.append([output[:count] for output in found])
+        return [_joined(parts) for parts in zip(*pieces, strict=True)]
+
+    def _dequantised(self, outputs: list[Output]) -> list[Output]:
+        return [
+            output
+            if said is None
+            else (output.astype(np.float32) - np.float32(said.zero_point)) * np.float32(said.scale)
+            for output, said in zip(outputs, self._quantisation, strict=True)
+        ]
 
     def _require_open(self) -> None:
         if not self._is_open:
             raise ModelError(f"{self.description.reference} is closed; load it again.")
+
+
+def _joined(parts: Sequence[Output]) -> Output:
+    """One output of several pieces; rows of boxes, whose number may differ, are filled with 0."""
+    if len({part.shape[1:] for part in parts}) > 1:
+        most = max(part.shape[1] for part in parts)
+        parts = [
+            np.pad(part, [(0, 0), (0, most - part.shape[1]), *[(0, 0)] * (part.ndim - 2)])
+            for part in parts
+        ]
+    return np.concatenate(parts)

@@ -1,22 +1,44 @@
 """What the shapes of well-known exports tell, for models that say nothing themselves."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from visiondyno.class_names import COCO_80
 from visiondyno.errors import ModelError
-from visiondyno.runtimes.graph_input import GraphInput
+from visiondyno.runtimes.graph_input import GraphInput, output_shapes
 from visiondyno.runtimes.onnx_file import OnnxFacts
+from visiondyno.runtimes.output_families import (
+    NANODET_COLUMNS,
+    Family,
+    recognise,
+)
 from visiondyno.runtimes.partial_card import PartialCard
-from visiondyno.specs.model_card import DetectionCard, HeadName, InputCard
-from visiondyno.vision.heads import HEADS, show_shape
-from visiondyno.vision.heads.yolo import grid_cells
+from visiondyno.specs.model_card import DetectionCard, HeadName, InputCard, OutputCard
+from visiondyno.vision.heads import HEADS
 
 UINT8_SCALE = 1.0
-_DEFAULT_SIDE = {"detection": 640, "classification": 224}
-_FASTESTDET_STRIDE = 16
+_DEFAULT_SIDE = {"detection": 640, "classification": 224, "depth": 384}
 _IMAGENET_CROP_RATIO = 256 / 224
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+# Numbers of COCO's categories that have no class; 0 is nothing's.
+_COCO_GAPS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+_COCO_NUMBERS = 91
+
+# Input conventions of families; what isn't said is `InputCard`'s default.
+_STYLES: dict[str, dict[str, Any]] = {
+    "yolox": {"resize": "letterbox_top_left", "channels": "bgr", "scale": 1.0},
+    "fastestdet": {"resize": "stretch", "interpolation": "area", "channels": "bgr"},
+    "classification": {"resize": "shortest_side_crop", "interpolation": "area", **_IMAGENET},
+    "boxes_scores_classes": {"resize": "stretch"},
+    "nanodet": {
+        "resize": "stretch",
+        "channels": "bgr",
+        "scale": 1.0,
+        "mean": (103.53, 116.28, 123.675),
+        "std": (57.375, 57.12, 58.395),
+    },
+    "retinanet": {"resize": "letterbox_top_left", **_IMAGENET},
+    "depth": {"resize": "stretch", "interpolation": "cubic", **_IMAGENET},
+}
 
 _DETECTION: dict[HeadName, DetectionCard] = {
     # Ultralytics' validation settings.
@@ -30,12 +52,35 @@ _DETECTION: dict[HeadName, DetectionCard] = {
         confidence=0.01, nms_iou=0.45, several_classes_a_box=False, clip_to_image=False
     ),
     "end_to_end": DetectionCard(nms_iou=None),
+    "boxes_scores_classes": DetectionCard(nms_iou=None),
+    "detr": DetectionCard(nms_iou=None),
+    # NanoDet's multiclass_nms; torchvision's RetinaNet.
+    "nanodet": DetectionCard(confidence=0.05, nms_iou=0.6, max_detections=100),
+    "retinanet": DetectionCard(confidence=0.05, nms_iou=0.5, max_candidates=5000),
 }
 
 
-def conventional_detection(head: HeadName) -> DetectionCard | None:
-    """How the makers of `head` choose boxes when they score accuracy; None for classifiers."""
+def conventional_detection(
+    head: HeadName, output: OutputCard | None = None
+) -> DetectionCard | None:
+    """How the makers of `head` choose boxes when they score accuracy; None if it isn't detection.
+
+    `output` tells DETR (the best class of a query) from its followers, and FCOS from RetinaNet.
+    """
+    if output and output.score_activation == "softmax_with_background":
+        return DetectionCard(nms_iou=None, several_classes_a_box=False)
+    if output and output.boxes == "distances":
+        return DetectionCard(confidence=0.05, nms_iou=0.6, max_candidates=5000)
     return _DETECTION.get(head)
+
+
+def known_output(facts: OnnxFacts, graph_input: GraphInput, head: HeadName) -> OutputCard | None:
+    """The layout that shapes and names tell if the model is `head`'s; None where they don't."""
+    try:
+        family = recognise(facts, graph_input)
+    except ModelError:
+        return None
+    return family.output if family.head == head else None
 
 
 def known_shape(
@@ -52,18 +97,20 @@ def known_shape(
     Raises:
         ModelError: no known family has outputs of these shapes.
     """
-    notes: list[str] = []
-    yolox_input = False
     head: HeadName | None = said.get("head")
-    if head is None:
-        head, yolox_input = _head(facts, graph_input)
-    task = HEADS[head].task
-    parts: dict[str, Any] = {"task": task, "head": head}
+    family = (
+        Family(head, output=known_output(facts, graph_input, head))
+        if head
+        else recognise(facts, graph_input)
+    )
+    task = HEADS[family.head].task
+    notes = list(family.notes)
+    parts: dict[str, Any] = {"task": task, "head": family.head, "output": family.output}
     if "input" not in said:
-        parts["input"] = _input(head, yolox_input, graph_input, notes)
+        parts["input"] = _input(facts, family, graph_input, notes)
     assumed: dict[str, Any] = {}
     if "classes" not in said:
-        assumed["classes"] = _class_names(facts, head, notes, strict=strict)
+        assumed["classes"] = _class_names(facts, graph_input, family, notes, strict=strict)
     if task == "classification":
         in_graph = facts.output_operators[0] == "Softmax"
         parts["activation"] = "none" if in_graph else "softmax"
@@ -72,78 +119,29 @@ def known_shape(
     return PartialCard("shape", parts, tuple(notes)), PartialCard("assumed", assumed)
 
 
-def _head(facts: OnnxFacts, graph_input: GraphInput) -> tuple[HeadName, bool]:
-    """The head, and whether the input is YOLOX's."""
-    shapes = [output.shape for output in facts.outputs]
-    if _has_masks(shapes):
-        raise _unknown(facts, "It looks like a segmentation model, which isn't covered. ")
-    if len(shapes) != 1:
-        raise _unknown(facts)
-    shape = shapes[0]
-    if len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1)):
-        return "classification", False
-    if len(shape) == 4:
-        return _grid_head(facts, graph_input)
-    if len(shape) != 3:
-        raise _unknown(facts)
-    return _boxes_head(facts, graph_input)
-
-
-def _has_masks(shapes: Sequence[Sequence[int | None]]) -> bool:
-    return len(shapes) == 2 and any(len(shape) == 4 for shape in shapes)
-
-
-def _grid_head(facts: OnnxFacts, graph_input: GraphInput) -> tuple[HeadName, bool]:
-    _, channels, rows, columns = facts.outputs[0].shape
-    height, width = graph_input.height, graph_input.width
-    if not (height and width and channels and channels > 5) or (rows, columns) != (
-        height // _FASTESTDET_STRIDE,
-        width // _FASTESTDET_STRIDE,
-    ):
-        raise _unknown(facts, "Segmentation and depth maps aren't covered. ")
-    return "fastestdet", False
-
-
-def _boxes_head(facts: OnnxFacts, graph_input: GraphInput) -> tuple[HeadName, bool]:
-    _, second, third = facts.outputs[0].shape
-    cells = (
-        grid_cells(graph_input.height, graph_input.width)
-        if graph_input.height and graph_input.width
-        else None
-    )
-    if cells and second == cells and third and third > 5:
-        # An exponential in the graph means that it decodes its boxes itself.
-        return ("yolov5", True) if "Exp" in facts.operators else ("yolox", True)
-    if cells and second == 3 * cells and third and third > 5:
-        return "yolov5", False
-    if third == 6:
-        return "end_to_end", False
-    if second and second > 4 and (third is None or third == cells or third > second):
-        return "yolov8", False
-    raise _unknown(facts)
-
-
 def _input(
-    head: HeadName, yolox_input: bool, graph_input: GraphInput, notes: list[str]
+    facts: OnnxFacts, family: Family, graph_input: GraphInput, notes: list[str]
 ) -> InputCard:
+    head = family.head
     default = _DEFAULT_SIDE[HEADS[head].task]
     height, width = graph_input.height or default, graph_input.width or default
     if not (graph_input.height and graph_input.width):
         notes.append(f"The input takes any size: {width}×{height} is assumed.")
-    fields: dict[str, Any] = {"scale": 1 / 255}
-    if yolox_input:
-        fields = {"resize": "letterbox_top_left", "channels": "bgr", "scale": 1.0}
-    elif head == "fastestdet":
-        fields |= {"resize": "stretch", "interpolation": "area", "channels": "bgr"}
-    elif head == "classification":
-        fields |= {
-            "resize": "shortest_side_crop",
-            "interpolation": "area",
-            "crop_from": round(max(height, width) * _IMAGENET_CROP_RATIO),
-            "mean": _IMAGENET_MEAN,
-            "std": _IMAGENET_STD,
-        }
-    if graph_input.dtype == "uint8":
+    fields = dict(_STYLES.get("yolox" if family.like_yolox else head, {}))
+    if head == "classification":
+        fields["crop_from"] = round(max(height, width) * _IMAGENET_CROP_RATIO)
+    elif head == "detr":
+        # RT-DETR and D-FINE feed plain pixels; the other DETRs normalise.
+        plain = _columns(facts, graph_input, family) == len(COCO_80)
+        fields = {"resize": "stretch"} | ({} if plain else _IMAGENET)
+    if graph_input.quantisation is not None:
+        fields["quantisation"] = graph_input.quantisation
+    elif graph_input.dtype == "int8":
+        raise ModelError(
+            f"{facts.path} takes int8 and doesn't say what they stand for; give the input's "
+            "'quantisation' in a model card."
+        )
+    elif graph_input.dtype == "uint8":
         fields |= {"scale": UINT8_SCALE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     return InputCard(
         height=height, width=width, layout=graph_input.layout, dtype=graph_input.dtype, **fields
@@ -151,13 +149,12 @@ def _input(
 
 
 def _class_names(
-    facts: OnnxFacts, head: HeadName, notes: list[str], *, strict: bool
+    facts: OnnxFacts, graph_input: GraphInput, family: Family, notes: list[str], *, strict: bool
 ) -> tuple[str, ...]:
-    shape = facts.outputs[0].shape
-    size = {"yolov8": 1, "yolov5": 2, "yolox": 2, "fastestdet": 1, "classification": 1}.get(head)
-    extra = {"yolov8": 4, "yolov5": 5, "yolox": 5, "fastestdet": 5}.get(head, 0)
-    whole = shape[size] if size is not None else None
-    if whole is None:
+    if family.head == "depth":
+        return ()
+    count = _columns(facts, graph_input, family)
+    if count is None or count < 1:
         if strict:
             raise ModelError(
                 f"{facts.path} says neither its classes nor how many there are; write a model "
@@ -165,17 +162,48 @@ def _class_names(
             )
         notes.append("The number of classes can't be known: COCO's 80 are a placeholder.")
         return COCO_80
-    count = whole - extra
-    if count == len(COCO_80) and head != "classification":
+    if count == len(COCO_80) and family.head != "classification":
         notes.append("80 unnamed classes: assumed to be COCO's.")
         return COCO_80
+    if count == _COCO_NUMBERS and family.head in ("detr", "retinanet"):
+        notes.append("91 unnamed classes: assumed to be COCO's category numbers.")
+        names = iter(COCO_80)
+        return tuple(
+            f"unused {number}" if number in _COCO_GAPS else next(names)
+            for number in range(_COCO_NUMBERS)
+        )
     notes.append(f"{count} unnamed classes: called 'class 0' to 'class {count - 1}'.")
     return tuple(f"class {index}" for index in range(count))
 
 
-def _unknown(facts: OnnxFacts, hint: str = "") -> ModelError:
-    listed = ", ".join(f"'{output.name}' {show_shape(output.shape)}" for output in facts.outputs)
-    return ModelError(
-        f"{facts.path}: its output isn't of a known kind ({listed}). {hint}If a head fits, write a "
-        f"model card with 'dyno models init {facts.path}'."
-    )
+def _columns(facts: OnnxFacts, graph_input: GraphInput, family: Family) -> int | None:
+    """How many classes the outputs have, where their shapes tell."""
+    shapes = output_shapes(facts, graph_input)
+    roles = (family.output.roles if family.output else None) or ("predictions",)
+    of_classes = [
+        shape
+        for role, shape in zip(roles, shapes, strict=False)
+        if role in ("predictions", "scores")
+    ]
+    if not of_classes:
+        return None
+    axis_and_extra = {
+        "yolov8": (1, 4),
+        "yolov5": (2, 5),
+        "yolox": (2, 5),
+        "fastestdet": (1, 5),
+        "classification": (1, 0),
+        "nanodet": (2, NANODET_COLUMNS),
+        "detr": (2, 0),
+    }
+    shape = of_classes[0]
+    if family.head == "retinanet" and len(shape) == 3:
+        return shape[2]
+    if family.head == "retinanet" and shape[1]:
+        anchors = family.output is not None and family.output.boxes == "anchor_offsets"
+        return shape[1] // 9 if anchors else shape[1]
+    axis, extra = axis_and_extra.get(family.head, (None, 0))
+    whole = shape[axis] if axis is not None and axis < len(shape) else None
+    if family.output and family.output.score_activation == "softmax_with_background":
+        extra = 1
+    return None if whole is None else whole - extra

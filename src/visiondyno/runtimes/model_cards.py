@@ -12,14 +12,14 @@ from pydantic import ValidationError
 
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.card_file import card_path, card_text, parse_card, read_card
-from visiondyno.runtimes.graph_input import GraphInput, image_input
-from visiondyno.runtimes.known_shapes import conventional_detection, known_shape
+from visiondyno.runtimes.graph_input import GraphInput, image_input, output_shapes
+from visiondyno.runtimes.known_shapes import conventional_detection, known_output, known_shape
 from visiondyno.runtimes.onnx_file import OnnxFacts, read_onnx
 from visiondyno.runtimes.partial_card import PartialCard, all_parts, merge
 from visiondyno.runtimes.ultralytics_metadata import read_ultralytics
-from visiondyno.specs.model_card import HeadName, ModelCard
+from visiondyno.specs.model_card import DepthCard, HeadName, ModelCard, OutputCard
 from visiondyno.specs.operations import describe_validation
-from visiondyno.vision.heads import HEADS
+from visiondyno.vision.heads import HEADS, overlaid
 from visiondyno.vision.preprocess import Preprocessor
 
 METADATA_KEY = "visiondyno.model"
@@ -108,7 +108,7 @@ def _resolve(
     if needed or (said["task"] == "classification" and "activation" not in said and not given):
         sources.extend(known_shape(facts, graph_input, said, strict=strict))
     parts, origins = merge(sources)
-    parts, origins = _with_conventions(parts, origins)
+    _add_conventions(parts, origins, facts, graph_input)
     notes = tuple(note for source in sources for note in source.notes)
     try:
         return ResolvedCard(ModelCard(**parts), origins, notes + _disagreements(sources))
@@ -137,14 +137,31 @@ def _own_metadata(facts: OnnxFacts) -> PartialCard:
     return all_parts(parse_card(content, what), "metadata")
 
 
-def _with_conventions(
-    parts: dict[str, Any], origins: dict[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _add_conventions(
+    parts: dict[str, Any], origins: dict[str, str], facts: OnnxFacts, graph_input: GraphInput
+) -> None:
+    """Fill in what no source says by what the graph tells, then by the head's convention."""
     head: HeadName = parts["head"]
+    conventional = "assumed" if origins["head"] != "shape" else "shape"
+    said, told = parts.get("output"), _told_output(facts, graph_input, head)
+    if said is not None or told is not None:
+        parts["output"] = overlaid(said, overlaid(told, HEADS[head].defaults))
+        origins.setdefault("output", "shape")
     if parts["task"] == "detection" and "detection" not in parts:
-        parts["detection"] = conventional_detection(head)
-        origins["detection"] = "assumed" if origins["head"] != "shape" else "shape"
-    return parts, origins
+        parts["detection"] = conventional_detection(head, parts.get("output"))
+        origins["detection"] = conventional
+    if parts["task"] == "depth" and "depth" not in parts:
+        parts["depth"] = DepthCard()
+        origins["depth"] = conventional
+
+
+def _told_output(facts: OnnxFacts, graph_input: GraphInput, head: HeadName) -> OutputCard | None:
+    """What names, shapes and quantisation of the graph tell of its outputs."""
+    told = known_output(facts, graph_input, head)
+    scales = tuple(output.quantisation for output in facts.outputs)
+    if not any(scales):
+        return told
+    return overlaid(told, OutputCard(quantisation=scales))
 
 
 def _disagreements(sources: list[PartialCard]) -> tuple[str, ...]:
@@ -155,7 +172,16 @@ def _disagreements(sources: list[PartialCard]) -> tuple[str, ...]:
     first, card = written
     return tuple(
         f"The {card.origin} says otherwise about '{part}'; the model's own metadata wins."
-        for part in ("task", "head", "classes", "input", "detection", "activation")
+        for part in (
+            "task",
+            "head",
+            "classes",
+            "input",
+            "output",
+            "detection",
+            "depth",
+            "activation",
+        )
         if first.parts.get(part) is not None
         and card.parts.get(part) is not None
         and first.parts[part] != card.parts[part]
@@ -169,7 +195,7 @@ def _check(card: ModelCard, facts: OnnxFacts, graph_input: GraphInput) -> None:
             f"{facts.path}: its card says task '{card.task}', but head '{card.head}' is for "
             f"{head.task}; correct the model card."
         )
-    if not card.classes:
+    if not card.classes and card.task != "depth":
         raise ModelError(f"{facts.path}: its card names no classes; add them to the model card.")
     for part, stated, real in (
         ("height", card.input.height, graph_input.height),
@@ -182,8 +208,14 @@ def _check(card: ModelCard, facts: OnnxFacts, graph_input: GraphInput) -> None:
                 f"{facts.path}: its card says input {part} {stated}, but the graph takes {real}; "
                 "correct the model card."
             )
+    scales = card.output.quantisation if card.output else None
+    if scales is not None and len(scales) != len(facts.outputs):
+        raise ModelError(
+            f"{facts.path}: its card gives 'output.quantisation' for {len(scales)} outputs, but "
+            f"there are {len(facts.outputs)}; give one an output, null where there is none."
+        )
     try:
         Preprocessor(card.input)
-        head.check([output.shape for output in facts.outputs], card)
+        head.check(output_shapes(facts, graph_input), card)
     except ModelError as error:
         raise ModelError(f"{facts.path}: {error}") from error

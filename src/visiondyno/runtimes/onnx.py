@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -16,11 +17,11 @@ from visiondyno.runtimes.base import (
     Runtime,
 )
 from visiondyno.runtimes.card_model import CardModel
-from visiondyno.runtimes.graph_input import image_input
+from visiondyno.runtimes.graph_input import GraphInput, image_input, output_shapes
 from visiondyno.runtimes.model_cards import resolve_card
 from visiondyno.runtimes.onnx_file import OnnxFacts, read_onnx
 from visiondyno.runtimes.references import resolve_reference
-from visiondyno.vision.heads import Output
+from visiondyno.vision.heads import HEADS, Output
 
 _FATAL_ONLY = 4
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -50,6 +51,8 @@ class OnnxRuntime(Runtime):
         session = _session(path, options, provider, provider_options)
         _require_provider(session, provider, options.device)
         graph_input = image_input(facts)
+        shapes = output_shapes(facts, graph_input)
+        alone = HEADS[resolved.card.head].lacks_batch_axis(shapes, resolved.card)
         description = ModelDescription(
             reference=reference,
             runtime=f"onnxruntime {onnxruntime.__version__}",
@@ -58,32 +61,43 @@ class OnnxRuntime(Runtime):
             provider=provider,
             card=resolved.card,
             card_source=resolved.sources,
-            batch_size=graph_input.batch,
+            batch_size=1 if alone else graph_input.batch,
             parameters=facts.parameters,
             file_bytes=facts.file_bytes,
             digest=facts.digest,
             notes=resolved.notes,
         )
-        return _OnnxModel(description, facts, session)
+        return _OnnxModel(description, facts, graph_input, session)
 
 
 class _OnnxModel(CardModel):
-    def __init__(self, description: ModelDescription, facts: OnnxFacts, session: Any) -> None:
+    def __init__(
+        self,
+        description: ModelDescription,
+        facts: OnnxFacts,
+        graph_input: GraphInput,
+        session: Any,
+    ) -> None:
         super().__init__(description, [output.name for output in facts.outputs])
         self._session = session
-        self._input_name = facts.inputs[0].name
+        self._input = graph_input
 
     def _run(self, tensor: NDArray[Any]) -> list[Output]:
-        try:
-            outputs: list[Output] = self._session.run(
-                self._output_names, {self._input_name: tensor}
+        feeds = {self._input.name: tensor if self._input.has_batch_axis else tensor[0]}
+        if self._input.size_input:
+            size = self.description.card.input
+            # Boxes then come in pixels of the input, as everywhere else.
+            feeds[self._input.size_input] = np.tile(
+                np.array([[size.width, size.height]], np.int64), (len(tensor), 1)
             )
+        try:
+            outputs: list[Output] = self._session.run(self._output_names, feeds)
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.
             raise ModelError(
                 f"{self.description.reference} stopped while running: {_reason(error)}"
             ) from error
-        return outputs
+        return outputs if self._input.has_batch_axis else [output[None] for output in outputs]
 
     def _free(self) -> None:
         self._session = None

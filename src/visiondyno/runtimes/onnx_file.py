@@ -1,7 +1,7 @@
 """What an ONNX file says about itself, read without running it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,15 @@ from onnx import TensorProto
 
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.base import Precision
+from visiondyno.runtimes.onnx_weights import (
+    count_weights,
+    edge_quantisation,
+    effective_precision,
+)
+from visiondyno.specs.model_card import Quantisation
 
 Shape = tuple[int | None, ...]
 
-_FLOAT_KINDS: dict[int, Precision] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.DOUBLE: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-}
-_INT8_TYPES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
-# Scales, zero points and a first layer kept wide don't make a model mixed.
-_MINOR_SHARE = 0.1
 _FIRST_BYTES_OF_OTHERS = (
     (b"PK\x03\x04", "a zip archive (a PyTorch .pt file is one)"),
     (b"\x80\x02", "a Python pickle"),
@@ -41,11 +38,13 @@ class TensorFacts:
     Attributes:
         dtype: NumPy's name (`float32`), or `unknown`.
         shape: None for sizes known at run time only.
+        quantisation: what its integers stand for, where the graph says it.
     """
 
     name: str
     dtype: str
     shape: Shape
+    quantisation: Quantisation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,7 @@ class OnnxFacts:
         operators: the operator types its graph uses.
         output_operators: the operator that makes each output.
         metadata: its `metadata_props`.
-        precision: of the weights, by their number of elements; `mixed` where two kinds hold more
-            than a tenth each.
+        precision: of the arithmetic, see `effective_precision`.
         parameters: number of weights (floating point and 8-bit or smaller tensors).
         file_bytes: with its external data.
         digest: `sha256:…` of the file, followed by its external data in order of name.
@@ -93,18 +91,18 @@ def read_onnx(path: Path) -> OnnxFacts:
         content = _read_bytes(external)
         digest.update(content)
         size += len(content)
-    weights = list(_weights(graph))
+    quantised = edge_quantisation(graph)
     initial = {tensor.name for tensor in graph.initializer}
     makers = {name: node.op_type for node in graph.node for name in node.output}
     return OnnxFacts(
         path=path,
-        inputs=tuple(_facts(value) for value in graph.input if value.name not in initial),
-        outputs=tuple(_facts(value) for value in graph.output),
+        inputs=tuple(_facts(one, quantised) for one in graph.input if one.name not in initial),
+        outputs=tuple(_facts(one, quantised) for one in graph.output),
         operators=frozenset(node.op_type for node in graph.node),
         output_operators=tuple(makers.get(value.name) for value in graph.output),
         metadata={prop.key: prop.value for prop in model.metadata_props},
-        precision=_precision(weights),
-        parameters=sum(count for _, count in weights),
+        precision=effective_precision(graph),
+        parameters=count_weights(graph),
         file_bytes=size,
         digest=f"sha256:{digest.hexdigest()}",
     )
@@ -168,7 +166,7 @@ def _external_files(graph: Any, path: Path) -> list[Path]:
     return found
 
 
-def _facts(value: Any) -> TensorFacts:
+def _facts(value: Any, quantised: Mapping[str, Quantisation]) -> TensorFacts:
     kind = value.type.tensor_type
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
@@ -179,27 +177,6 @@ def _facts(value: Any) -> TensorFacts:
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
         for dim in kind.shape.dim
     )
-    return TensorFacts(value.name, dtype, shape)
-
-
-def _weights(graph: Any) -> Iterator[tuple[int, int]]:
-    """Type and number of elements of each weight tensor, those in Constant nodes included."""
-    tensors = list(graph.initializer)
-    for node in graph.node:
-        if node.op_type == "Constant":
-            tensors.extend(a.t for a in node.attribute if a.name == "value" and len(a.t.dims) > 0)
-    for tensor in tensors:
-        if tensor.data_type in _FLOAT_KINDS or tensor.data_type in _INT8_TYPES:
-            yield tensor.data_type, int(np.prod(tensor.dims, dtype=np.int64))
-
-
-def _precision(weights: list[tuple[int, int]]) -> Precision:
-    counts: dict[Precision, int] = {}
-    for data_type, elements in weights:
-        kind = _FLOAT_KINDS.get(data_type, "int8")
-        counts[kind] = counts.get(kind, 0) + elements
-    total = sum(counts.values())
-    if not total:
-        return "fp32"
-    major = [kind for kind, count in counts.items() if count > _MINOR_SHARE * total]
-    return major[0] if len(major) == 1 else "mixed"
+    # A scale matters to whoever feeds or reads integers only.
+    scale = quantised.get(value.name) if dtype in ("int8", "uint8") else None
+    return TensorFacts(value.name, dtype, shape, scale)

@@ -8,10 +8,10 @@ from visiondyno.runtimes.graph_input import GraphInput
 from visiondyno.runtimes.known_shapes import UINT8_SCALE
 from visiondyno.runtimes.onnx_file import OnnxFacts
 from visiondyno.runtimes.partial_card import PartialCard
-from visiondyno.specs.model_card import InputCard
+from visiondyno.specs.model_card import DetectionCard, InputCard, OutputCard
 
 _TASKS = {"detect": "detection", "classify": "classification"}
-_HEADS_NOT_COVERED = {"RTDETRDecoder": "RT-DETR"}
+_RT_DETR = "RTDETRDecoder"
 
 
 def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard | None:
@@ -33,12 +33,7 @@ def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard |
     if task not in _TASKS:
         raise ModelError(
             f"{facts.path} is an Ultralytics model for '{task}', which isn't covered in this "
-            "version; detection and classification are."
-        )
-    family = _HEADS_NOT_COVERED.get(metadata.get("head", ""))
-    if family:
-        raise ModelError(
-            f"{facts.path} is an {family} model, whose output isn't covered in this version."
+            "version; detection and classification are (docs/model-cards.md says why)."
         )
     parts["task"] = _TASKS[task]
     parts["license"] = metadata.get("license")
@@ -52,6 +47,9 @@ def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard |
             "crop_from": max(height, width),
             "interpolation": "area",
         }
+    elif metadata.get("head") == _RT_DETR:
+        parts |= _rt_detr(facts, len(parts["classes"]))
+        resize = {"resize": "stretch"}
     else:
         parts["head"] = "end_to_end" if _has_nms(facts) else "yolov8"
         resize = {"resize": "letterbox", "pad_value": 114}
@@ -65,6 +63,20 @@ def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard |
         **resize,
     )
     return PartialCard("metadata", parts)
+
+
+def _rt_detr(facts: OnnxFacts, classes: int) -> dict[str, Any]:
+    """Boxes are fractions of the input: with a score and a class, or (until 8.3) all scores."""
+    columns = facts.outputs[0].shape[-1] if facts.outputs[0].shape else None
+    if columns == 6 or columns != 4 + classes:
+        output = OutputCard(roles=("predictions",), boxes="cxcywh_normalised")
+        return {"head": "end_to_end", "output": output}
+    # The best class of each query: Ultralytics' validator.
+    return {
+        "head": "detr",
+        "output": OutputCard(roles=("boxes_and_scores",), score_activation="none"),
+        "detection": DetectionCard(nms_iou=None, several_classes_a_box=False),
+    }
 
 
 def _names(facts: OnnxFacts) -> tuple[str, ...]:

@@ -101,10 +101,11 @@ class Preprocessor:
             np.float32(mean / std) for mean, std in zip(card.mean, card.std, strict=True)
         )
         self._is_plain = all(f == 1 for f in self._factors) and not any(self._biases)
-        if card.dtype == "uint8" and not self._is_plain:
+        self._integers = _integer_tables(card)
+        if card.dtype == "uint8" and not self._is_plain and self._integers is None:
             raise ModelError(
                 "A uint8 input takes pixels as they are; set 'scale: 1', mean 0 and std 1 in the "
-                "model card."
+                "model card, or its 'quantisation'."
             )
 
     def __call__(self, images: Sequence[Image]) -> PreparedBatch:
@@ -199,6 +200,9 @@ class Preprocessor:
         planes = cv2.split(canvas)
         for channel, source in enumerate(self._order):
             into = target[channel] if self._card.layout == "nchw" else target[..., channel]
+            if self._integers is not None:
+                into[:] = self._integers[channel][planes[source]]
+                continue
             if self._is_plain:
                 into[:] = planes[source]
                 continue
@@ -210,6 +214,19 @@ class Preprocessor:
             else:
                 # Round to float16 once, at the end.
                 into[:] = planes[source] * factor - bias
+
+
+def _integer_tables(card: InputCard) -> NDArray[Any] | None:
+    """(3, 256): what each pixel value is fed as, channel by channel, to a quantised input."""
+    said = card.quantisation
+    if said is None:
+        return None
+    pixels = np.arange(256, dtype=np.float64)[None]
+    mean, std = np.array(card.mean)[:, None], np.array(card.std)[:, None]
+    steps = np.rint((pixels * card.scale - mean) / std / said.scale) + said.zero_point
+    limits = np.iinfo(card.dtype)
+    tables: NDArray[Any] = steps.clip(limits.min, limits.max).astype(card.dtype)
+    return tables
 
 
 def _check_image(image: Image) -> None:

@@ -19,6 +19,11 @@ def settings_of(card: ModelCard) -> DetectionCard:
     return card.detection or DetectionCard()
 
 
+def without_nms(card: ModelCard) -> DetectionCard:
+    """The same for heads whose models need no NMS, or do it themselves."""
+    return settings_of(card).model_copy(update={"nms_iou": None})
+
+
 def detections_from_scores(
     scores: FloatArray,
     boxes_at: BoxesAt,

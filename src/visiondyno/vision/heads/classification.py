@@ -8,14 +8,14 @@ import numpy as np
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Classification, FloatArray, Predictions
 from visiondyno.specs.model_card import HeadName, ModelCard
-from visiondyno.vision.heads.base import Head, Output, Shape
+from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
 from visiondyno.vision.preprocess import Geometry
 
 # fp16 graphs and thousands of classes make a true softmax miss 1 by this much at most.
 _SUM_TOLERANCE = 0.02
 
 
-class ClassificationHead(Head):
+class ClassificationHead(SingleOutputHead):
     """`[n, classes]`, and the same with further axes of size 1.
 
     `activation` says what makes probabilities of it: `softmax`; `none` where the graph has done
@@ -28,7 +28,7 @@ class ClassificationHead(Head):
     layout = "[n, classes]"
 
     def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
-        """See `Head.class_count`."""
+        """See `SingleOutputHead.class_count`."""
         if len(shape) < 2 or any(size not in (None, 1) for size in shape[2:]):
             raise self.wrong_shape(shape)
         return shape[1]

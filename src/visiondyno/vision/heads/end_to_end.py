@@ -1,27 +1,27 @@
-"""Head of detectors that end with their own NMS, or need none."""
+"""Head of detectors that end with their own NMS, or need none, in one output."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
-from visiondyno.errors import ModelError
 from visiondyno.predictions import Detections, FloatArray, Predictions
-from visiondyno.specs.model_card import DetectionCard, HeadName, ModelCard
-from visiondyno.vision.heads.base import Head, Output, Shape
-from visiondyno.vision.heads.boxes import finish, settings_of
+from visiondyno.specs.model_card import HeadName, ModelCard, OutputCard
+from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
+from visiondyno.vision.heads.box_formats import class_ids_of, to_input_pixels
+from visiondyno.vision.heads.boxes import finish, without_nms
 from visiondyno.vision.preprocess import Geometry
 
 
-class EndToEndHead(Head):
-    """`[n, boxes, 6]`: left, top, right, bottom in input pixels, score, class number.
+class EndToEndHead(SingleOutputHead):
+    """`[n, boxes, 6]`: four box values, score, class number.
 
-    Rows past the last detection are zeros and fall to the confidence. No NMS is done.
+    The box is left, top, right, bottom in input pixels unless the card's `output.boxes` says
+    otherwise. Rows past the last detection are zeros and fall to the confidence. No NMS is done.
     """
 
     name: ClassVar[HeadName] = "end_to_end"
     task = "detection"
     layout = "[n, boxes, 6]"
+    defaults: ClassVar[OutputCard] = OutputCard(roles=("predictions",), boxes="xyxy_pixels")
 
     def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
         """The shape never says."""
@@ -38,26 +38,16 @@ class EndToEndHead(Head):
     ) -> list[Predictions]:
         """See `Head.decode`."""
         batch = self.single_output(outputs, card, len(geometries))
-        settings = settings_of(card).model_copy(update={"nms_iou": None})
         return [
-            _one(output, len(card.classes), settings, geometry, confidence)
+            self._one(output, card, geometry, confidence)
             for output, geometry in zip(batch, geometries, strict=True)
         ]
 
-
-def _one(
-    output: FloatArray,
-    classes: int,
-    settings: DetectionCard,
-    geometry: Geometry,
-    confidence: float,
-) -> Detections:
-    rows = output[output[:, 4] > confidence]
-    class_ids = np.rint(rows[:, 5]).astype(np.int64)
-    wrong = (class_ids < 0) | (class_ids >= classes)
-    if wrong.any():
-        raise ModelError(
-            f"The model answered class number {class_ids[wrong][0]}, but {classes} class names "
-            "are given; correct 'classes' in the model card."
-        )
-    return finish(rows[:, :4], rows[:, 4], class_ids, settings, geometry)
+    def _one(
+        self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
+    ) -> Detections:
+        rows = output[output[:, 4] > confidence]
+        class_ids = class_ids_of(rows[:, 5], 0, len(card.classes))
+        form = self.output_of(card).boxes or "xyxy_pixels"
+        boxes = to_input_pixels(rows[:, :4], form, card.input)
+        return finish(boxes, rows[:, 4], class_ids, without_nms(card), geometry)

@@ -7,7 +7,7 @@ import numpy as np
 
 from visiondyno.predictions import Detections, FloatArray, IntArray, Predictions
 from visiondyno.specs.model_card import HeadName, InputCard, ModelCard
-from visiondyno.vision.heads.base import Head, Output, Shape
+from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
 from visiondyno.vision.heads.boxes import (
     centre_to_corners,
     detections_from_scores,
@@ -18,7 +18,7 @@ from visiondyno.vision.preprocess import Geometry
 _OBJECTNESS_POWER, _CLASS_POWER = np.float32(0.6), np.float32(0.4)
 
 
-class FastestDetHead(Head):
+class FastestDetHead(SingleOutputHead):
     """`[n, 5 + classes, rows, columns]`: objectness, 4 box values, class scores of each cell.
 
     `cx = (column + tanh(t1)) / columns`, `cy = (row + tanh(t2)) / rows`, `w = sigmoid(t3)`,
@@ -31,7 +31,7 @@ class FastestDetHead(Head):
     layout = "[n, 5 + classes, rows, columns]"
 
     def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
-        """See `Head.class_count`."""
+        """See `SingleOutputHead.class_count`."""
         if len(shape) != 4 or (shape[1] is not None and shape[1] < 6):
             raise self.wrong_shape(shape)
         return None if shape[1] is None else shape[1] - 5

@@ -8,7 +8,7 @@ import numpy as np
 
 from visiondyno.predictions import Detections, FloatArray, IntArray, Predictions
 from visiondyno.specs.model_card import DetectionCard, HeadName, InputCard, ModelCard
-from visiondyno.vision.heads.base import Head, Output, Shape
+from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
 from visiondyno.vision.heads.boxes import (
     centre_to_corners,
     detections_from_scores,
@@ -21,7 +21,7 @@ YOLOX_STRIDES = (8, 16, 32)
 _LARGEST_LOG_SIZE = np.float32(20)
 
 
-class Yolov8Head(Head):
+class Yolov8Head(SingleOutputHead):
     """`[n, 4 + classes, boxes]`: centre x, y, width, height in input pixels, class scores."""
 
     name: ClassVar[HeadName] = "yolov8"
@@ -29,7 +29,7 @@ class Yolov8Head(Head):
     layout = "[n, 4 + classes, boxes]"
 
     def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
-        """See `Head.class_count`."""
+        """See `SingleOutputHead.class_count`."""
         if len(shape) != 3 or (shape[1] is not None and shape[1] < 5):
             raise self.wrong_shape(shape)
         return None if shape[1] is None else shape[1] - 4
@@ -57,7 +57,7 @@ class Yolov8Head(Head):
         return [one(*pair) for pair in zip(batch, geometries, strict=True)]
 
 
-class ObjectnessHead(Head):
+class ObjectnessHead(SingleOutputHead):
     """`[n, boxes, 5 + classes]` with score = objectness × class; the box code varies."""
 
     task = "detection"
@@ -72,7 +72,7 @@ class ObjectnessHead(Head):
         """Raw boxes (k, 4), which are numbers `index` of the output, to xyxy in input pixels."""
 
     def class_count(self, shape: Shape, card: ModelCard) -> int | None:
-        """See `Head.class_count`."""
+        """See `SingleOutputHead.class_count`."""
         if len(shape) != 3 or (shape[2] is not None and shape[2] < 6):
             raise self.wrong_shape(shape)
         expected = self.box_count(card.input)
