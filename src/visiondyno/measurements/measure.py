@@ -61,7 +61,7 @@ MEASURES: dict[str, MeasureKind] = {
         "Accuracy",
         "fraction",
         _HIGHER,
-        "The task's main accuracy: map_50_95 of a detector, top1 of a classifier.",
+        "The task's main accuracy: map_50_95 of detectors, top1 of classifiers, delta1 of depth.",
     ),
     "map_50_95": MeasureKind(
         "mAP 50–95",

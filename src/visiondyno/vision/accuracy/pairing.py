@@ -1,7 +1,9 @@
 """The difference of two models scored on the same images."""
 
+import math
+
 from visiondyno.measurements.half_samples import FEWEST_IMAGES, half_sample_interval
-from visiondyno.measurements.measure import Interval
+from visiondyno.measurements.measure import MEASURES, Interval
 from visiondyno.vision.accuracy.base import Accuracy
 
 
@@ -26,7 +28,8 @@ def paired_difference(a: Accuracy, b: Accuracy, measure: str) -> tuple[float, In
     if a_value is None or b_value is None:
         raise ValueError(f"{measure} was not measured of both, so there is no difference.")
     value = a_value - b_value
-    interval = half_sample_interval(value, first - second, a.n_images, bounds=(-1.0, 1.0))
+    limit = 1.0 if MEASURES[measure].unit == "fraction" else math.inf
+    interval = half_sample_interval(value, first - second, a.n_images, bounds=(-limit, limit))
     if interval is None and value != 0 and a.n_images >= FEWEST_IMAGES:
         return value, (value, value)
     return value, interval
