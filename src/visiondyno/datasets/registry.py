@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from visiondyno.datasets.cache_folder import Progress, default_cache_dir
 from visiondyno.datasets.coco import open_coco
+from visiondyno.datasets.depth_folder import open_depth_folder
 from visiondyno.datasets.idx import open_idx, part_of
 from visiondyno.datasets.image_folder import open_image_folder
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
@@ -24,7 +25,7 @@ from visiondyno.datasets.yolo import open_yolo_yaml
 from visiondyno.errors import DatasetError
 
 if TYPE_CHECKING:
-    from visiondyno.datasets import digits, street
+    from visiondyno.datasets import depth_scenes, digits, street
 
 __all__ = [
     "BuiltinDataset",
@@ -70,11 +71,17 @@ _DIGITS = BuiltinDataset(
     splits={"train": 6000, "val": 1000, "demo": 500},
     default_split="val",
 )
+_DEPTH_SCENES = BuiltinDataset(
+    name="depth-scenes",
+    description="synthetic rooms, halls, streets and yards with exact depth, 448×448",
+    splits={"train": 2800, "val": 300, "demo": 96},
+    default_split="val",
+)
 
 
 def builtin_datasets() -> tuple[BuiltinDataset, ...]:
     """The data sets that come with VisionDyno."""
-    return (_STREET, _DIGITS)
+    return (_STREET, _DIGITS, _DEPTH_SCENES)
 
 
 def open_dataset(
@@ -89,9 +96,9 @@ def open_dataset(
 
     Args:
         reference: a folder (recognised by content), a COCO `.json`, a YOLO `.yaml`, a video with
-            labels, a built-in `street` or `digits` with `[:SPLIT[:COUNT]]`, or the name of a
-            pulled data set. `:SPLIT` may follow a folder or a name whose data have parts. A folder
-            that is called as a built-in data set is `./street`.
+            labels, a built-in `street`, `digits` or `depth-scenes` with `[:SPLIT[:COUNT]]`, or the
+            name of a pulled data set. `:SPLIT` may follow a folder or a name whose data have parts.
+            A folder that is called as a built-in data set is `./street`.
         skip_bad: leave bad samples out and list them in `skipped`, instead of stopping.
         max_images: use the first so many good images only, by name.
         cache_dir: where built-in, pulled and unpacked data are kept; `default_cache_dir()` if
@@ -210,7 +217,19 @@ def _digits(split: str, count: int, options: OpenOptions) -> IndexedDataset:
     return open_image_folder(folder, options)
 
 
-_OPENERS: dict[str, _Opener] = {"street": _street, "digits": _digits}
+def _depth_scenes(split: str, count: int, options: OpenOptions) -> IndexedDataset:
+    from visiondyno.datasets.depth_scenes import ensure_depth_scenes
+
+    name = cast("depth_scenes.Split", split)
+    folder = ensure_depth_scenes(name, count, options.cache_dir, on_progress=options.on_progress)
+    return open_depth_folder(folder, options)
+
+
+_OPENERS: dict[str, _Opener] = {
+    "street": _street,
+    "digits": _digits,
+    "depth-scenes": _depth_scenes,
+}
 
 
 def _open_path(path: Path, options: OpenOptions) -> IndexedDataset:

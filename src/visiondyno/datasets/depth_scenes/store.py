@@ -1,0 +1,96 @@
+"""Depth scenes as a depth folder on disk, rendered when first asked for."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+
+from visiondyno.datasets.cache_folder import ensure_folder
+from visiondyno.datasets.depth_scenes.scene import (
+    DEPTH_SCENES_VERSION,
+    SPLITS,
+    Split,
+    depth_in_millimetres,
+    draw_plan,
+    plan_scene,
+)
+from visiondyno.errors import SpecError
+
+MOST_SCENES = 100_000
+"""The names of images have five digits."""
+_CHUNK = 10
+
+Progress = Callable[[int, int], None]
+"""Called with scenes rendered so far and in all."""
+
+
+def ensure_depth_scenes(
+    split: Split,
+    count: int,
+    cache_dir: Path,
+    *,
+    on_progress: Progress | None = None,
+    processes: int = 1,
+) -> Path:
+    """The folder of the first `count` scenes of a split, rendered unless it is there already.
+
+    The folder `depth-scenes-v1-SPLIT-COUNT` holds `images/00000.jpg` … and, of each, its depth in
+    `depth/00000.png`: 16-bit millimetres along the optical axis, 0 where there is none to give.
+    How it comes about and is verified, `cache_folder.ensure_folder` says.
+
+    Args:
+        split: `train`, `val` or `demo`.
+        count: how many scenes; a smaller count gives a prefix of the same scenes.
+        cache_dir: where the folder is; made where absent.
+        on_progress: called with scenes done and in all while rendering; not called on reuse.
+        processes: how many processes render.
+
+    Raises:
+        SpecError: an unknown split, or a count outside 1–100,000.
+        DatasetError: the cache folder can't be written.
+    """
+    if split not in SPLITS:
+        raise SpecError(f"Depth scenes have no split '{split}': choose one of {', '.join(SPLITS)}.")
+    if not 1 <= count <= MOST_SCENES:
+        raise SpecError(f"{count} depth scenes can't be rendered: ask for 1 to {MOST_SCENES}.")
+
+    def write(folder: Path) -> None:
+        (folder / "images").mkdir()
+        (folder / "depth").mkdir()
+        done = 0
+        for rendered in _rendered(folder, split, count, processes):
+            done += rendered
+            if on_progress is not None:
+                on_progress(done, count)
+
+    name = f"depth-scenes-v{DEPTH_SCENES_VERSION}-{split}-{count}"
+    return ensure_folder(cache_dir / name, write, "the depth scenes")
+
+
+def _rendered(folder: Path, split: Split, count: int, processes: int) -> Iterator[int]:
+    starts = range(0, count, _CHUNK)
+    jobs = [(folder, split, start, min(count, start + _CHUNK)) for start in starts]
+    if processes <= 1:
+        yield from map(_render_chunk, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        yield from pool.map(_render_chunk, jobs)
+
+
+def _render_chunk(job: tuple[Path, Split, int, int]) -> int:
+    folder, split, start, stop = job
+    for index in range(start, stop):
+        plan = plan_scene(split, index)
+        image, depth = draw_plan(plan)
+        quality = (cv2.IMWRITE_JPEG_QUALITY, plan.exposure.jpeg_quality)
+        _write(folder / "images" / f"{index:05d}.jpg", cv2.imencode(".jpg", image, quality))
+        depth_file = folder / "depth" / f"{index:05d}.png"
+        _write(depth_file, cv2.imencode(".png", depth_in_millimetres(depth)))
+    return stop - start
+
+
+def _write(file: Path, encoded: tuple[bool, object]) -> None:
+    file.write_bytes(memoryview(encoded[1]).tobytes())  # type: ignore[arg-type]
