@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from visiondyno.class_names import COCO_80
 from visiondyno.datasets.class_mapping import SYNONYMS, ClassMapping, apply, map_classes
 from visiondyno.errors import ClassMismatch
-from visiondyno.predictions import Classification, Detections
+from visiondyno.predictions import Classification, DepthMap, Detections
 
 VOC_20 = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -188,3 +188,12 @@ def test_a_class_that_is_not_scored_can_still_be_the_wrong_answer() -> None:
     mapping = map_classes(["car", "bus"], ["bus", "car"], ["car"])
     found = apply(mapping, Classification(np.array([0.3, 0.7], np.float32)))
     assert found.top(1).tolist() == [0]
+
+
+def test_depth_has_no_classes_to_match() -> None:
+    mapping = map_classes((), (), counts={})
+    assert (mapping.scored, mapping.notes, len(mapping.to_dataset)) == ((), (), 0)
+    depth = DepthMap(np.ones((2, 3), np.float32))
+    assert apply(mapping, depth) is depth
+    with pytest.raises(ClassMismatch, match="no class 'car'"):
+        map_classes((), (), ["car"])

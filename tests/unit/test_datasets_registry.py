@@ -13,8 +13,11 @@ from dataset_factory import (
     coco_document,
     encoded,
     write_coco,
+    write_depth,
+    write_idx,
     write_image_folder,
     write_images,
+    write_voc,
     write_yolo,
 )
 from visiondyno.datasets.image_files import image_files
@@ -127,10 +130,49 @@ def test_each_format_is_recognised(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco")
     write_yolo(tmp_path / "yolo")
     write_image_folder(tmp_path / "folder")
-    formats = {
-        name: open_dataset(str(tmp_path / name)).format for name in ("coco", "yolo", "folder")
+    write_voc(tmp_path / "voc")
+    write_depth(tmp_path / "depth")
+    write_idx(tmp_path / "idx", {"train": 10})
+    wanted = {
+        "coco": "coco",
+        "yolo": "yolo",
+        "folder": "image-folder",
+        "voc": "voc",
+        "depth": "depth-folder",
+        "idx": "idx",
     }
-    assert formats == {"coco": "coco", "yolo": "yolo", "folder": "image-folder"}
+    for name, form in wanted.items():
+        found = open_dataset(str(tmp_path / name), cache_dir=tmp_path / "cache")
+        assert found.format == form
+
+
+def test_coco_json_wins_over_pascal_voc(tmp_path: Path) -> None:
+    write_voc(tmp_path / "both")
+    (tmp_path / "both" / "JPEGImages").rename(tmp_path / "both" / "images")
+    (tmp_path / "both" / "labels.json").write_text(json.dumps(coco_document()))
+    assert open_dataset(str(tmp_path / "both")).format == "coco"
+
+
+def test_a_split_of_a_folder_of_splits(tmp_path: Path) -> None:
+    splits(tmp_path / "data")
+    dataset = open_dataset(f"{tmp_path / 'data'}:val")
+    assert (len(dataset), dataset.format) == (4, "image-folder")
+    assert dataset.digest == open_dataset(str(tmp_path / "data" / "val")).digest
+    with pytest.raises(DatasetError, match="no split 'test': it has the folders train, val"):
+        open_dataset(f"{tmp_path / 'data'}:test")
+
+
+def test_a_colon_in_a_name_is_no_split(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "a:val")
+    assert len(open_dataset(str(tmp_path / "a:val"))) == 4
+
+
+def test_all_classes_in_a_prefix_are_not_noted(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "data")
+    (tmp_path / "data" / "eel").rmdir()
+    assert open_dataset(str(tmp_path / "data"), max_images=4).notes == ()
+    note = "The first 2 images, by name, are of 1 of 2 classes only"
+    assert open_dataset(str(tmp_path / "data"), max_images=2).notes == (note,)
 
 
 def test_image_folder_classes_are_torchvision_s(tmp_path: Path) -> None:

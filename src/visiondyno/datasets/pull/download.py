@@ -23,7 +23,6 @@ TIMEOUT_S = 60.0
 _ATTEMPTS = 5
 _MOST_ATTEMPTS = 200
 _LONGEST_WAIT_S = 60.0
-_CHUNK_BYTES = 2**16
 _SPARE_BYTES = 2**26
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -258,7 +257,8 @@ def _copy(
 ) -> int:
     """Write what comes; the bytes there are then."""
     got = offset
-    for chunk in response.iter_raw(_CHUNK_BYTES):
+    # Pieces as they come: a buffer of pieces would be lost with the connection.
+    for chunk in response.iter_raw():
         got += len(chunk)
         if got > most_bytes:
             raise _too_long(url, most_bytes)
