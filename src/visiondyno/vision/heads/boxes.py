@@ -84,6 +84,18 @@ def finish(
     return Detections(*_with_area(mapped, scores[best], class_ids[best].astype(np.int64)))
 
 
+def image_edges(geometry: Geometry) -> FloatArray:
+    """(4,) xyxy: where the original image lies in the input, in input pixels."""
+    right = geometry.offset_x + geometry.width * geometry.scale_x
+    bottom = geometry.offset_y + geometry.height * geometry.scale_y
+    return np.array([geometry.offset_x, geometry.offset_y, right, bottom], np.float32)
+
+
+def cut_at(boxes_xyxy: FloatArray, edges: FloatArray) -> FloatArray:
+    """Boxes (n, 4) cut at `edges` (4,) xyxy, for families that cut before NMS."""
+    return np.clip(boxes_xyxy, np.tile(edges[:2], 2), np.tile(edges[2:], 2))
+
+
 def centre_to_corners(boxes_xywh: FloatArray) -> FloatArray:
     """Boxes (n, 4) from centre x, centre y, width, height to left, top, right, bottom."""
     centre, half = boxes_xywh[:, :2], boxes_xywh[:, 2:] * np.float32(0.5)

@@ -10,7 +10,7 @@ from visiondyno.errors import ModelError
 from visiondyno.predictions import Detections, FloatArray, IntArray, Predictions
 from visiondyno.specs.model_card import HeadName, ModelCard, OutputCard
 from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
-from visiondyno.vision.heads.boxes import detections_from_scores, settings_of
+from visiondyno.vision.heads.boxes import cut_at, detections_from_scores, settings_of
 from visiondyno.vision.heads.grid import cells_at, from_distances, levels_of
 from visiondyno.vision.preprocess import Geometry
 
@@ -72,6 +72,8 @@ class NanoDetHead(SingleOutputHead):
         strides = said.strides or NANODET_STRIDES
         offset = np.float32(said.cell_offset or 0.0)
         levels = levels_of(card.input, strides)
+        settings = settings_of(card)
+        edges = np.array([0, 0, card.input.width, card.input.height], np.float32)
         scores = output[:, :classes]
         if said.score_activation == "sigmoid":
             scores = expit(scores)
@@ -80,9 +82,11 @@ class NanoDetHead(SingleOutputHead):
             corners, level, _ = cells_at(index, levels, strides)
             stride = np.array(strides, np.float32)[level, None]
             distances = _expectations(output[index, classes:]) * stride
-            return from_distances(distances, corners + offset * stride)
+            boxes = from_distances(distances, corners + offset * stride)
+            # NanoDet cuts at the input's edges before NMS.
+            return cut_at(boxes, edges) if settings.clip_to_image else boxes
 
-        return detections_from_scores(scores, boxes_at, settings_of(card), geometry, confidence)
+        return detections_from_scores(scores, boxes_at, settings, geometry, confidence)
 
 
 def _expectations(raw: FloatArray) -> FloatArray:

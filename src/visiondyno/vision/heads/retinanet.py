@@ -16,7 +16,7 @@ from visiondyno.vision.heads.base import (
     check_class_count,
     check_image_count,
 )
-from visiondyno.vision.heads.boxes import detections_from_scores, settings_of
+from visiondyno.vision.heads.boxes import cut_at, detections_from_scores, image_edges, settings_of
 from visiondyno.vision.heads.grid import (
     ANCHORS_A_CELL,
     Levels,
@@ -134,14 +134,15 @@ class RetinaNetHead(Head):
         if centerness is not None:
             inside = centerness[index]
             scores = np.sqrt(scores * (expit(inside) if is_logit else inside))
-        boxes = parts["boxes"]
-        return detections_from_scores(
-            scores,
-            lambda chosen: grid.boxes(boxes[index[chosen]], index[chosen]),
-            settings_of(card),
-            geometry,
-            confidence,
-        )
+        boxes, settings = parts["boxes"], settings_of(card)
+        edges = image_edges(geometry)
+
+        def boxes_at(chosen: IntArray) -> FloatArray:
+            found = grid.boxes(boxes[index[chosen]], index[chosen])
+            # torchvision cuts before NMS, which changes overlaps at the edges.
+            return cut_at(found, edges) if settings.clip_to_image else found
+
+        return detections_from_scores(scores, boxes_at, settings, geometry, confidence)
 
 
 class _Grid:
