@@ -1,0 +1,1 @@
+"""How the shipped depth model is made: network, batches, loss, training, export, record."""
