@@ -58,8 +58,8 @@ def batches(
     for start in range(0, len(order) - size + 1, size):
         chosen = np.sort(order[start : start + size])
         images, depths = scenes.images[chosen], scenes.depths[chosen]
-        for place in np.flatnonzero(source.random(size) < 0.5):
-            images[place], depths[place] = images[place, :, ::-1], depths[place, :, ::-1]
+        mirrored = source.random(size) < 0.5
+        images[mirrored], depths[mirrored] = images[mirrored, :, ::-1], depths[mirrored, :, ::-1]
         for place in range(size):
             images[place] = _relit(images[place], source)
         truth = torch.from_numpy(depths[:, None].astype(np.float32))

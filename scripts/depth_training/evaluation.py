@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from visiondyno.vision.accuracy.depth import score_depth
 
 from depth_training.batches import Scenes, to_input
 from depth_training.network import DepthNetwork, enlarged
@@ -16,6 +15,7 @@ from visiondyno.measuring.pipeline import predict_all
 from visiondyno.predictions import DepthMap, DepthTruth
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.onnx import OnnxRuntime
+from visiondyno.vision.accuracy.depth import score_depth
 
 _BATCH = 25
 
