@@ -11,7 +11,7 @@ from visiondyno.datasets.depth import read_depth
 from visiondyno.datasets.depth_folder import open_depth_folder
 from visiondyno.datasets.indexed import OpenOptions
 from visiondyno.measuring.images import EncodedImages
-from visiondyno.measuring.pipeline import predict_all
+from visiondyno.measuring.pipeline import predict_each
 from visiondyno.predictions import DepthMap, DepthTruth
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.onnx import OnnxRuntime
@@ -42,7 +42,8 @@ def measures_of_file(file: Path, folder: Path) -> dict[str, float]:
     samples = [dataset.sample(index) for index in range(len(dataset))]
     truths = [sample.truth for sample in samples if isinstance(sample.truth, DepthTruth)]
     with OnnxRuntime().load(str(file), LoadOptions(intra_op_threads=1)) as model:
-        found = predict_all(model, EncodedImages([sample.path for sample in samples]))
+        images = EncodedImages([sample.path for sample in samples])
+        found = list(predict_each(model, images))
         card = model.description.card.depth
     assert card is not None
     maps = [answer for answer in found if isinstance(answer, DepthMap)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from measuring_stand_ins import ManualClock, TimedModel, write_numbered_images
 from visiondyno.errors import DatasetError
 from visiondyno.measuring.images import EncodedImages
-from visiondyno.measuring.pipeline import predict_all, stream
+from visiondyno.measuring.pipeline import predict_each, stream
 from visiondyno.predictions import Detections, Predictions
 
 
@@ -34,7 +34,7 @@ def test_every_image_is_predicted_once_in_order(
     images = EncodedImages(write_numbered_images(tmp_path, count))
     model = TimedModel(ManualClock())
     done: list[int] = []
-    found = predict_all(model, images, batch_size=batch_size, on_done=done.append)
+    found = list(predict_each(model, images, batch_size=batch_size, on_done=done.append))
     assert numbers_of(found) == list(range(count))
     assert done[-1] == count
     assert done == sorted(done)
@@ -47,7 +47,7 @@ def test_a_bad_image_stops_the_pass_with_its_own_error(tmp_path: Path) -> None:
     paths = write_numbered_images(tmp_path, 12)
     paths[7].write_bytes(b"")
     with pytest.raises(DatasetError, match=r"007\.png"):
-        predict_all(TimedModel(ManualClock()), EncodedImages(paths))
+        list(predict_each(TimedModel(ManualClock()), EncodedImages(paths)))
     assert not pipeline_threads()
 
 
@@ -61,7 +61,7 @@ def test_an_error_of_the_model_stops_the_pass(tmp_path: Path) -> None:
 
     model.inference_ms = fail
     with pytest.raises(RuntimeError, match="went away"):
-        predict_all(model, EncodedImages(write_numbered_images(tmp_path, 12)))
+        list(predict_each(model, EncodedImages(write_numbered_images(tmp_path, 12))))
     assert not pipeline_threads()
 
 

@@ -14,7 +14,7 @@ import cv2
 from pydantic import BaseModel, ConfigDict
 
 from visiondyno.measuring.images import EncodedImages
-from visiondyno.measuring.pipeline import predict_all
+from visiondyno.measuring.pipeline import predict_each
 from visiondyno.measuring.prediction_files import save_predictions
 from visiondyno.measuring.scenarios import (
     Load,
@@ -130,12 +130,11 @@ def _accuracy_pass(
     model: LoadedModel, images: EncodedImages, file: Path, emit: Emit
 ) -> dict[str, Any]:
     start_ns = time.perf_counter_ns()
-    predictions = predict_all(
+    predictions = predict_each(
         model,
         images,
         batch_size=model.description.batch_size or 1,
         on_done=say_progress(emit, "accuracy pass", len(images)),
     )
-    elapsed_s = (time.perf_counter_ns() - start_ns) / 1e9
     save_predictions(file, predictions)
-    return {"images": len(predictions), "elapsed_s": elapsed_s}
+    return {"images": len(images), "elapsed_s": (time.perf_counter_ns() - start_ns) / 1e9}

@@ -19,23 +19,22 @@ from visiondyno.runtimes.base import LoadedModel
 Indices = tuple[int, ...]
 
 
-def predict_all(
+def predict_each(
     model: LoadedModel,
     images: EncodedImages,
     *,
     batch_size: int = 1,
     on_done: Callable[[int], None] = lambda _: None,
-) -> list[Predictions]:
+) -> Iterator[Predictions]:
     """Predictions of every image, in order, with the card's own confidence.
 
     `on_done` is given the number of images finished so far.
     """
-    found: list[Predictions] = []
-    batches = _in_batches(range(len(images)), batch_size)
-    for _, predictions in stream(model, images, batches):
-        found.extend(predictions)
-        on_done(len(found))
-    return found
+    done = 0
+    for indices, predictions in stream(model, images, _in_batches(range(len(images)), batch_size)):
+        yield from predictions
+        done += len(indices)
+        on_done(done)
 
 
 def stream(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from visiondyno.measuring.images import EncodedImages
-from visiondyno.measuring.pipeline import predict_all
+from visiondyno.measuring.pipeline import predict_each
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.scoring import (
     ScoringRules,
@@ -35,16 +35,17 @@ def run(spec: EvaluateInput, context: OperationContext) -> dict[str, Any]:
         mapping = match_classes(model.description.card, spec.model, dataset, rules)
         images = EncodedImages([dataset.sample(index).path for index in range(len(dataset))])
         total = len(images)
-        predictions = predict_all(
+        each = predict_each(
             model,
             images,
             batch_size=model.description.batch_size or 1,
             on_done=lambda done: context.progress("accuracy pass", done=done, total=total),
         )
+        predictions = list(each)
         notes = (*dataset.notes, *model.description.notes, *mapping.notes)
     context.progress("scoring")
     mapped = map_predictions(mapping, predictions)
-    accuracy = score_predictions(dataset, mapping, mapped, rules)
+    accuracy = score_predictions(dataset, model.description.card, mapping, mapped, rules)
     return {
         "operation": "evaluate",
         "status": "success",

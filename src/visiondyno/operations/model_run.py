@@ -51,6 +51,7 @@ class ModelRun:
         self._environment = environment
         self._context = context
         self._rules = ScoringRules(spec.classes, spec.resamples, spec.seed)
+        self._card: ModelCard | None = None
         self._mapping: ClassMapping | None = None
         self._children: list[dict[str, Any]] = []
         self._predictions = folder / "predictions.npz"
@@ -76,11 +77,12 @@ class ModelRun:
 
     def score(self) -> ScoredModel:
         """The model's report, all processes together."""
+        assert self._card is not None
         assert self._mapping is not None, "the child tells what it loaded before anything else"
         self.stage = "score"
         self._context.progress("scoring", model=self.reference)
         mapped = map_predictions(self._mapping, load_predictions(self._predictions))
-        accuracy = score_predictions(self._dataset, self._mapping, mapped, self._rules)
+        accuracy = score_predictions(self._dataset, self._card, self._mapping, mapped, self._rules)
         if self._cached_at is not None:
             accuracy = _marked(accuracy, f"cached accuracy pass of {self._cached_at}")
         report = make_report(self._children, accuracy, self._mapping, self._spec, self._environment)
@@ -136,8 +138,8 @@ class ModelRun:
         """Pass progress on; match classes as soon as the model is known: a misfit ends it here."""
         self.stage = event["stage"]
         if "description" in event:
-            card = ModelCard.model_validate(event.pop("description")["card"])
-            self._mapping = match_classes(card, self.reference, self._dataset, self._rules)
+            self._card = ModelCard.model_validate(event.pop("description")["card"])
+            self._mapping = match_classes(self._card, self.reference, self._dataset, self._rules)
         of = f" {len(self._children) + 1} of {self._spec.repeat}" if self._spec.repeat > 1 else ""
         self._context.progress(f"{event.pop('stage')}{of}", model=self.reference, **event)
 

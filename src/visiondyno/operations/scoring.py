@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from visiondyno.datasets.base import Dataset
 from visiondyno.datasets.class_mapping import ClassMapping, apply, map_classes
+from visiondyno.datasets.depth import read_depth
 from visiondyno.datasets.indexed import class_counts
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Predictions
-from visiondyno.specs.model_card import ModelCard
-from visiondyno.vision.accuracy import Accuracy, score
+from visiondyno.specs.model_card import DepthCard, ModelCard
+from visiondyno.vision.accuracy import Accuracy, DepthScoring, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,26 @@ def map_predictions(mapping: ClassMapping, predictions: Sequence[Predictions]) -
 
 
 def score_predictions(
-    dataset: Dataset, mapping: ClassMapping, mapped: Sequence[Predictions], rules: ScoringRules
+    dataset: Dataset,
+    card: ModelCard,
+    mapping: ClassMapping,
+    mapped: Sequence[Predictions],
+    rules: ScoringRules,
 ) -> Accuracy:
-    """The accuracy of predictions in the data set's class ids, one for each sample in order."""
+    """The accuracy of predictions in the data set's class ids, one for each sample in order.
+
+    Raises:
+        DatasetError: a depth map can't be read, or has no measured pixel.
+    """
     truths = [dataset.sample(index).truth for index in range(len(dataset))]
+    depth = DepthScoring(card.depth or DepthCard(), read_depth) if card.task == "depth" else None
     return score(
         dataset.task,
         truths,
         mapped,
         dataset.classes,
         mapping.scored,
+        depth=depth,
         resamples=rules.resamples,
         seed=rules.seed,
     )

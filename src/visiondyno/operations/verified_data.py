@@ -28,7 +28,7 @@ def open_verified(
         skip_bad=skip_bad,
         max_images=max_images,
         on_progress=lambda done, total: context.progress(
-            "rendering scenes", done=done, total=total
+            "preparing the data", done=done, total=total
         ),
     )
     bad: dict[int, str] = {}
