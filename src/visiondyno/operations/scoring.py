@@ -49,8 +49,15 @@ def match_classes(
     return map_classes(card.classes, dataset.classes, rules.classes, counts=counts)
 
 
-def map_predictions(mapping: ClassMapping, predictions: Sequence[Predictions]) -> list[Predictions]:
-    """The predictions in the data set's class ids."""
+def map_predictions(
+    mapping: ClassMapping, predictions: Sequence[Predictions]
+) -> Sequence[Predictions]:
+    """The predictions in the data set's class ids.
+
+    Where there are no classes (depth) nothing is mapped: maps stay in their file until asked for.
+    """
+    if not mapping.model_classes:
+        return predictions
     return [apply(mapping, prediction) for prediction in predictions]
 
 
