@@ -19,6 +19,7 @@ from visiondyno.errors import ModelError, SpecError, Unavailable
 from visiondyno.predictions import Classification, Detections
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.fake import FakeRuntime
+from visiondyno.runtimes.model_cards import guess_card
 from visiondyno.runtimes.onnx import OnnxRuntime
 from visiondyno.runtimes.registry import load_model, resolve_reference, shipped_models
 from visiondyno.specs.model_card import DetectionCard, InputCard, ModelCard
@@ -162,6 +163,88 @@ def test_two_kinds_of_weights_are_mixed(tmp_path: Path) -> None:
     model.graph.node.append(helper.make_node("Identity", ["more_weights"], ["unused"]))
     onnx.save(model, path)
     assert load_model(str(path)).description.precision == "mixed"
+
+
+def boxes_graph(path: Path, *, sized: bool, alone: bool) -> Path:
+    """Boxes, scores and labels that follow from the image's mean, and from a second input.
+
+    `sized`: boxes are fractions times the input `orig_target_sizes`, as RT-DETR's export. `alone`:
+    one image, answered without an axis of images, and only boxes scored above the image's mean.
+    """
+    boxes = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.1, 0.9, 0.4], [0, 0, 0.5, 1]], np.float32)
+    constants = {
+        "fractions": boxes if alone else boxes[None],
+        "base": np.array([0.3, 0.6, 0.9] if alone else [[0.3, 0.6, 0.9]], np.float32),
+        "numbers": np.array([0, 1, 2] if alone else [[0, 1, 2]], np.int64),
+        "side": np.array(32, np.float32),
+        "row": np.array([-1, 1, 2], np.int64),
+    }
+    make = helper.make_node
+    nodes = [make("ReduceMean", ["images"], ["mean"], axes=[0, 1, 2, 3], keepdims=0)]
+    if sized:
+        nodes += [
+            make("Cast", ["orig_target_sizes"], ["real"], to=TensorProto.FLOAT),
+            make("Reshape", ["real", "row"], ["pair"]),
+            make("Concat", ["pair", "pair"], ["four"], axis=2),
+            make("Mul", ["fractions", "four"], ["boxes"]),
+            make("Identity", ["base"], ["scores"]),
+            make("Identity", ["numbers"], ["labels"]),
+        ]
+    else:
+        nodes += [
+            make("Mul", ["fractions", "side"], ["all"]),
+            make("Greater", ["base", "mean"], ["above"]),
+            make("Compress", ["all", "above"], ["boxes"], axis=0),
+            make("Compress", ["base", "above"], ["scores"], axis=0),
+            make("Compress", ["numbers", "above"], ["labels"], axis=0),
+        ]
+    info = helper.make_tensor_value_info
+    inputs = [info("images", TensorProto.FLOAT, [1, 3, 32, 32])]
+    if sized:
+        inputs.append(info("orig_target_sizes", TensorProto.INT64, [1, 2]))
+    count: list[int | str] = ["k"] if alone else [1, 3]
+    outputs = [
+        info("labels", TensorProto.INT64, count),
+        info("boxes", TensorProto.FLOAT, [*count, 4]),
+        info("scores", TensorProto.FLOAT, count),
+    ]
+    arrays = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "boxes", inputs, outputs, arrays)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    return path
+
+
+def named(path: Path, first_class: int) -> LoadOptions:
+    card, _, _ = guess_card(path)
+    assert card.output is not None
+    output = card.output.model_copy(update={"first_class": first_class})
+    return LoadOptions(card=card.model_copy(update={"classes": NAMES, "output": output}))
+
+
+def test_a_second_input_for_the_size_is_fed(tmp_path: Path) -> None:
+    path = boxes_graph(tmp_path / "m.onnx", sized=True, alone=False)
+    images = [np.zeros((64, 128, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)]
+    with load_model(str(path), named(path, 0)) as model:
+        found = model.predict(images)
+    for one, (height, width) in zip(found, ((64, 128), (32, 32)), strict=True):
+        assert isinstance(one, Detections)
+        expected = np.array([[0, 0, 0.5, 1], [0.3, 0.1, 0.9, 0.4], [0.1, 0.2, 0.5, 0.6]])
+        np.testing.assert_allclose(one.boxes_xyxy, expected * ([width, height] * 2), rtol=1e-5)
+        assert one.class_ids.tolist() == [2, 1, 0]
+
+
+def test_images_with_different_numbers_of_boxes(tmp_path: Path) -> None:
+    path = boxes_graph(tmp_path / "m.onnx", sized=False, alone=True)
+    greys = (200, 0, 120, 255)
+    images = [np.full((32, 32, 3), grey, np.uint8) for grey in greys]
+    with load_model(str(path), named(path, 0)) as model:
+        assert model.description.batch_size == 1
+        found = model.predict(images)
+        single = [model.predict([image])[0] for image in images]
+    assert [len(one) for one in found] == [1, 3, 2, 0]  # type: ignore[arg-type]
+    for left, right in zip(found, single, strict=True):
+        assert_same(left, right)
 
 
 def test_external_weights_are_found_counted_and_hashed(tmp_path: Path) -> None:

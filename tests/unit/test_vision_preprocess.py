@@ -101,6 +101,31 @@ def test_layout_and_half_precision(dtype: str) -> None:
     np.testing.assert_allclose(tensor[1], image[..., ::-1] / 255 - 0.5, atol=1e-3)
 
 
+@given(
+    st.sampled_from(["uint8", "int8"]),
+    st.floats(1e-3, 0.1),
+    st.integers(-128, 127),
+    st.sampled_from(["nchw", "nhwc"]),
+)
+def test_quantised_inputs_are_the_nearest_step(
+    dtype: str, scale: float, zero_point: int, layout: str
+) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    said = {"height": 8, "width": 8, "mean": mean, "std": std, "layout": layout}
+    image = np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    real = Preprocessor(InputCard.model_validate(said))([image]).tensor.astype(np.float64)
+    said |= {"dtype": dtype, "quantisation": {"scale": scale, "zero_point": zero_point}}
+    tensor = Preprocessor(InputCard.model_validate(said))([image]).tensor
+    assert tensor.dtype == np.dtype(dtype)
+    limits = np.iinfo(dtype)
+    inside = (tensor > limits.min) & (tensor < limits.max)
+    back = (tensor.astype(np.float64) - zero_point) * scale
+    assert (np.abs(back - real)[inside] <= scale * 0.5 + 1e-4).all()
+    # What can't be held is held at the end.
+    assert (real[tensor == limits.max] >= (limits.max - zero_point - 0.5) * scale - 1e-4).all()
+    assert (real[tensor == limits.min] <= (limits.min - zero_point + 0.5) * scale + 1e-4).all()
+
+
 def test_uint8_takes_pixels_as_they_are() -> None:
     image = picture(24, 16)
     card = InputCard(height=24, width=16, dtype="uint8", **PLAIN)
