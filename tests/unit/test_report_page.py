@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comparison_factory import (
+    again,
     classifier_comparison,
+    depth_comparison,
     detector_comparison,
     failing_comparison,
     many_detectors_comparison,
+    scenario_comparison,
 )
 from visiondyno.report import figures
 from visiondyno.report.charts.accuracy import confusion_heatmap
@@ -23,6 +26,7 @@ from visiondyno.report.charts.latency import latency_ecdf, latency_ridges
 from visiondyno.report.comparison import ConfusionMatrix
 from visiondyno.report.html import to_html
 from visiondyno.report.layout import display_names
+from visiondyno.report.merge import merge_reports
 from visiondyno.report.plots import Canvas, fit_scale, linear_ticks, log_ticks, tick_label
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -46,6 +50,11 @@ def every_svg(text):
 
 
 COMPARISONS = {
+    "scenarios": scenario_comparison,
+    "depth": depth_comparison,
+    "merged": lambda: merge_reports(
+        [detector_comparison(), again(detector_comparison(), "2026-11-22T10:30:00+00:00", slower=2)]
+    ),
     "detectors": detector_comparison,
     "many": many_detectors_comparison,
     "classifiers": classifier_comparison,
@@ -181,6 +190,10 @@ def test_log_ticks_are_readable(low, ratio):
     ticks = log_ticks(low, low * ratio, 5)
     assert 1 <= len(ticks) <= 12
     assert all(low * 0.999 <= tick <= low * ratio * 1.001 for tick in ticks)
+
+
+def test_a_range_between_two_round_values_has_ticks():
+    assert linear_ticks(1.0, 400402.0, 2)
 
 
 def test_tick_labels_have_the_decimals_they_need():

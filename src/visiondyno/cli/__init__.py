@@ -13,11 +13,12 @@ from visiondyno import __version__
 _COMMANDS = {
     "compare": "Compare models on one data set and this machine; write a report.",
     "demo": "Compare the two shipped detectors on synthetic street scenes.",
+    "report": "Merge reports: their models side by side, and how each model's runs agree.",
     "predict": "Run a model on images; print what it finds, or draw it.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",
     "doctor": "Say what this machine can measure, and what is missing.",
     "models": "List models, show what a model file says of itself, write model cards.",
-    "datasets": "List data sets, describe one, write the built-in ones to a folder.",
+    "datasets": "List data sets, describe one, write the built-in ones to a folder, pull published ones.",
 }
 
 

@@ -16,16 +16,12 @@ from visiondyno.measurements.percentiles import difference_interval
 from visiondyno.report.comparison import Comparison, ModelReport
 from visiondyno.report.differences import excludes_zero
 from visiondyno.report.format import interval_text, number, signed_text, unit_label
+from visiondyno.report.origins import ON_ANY_MACHINE
 
 _CONDITION = re.compile(
     r"^\s*(?P<measure>[A-Za-z_][A-Za-z0-9_]*)\s*(?P<op><=|>=|<|>)\s*"
     r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<percent>%?)\s*$"
 )
-
-_ANY_MACHINE = frozenset(
-    name for name, kind in MEASURES.items() if kind.unit in {"fraction", "confidence", "ratio", "m"}
-)
-"""Accuracies: another machine moves them by rounding only. All others belong to one machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +217,7 @@ def _machine_warnings(
         apart.append(
             f"threads ({old.spec.threads or 'default'}, then {new.spec.threads or 'default'})"
         )
-    bound = sorted({c.measure for c in conditions if c.measure not in _ANY_MACHINE})
+    bound = sorted({c.measure for c in conditions if c.measure not in ON_ANY_MACHINE})
     if apart and bound:
         raise SpecError(
             f"{', '.join(bound)} can't be judged against a baseline of another "

@@ -15,6 +15,7 @@ from visiondyno.measurements.half_samples import FEWEST_IMAGES, half_sample_inte
 from visiondyno.measurements.measure import MEASURES, Interval, Measure
 from visiondyno.measurements.percentiles import difference_interval
 from visiondyno.report.comparison import Difference, ModelReport
+from visiondyno.report.origins import apart
 
 Paired = Mapping[str, Mapping[str, NDArray[np.float64]]]
 """Model reference → measure → (resamples,) values in half-samples, the same ones of each model."""
@@ -29,6 +30,9 @@ COMPARED = (
     "f1",
     "top1",
     "top5",
+    "abs_rel",
+    "rmse",
+    "delta1",
     "latency_mean_ms",
     "latency_p50_ms",
     "latency_p90_ms",
@@ -50,7 +54,7 @@ READING_TOLERANCE = 0.02
 memory of the same process moves between runs."""
 
 # `accuracy` is the task's main measure under another name, so it shares that one's resamples.
-_MAIN_MEASURES = ("map_50_95", "top1")
+_MAIN_MEASURES = ("map_50_95", "top1", "delta1")
 
 _PAIRED_METHOD = (
     "paired over images: interval of the subtracted values in the same half-samples of the images"
@@ -79,7 +83,13 @@ def tie_text(found: Difference) -> str:
 def difference(
     a: ModelReport, b: ModelReport, measure: str, paired: Paired | None = None
 ) -> Difference | None:
-    """`a` minus `b` in `measure`; None where either was not measured or is an estimate."""
+    """`a` minus `b` in `measure`.
+
+    None where either was not measured or is an estimate, or where they were measured on different
+    machines and the measure belongs to one.
+    """
+    if apart(measure, (a, b)) is not None:
+        return None
     left, right = a.measures.get(measure), b.measures.get(measure)
     if not (is_rankable(left) and is_rankable(right)):
         return None
@@ -109,8 +119,10 @@ def log_ratio(
     """ln(a / b) of two positive measures with its 95 % interval.
 
     A reading without an interval has one of ± `READING_TOLERANCE`. None where either isn't
-    rankable or isn't positive; an interval of None where it is unknown.
+    rankable or isn't positive, or they can't be compared; an interval of None where it is unknown.
     """
+    if apart(measure, (a, b)) is not None:
+        return None
     values = [report.measures.get(measure) for report in (a, b)]
     if not all(is_rankable(value) for value in values):
         return None
@@ -138,7 +150,7 @@ def _interval(
         if scale is _log:
             with np.errstate(divide="ignore"):
                 a_values, b_values = np.log(a_values), np.log(b_values)
-        limit = math.inf if scale is _log else 1.0
+        limit = 1.0 if scale is _identity and left.unit == "fraction" else math.inf
         gap = left_value - right_value
         return _paired_interval(a_values, b_values, gap, left.n or 0, limit), _PAIRED_METHOD
     if left.interval is None or right.interval is None:

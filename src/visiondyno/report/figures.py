@@ -12,16 +12,19 @@ from visiondyno.report.charts.accuracy import (
     per_class_dots,
     precision_recall,
 )
+from visiondyno.report.charts.history import history_plot
 from visiondyno.report.charts.latency import (
     latency_ecdf,
     latency_ridges,
     latency_split,
     samples_of,
+    scenario_ecdf,
 )
 from visiondyno.report.charts.tradeoff import axis_title, bars, difference_forest, pareto_plot
 from visiondyno.report.comparison import Comparison, ModelReport, ParetoFront
 from visiondyno.report.format import title
-from visiondyno.report.layout import PHASES, display_names, has_value
+from visiondyno.report.history import History
+from visiondyno.report.layout import ACCURACIES, PHASES, display_names, has_value
 
 NARROW, WIDE = 350, 560
 """Drawing widths in pixels: a phone's column, and half of a desktop's page. The style sheet shows
@@ -37,6 +40,16 @@ BAR_MEASURES = (
     "cost_usd_per_1000_images",
     "load_ms",
     "first_inference_ms",
+)
+
+HISTORY_MEASURES = (
+    *dict.fromkeys(name for names in ACCURACIES.values() for name in names),
+    "latency_p50_ms",
+    "latency_p90_ms",
+    "latency_p99_ms",
+    "throughput_images_per_s",
+    "peak_rss_bytes",
+    "energy_joules_per_image",
 )
 
 FOREST_MEASURES = ("accuracy", "latency_p90_ms", "throughput_images_per_s", "peak_rss_bytes")
@@ -87,6 +100,47 @@ def latency_figures(comparison: Comparison) -> list[Figure]:
             )
         )
     return figures
+
+
+def scenario_figures(comparison: Comparison, scenarios: Sequence[str]) -> list[Figure]:
+    """Cumulative shares of the latency of each of `scenarios`, on one log axis."""
+    models = comparison.models
+    return [
+        _figure(
+            f"{scenario}: share of queries answered in time",
+            _SCENARIO_CAPTIONS.get(scenario, ""),
+            _ecdf_drawer(comparison, scenario),
+            legend=len(models) > 1,
+        )
+        for scenario in scenarios
+        if any(len(samples_of(model, scenario)) for model in models)
+    ]
+
+
+def history_figures(
+    histories: Sequence[History], models: Sequence[ModelReport]
+) -> list[tuple[str, list[Figure]]]:
+    """Plots of the main measures over the runs, for each machine, device and number of threads.
+
+    Args:
+        histories: of a merged comparison.
+        models: its models, whose order gives the colours.
+    """
+    places = {model.reference: index for index, model in enumerate(models)}
+    groups: dict[str, list[History]] = {}
+    for found in histories:
+        groups.setdefault(found.place, []).append(found)
+    return [
+        (
+            place,
+            [
+                _figure(title(measure), "", _history_drawer(group, places, measure))
+                for measure in HISTORY_MEASURES
+                if any(has_value(found.runs, measure) for found in group)
+            ],
+        )
+        for place, group in groups.items()
+    ]
 
 
 def pareto_figures(comparison: Comparison) -> list[Figure]:
@@ -184,6 +238,24 @@ def _figure(
     heading: str, caption: str, draw: Callable[[float], Markup], *, legend: bool = False
 ) -> Figure:
     return Figure(heading, caption, draw(NARROW), draw(WIDE), legend)
+
+
+_SCENARIO_CAPTIONS = {
+    "single-stream": "One image at a time, the next when the last is done.",
+    "multi-stream": "Queries of several images, one query at a time.",
+    "server": "Images arrive at random (Poisson); a query's time runs from its scheduled moment.",
+}
+
+
+def _ecdf_drawer(comparison: Comparison, scenario: str) -> Callable[[float], Markup]:
+    limit_ms = comparison.spec.latency_limit_ms if scenario == "server" else None
+    return lambda width: scenario_ecdf(comparison.models, scenario, limit_ms, width)
+
+
+def _history_drawer(
+    histories: Sequence[History], places: dict[str, int], measure: str
+) -> Callable[[float], Markup]:
+    return lambda width: history_plot(histories, places, measure, width)
 
 
 def _pareto_drawer(

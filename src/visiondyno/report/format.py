@@ -1,6 +1,7 @@
 """How a number is written for people: the one place for digits, units and "not measured"."""
 
 import math
+from collections.abc import Sequence
 
 from visiondyno.measurements.measure import MEASURES, Interval, Measure
 
@@ -108,6 +109,13 @@ def plural(count: int, noun: str) -> str:
     """`1 image`, `2 images`, `2 classes`."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{ending}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _minus(text: str) -> str:

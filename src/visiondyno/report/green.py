@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from visiondyno.measurements.measure import Interval, Measure, measured, not_measured
 from visiondyno.report.comparison import ModelReport
+from visiondyno.report.origins import apart
 
 ALPHA = 2.0
 ALPHAS = (1.0, 2.0, 3.0)
@@ -85,6 +86,8 @@ def rate_green(
 def with_green_scores(models: Sequence[ModelReport], reference: str) -> tuple[ModelReport, ...]:
     """The same reports with `green_score` filled in against the model called `reference`.
 
+    A model measured on another machine than that one is not rated.
+
     Raises:
         KeyError: no such model is among them.
     """
@@ -94,7 +97,7 @@ def with_green_scores(models: Sequence[ModelReport], reference: str) -> tuple[Mo
             update={
                 "measures": {
                     **model.measures,
-                    "green_score": rate_green(model.measures, base.measures),
+                    "green_score": _rate(model, base),
                 }
             }
         )
@@ -110,11 +113,18 @@ def alpha_sensitivity(
     Raises:
         KeyError: no such reference model.
     """
-    base = _find(models, reference).measures
+    base = _find(models, reference)
     return {
-        model.reference: {alpha: rate_green(model.measures, base, alpha) for alpha in ALPHAS}
-        for model in models
+        model.reference: {alpha: _rate(model, base, alpha) for alpha in ALPHAS} for model in models
     }
+
+
+def _rate(model: ModelReport, base: ModelReport, alpha: float = ALPHA) -> Measure:
+    where = apart("green_score", (model, base))
+    if where is not None:
+        reason = f"not rated: its energy and the reference model's were measured {where}"
+        return not_measured("green_score", reason)
+    return rate_green(model.measures, base.measures, alpha)
 
 
 def _raw_score(

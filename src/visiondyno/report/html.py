@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from visiondyno.environment import Environment
 from visiondyno.measurements.measure import MEASURES, Measure
 from visiondyno.report import figures
 from visiondyno.report.charts.accuracy import class_measure, per_class_rows
@@ -27,7 +29,9 @@ from visiondyno.report.format import (
     value_text,
 )
 from visiondyno.report.green import ACCURACY_GATE, ALPHAS, alpha_sensitivity
+from visiondyno.report.history import MOST_RUNS, History, histories
 from visiondyno.report.layout import (
+    ACCURACY_OF,
     GROUPS,
     best_references,
     display_names,
@@ -35,8 +39,12 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
+from visiondyno.report.origins import date_of, newest
 from visiondyno.report.plots import SERIES, Canvas, dash, series_class
+from visiondyno.report.scenarios import KINDS, scenario_tables
 from visiondyno.report.yaml_spec import dump_spec
+
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,9 @@ def to_html(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(number=number, title_of=title, unit=unit_label, size=bytes_text)
+    templates.filters.update(
+        number=number, title_of=title, unit=unit_label, size=bytes_text, breakable=_breakable
+    )
     assert templates.loader is not None
     style, script = (
         templates.loader.get_source(templates, name)[0] for name in ("style.css", "script.js")
@@ -88,8 +98,13 @@ def _policy(script: str) -> str:
 
 def _context(comparison: Comparison) -> dict[str, Any]:
     names = display_names(comparison.models)
+    # Earlier runs of a model stand in the results and its history; all else shows the newest.
+    current = comparison.model_copy(update={"models": newest(comparison.models)})
+    tables = scenario_tables(current.models, names)
+    past = histories(comparison.models)
     return {
         "c": comparison,
+        "current": current.models,
         "names": names,
         "headline": headline(comparison),
         "subtitle": subtitle(comparison),
@@ -98,23 +113,30 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "columns": [(name, title(name), unit_label(name)) for name in main_measures(comparison)],
         "kinds": MEASURES,
         "rows": _main_rows(comparison),
-        "groups": _groups(comparison),
-        "classes": _class_table(comparison),
+        "groups": _groups(current),
+        "classes": _class_table(current),
         "differences": _difference_rows(comparison, names),
-        "green": _green_rows(comparison),
+        "green": _green_rows(current),
         "alphas": ALPHAS,
         "gate": ACCURACY_GATE,
         "phases": PHASE_TITLES,
-        "pareto": figures.pareto_figures(comparison),
-        "latency": figures.latency_figures(comparison),
-        "accuracy": figures.accuracy_figures(comparison),
-        "confusion": figures.confusion_figures(comparison),
-        "bars": figures.bar_figures(comparison),
-        "forests": figures.difference_figures(comparison),
+        "pareto": figures.pareto_figures(current),
+        "latency": figures.latency_figures(current),
+        "accuracy": figures.accuracy_figures(current),
+        "confusion": figures.confusion_figures(current),
+        "bars": figures.bar_figures(current),
+        "forests": figures.difference_figures(current),
         "methods": _methods(comparison),
-        "early": _early_stopping(comparison),
+        "early": _early_stopping(current),
+        "scenarios": tables,
+        "kinds_of_row": KINDS,
+        "scenario_plots": figures.scenario_figures(current, [t.scenario for t in tables]),
+        "histories": [_history_table(found) for found in past],
+        "history_plots": figures.history_figures(past, comparison.models),
+        "environments": _environments(comparison),
+        "main_accuracy": title(ACCURACY_OF.get(comparison.dataset.task, "accuracy")),
         "yaml": dump_spec(comparison.spec),
-        "has_images": any(model.worst_images for model in comparison.models),
+        "has_images": any(model.worst_images for model in current.models),
     }
 
 
@@ -240,10 +262,55 @@ def _methods(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _early_stopping(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """LoadGen's bounds: model, percentile, bound."""
+    """LoadGen's bounds of single-stream: model, percentile, bound."""
     return [
         (model.reference, title(name), measure_text(name, measure))
         for model in comparison.models
-        for scenario in model.scenarios.values()
-        for name, measure in scenario.early_stopping.items()
+        if "single-stream" in model.scenarios
+        for name, measure in model.scenarios["single-stream"].early_stopping.items()
     ]
+
+
+def _history_table(history: History) -> dict[str, Any]:
+    """One model's runs as columns, its measures as rows; at most `MOST_RUNS`, the newest."""
+    runs = history.runs[-MOST_RUNS:]
+    rows = [
+        {
+            "measure": title(found.measure),
+            "unit": unit_label(found.measure),
+            "cells": [
+                _cell(found.measure, m.measures.get(found.measure), "", best=False) for m in runs
+            ],
+            "verdict": found.verdict,
+            "reasons": "; ".join(found.reasons),
+        }
+        for found in history.agreements
+    ]
+    return {
+        "reference": history.runs[-1].reference,
+        "name": history.name,
+        "place": history.place,
+        "sentence": history.sentence(),
+        "dates": [date_of(origin) for origin in history.origins[-MOST_RUNS:]],
+        "more": len(history.runs) - len(runs),
+        "rows": rows,
+    }
+
+
+def _environments(comparison: Comparison) -> list[Environment]:
+    """The machines, each once, the newest run's last."""
+    origins = [model.origin for model in comparison.models if model.origin is not None]
+    found = {origin.environment.machine_id: origin.environment for origin in origins}
+    found.pop(comparison.environment.machine_id, None)
+    return [*found.values(), comparison.environment]
+
+
+def _breakable(text: str) -> Markup:
+    """A name that may break after a separator, but not inside a word or a date."""
+    pieces = []
+    for place, part in enumerate(_DATE.split(text)):
+        if place % 2:
+            pieces.append(Markup('<span class="tight">{}</span>').format(part))
+        else:
+            pieces.append(Markup("<wbr>").join(re.split(r"(?<=[_\-./@:])", part)))
+    return Markup("").join(pieces)

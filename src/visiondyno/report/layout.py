@@ -1,15 +1,25 @@
 """Which measures each form shows, in which order, and how a report sums itself up."""
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from visiondyno.measurements.measure import MEASURES
 from visiondyno.report.comparison import Comparison, ModelReport
 from visiondyno.report.differences import higher_is_better, is_rankable
 from visiondyno.report.format import plural
+from visiondyno.report.origins import apart, date_of, newest
+
+ACCURACIES: dict[str, tuple[str, ...]] = {
+    "detection": ("map_50_95", "map_50", "f1"),
+    "classification": ("top1", "top5", "f1"),
+    "depth": ("abs_rel", "rmse", "delta1"),
+}
+"""The main table's accuracies, by vision task."""
+
+ACCURACY_OF = {"detection": "map_50_95", "classification": "top1", "depth": "delta1"}
+"""Which measure `accuracy` is, by vision task."""
 
 MAIN_MEASURES = (
-    "accuracy",
-    "f1",
     "latency_p50_ms",
     "latency_p90_ms",
     "latency_p99_ms",
@@ -21,7 +31,7 @@ MAIN_MEASURES = (
     "co2_grams_per_1000_images",
     "cost_usd_per_1000_images",
 )
-"""The columns of the main table; one without any value is left out."""
+"""The columns of the main table after the accuracies; one without any value is left out."""
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
@@ -56,8 +66,13 @@ PHASES = ("decode_mean_ms", "preprocess_mean_ms", "inference_mean_ms", "postproc
 
 
 def main_measures(comparison: Comparison) -> list[str]:
-    """The main table's columns: those of `MAIN_MEASURES` that any model has a value of."""
-    return [name for name in MAIN_MEASURES if has_value(comparison.models, name)]
+    """The main table's columns: the task's accuracies and `MAIN_MEASURES`, where there is one."""
+    accuracies = [
+        name
+        for name in ACCURACIES.get(comparison.dataset.task, ())
+        if has_value(comparison.models, name)
+    ] or ["accuracy"]
+    return [name for name in (*accuracies, *MAIN_MEASURES) if has_value(comparison.models, name)]
 
 
 def has_value(models: Sequence[ModelReport], measure: str) -> bool:
@@ -71,47 +86,75 @@ def best_references(comparison: Comparison, measure: str) -> frozenset[str]:
     """The best model in a measure and those tied with it; empty where nothing can be ranked.
 
     Ties are those of the comparison's differences, and of its winner for the green score. Other
-    measures (CO2, cost …) follow from these and have no best of their own.
+    measures (CO2, cost …) follow from these and have no best of their own. Of merged runs the
+    newest ones take part, and none in what was measured on different machines.
     """
+    models = newest(comparison.models)
+    if apart(measure, models) is not None:
+        return frozenset()
     if measure == "green_score":
         winners = [w for w in comparison.winners if w.category == "greenest"]
-        return _unless_all(comparison, {ref for w in winners for ref in w.references})
-    able = [model for model in comparison.models if is_rankable(model.measures.get(measure))]
+        return _unless_all(models, {ref for w in winners for ref in w.references})
+    able = [model for model in models if is_rankable(model.measures.get(measure))]
     found = [d for d in comparison.differences if d.measure == measure]
     if not found or MEASURES[measure].better is None:
         return frozenset()
     sign = -1 if higher_is_better(measure) else 1
     best = min(able, key=lambda model: sign * (model.measures[measure].value or 0.0)).reference
     tied = {ref for d in found if d.tie and best in (d.a, d.b) for ref in (d.a, d.b)}
-    return _unless_all(comparison, tied | {best})
+    return _unless_all(models, tied | {best})
 
 
-def _unless_all(comparison: Comparison, references: set[str]) -> frozenset[str]:
+def _unless_all(models: Sequence[ModelReport], references: set[str]) -> frozenset[str]:
     # Where all are tied there is nothing to point at.
-    return frozenset() if len(references) == len(comparison.models) else frozenset(references)
+    return frozenset() if len(references) == len(models) else frozenset(references)
 
 
 def headline(comparison: Comparison) -> str:
     """The report's first line: how many models, of which task, on which data."""
-    nouns = {"detection": "detector", "classification": "classifier"}
+    nouns = {
+        "detection": "detector",
+        "classification": "classifier",
+        "depth": "depth model",
+    }
     noun = nouns.get(comparison.dataset.task, "model")
-    return f"{plural(len(comparison.models), noun)} on {comparison.dataset.reference}"
+    models = {m.origin.reference if m.origin else m.reference for m in comparison.models}
+    return f"{plural(len(models), noun)} on {data_name(comparison.dataset.reference)}"
+
+
+def data_name(reference: str) -> str:
+    """A data reference for a headline: of a path its last part."""
+    return PurePosixPath(reference.replace("\\", "/")).name or reference
 
 
 def subtitle(comparison: Comparison) -> str:
     """Data, machine and date in one line."""
-    data, machine = comparison.dataset, comparison.environment
+    data = comparison.dataset
     kind = "object" if data.task == "detection" else "label"
-    parts = [
-        (
-            f"{plural(data.images, 'image')}, {plural(data.objects, kind)}, "
-            f"{plural(len(data.classes), 'class')}"
-        ),
-        f"{machine.cpu_model}, {plural(machine.cpu_count, 'CPU')}",
-    ]
-    parts += [gpu.name for gpu in machine.gpus]
-    parts.append(comparison.created_at[:16].replace("T", " "))
+    counts = [plural(data.images, "image")]
+    # Depth is labelled for each pixel: nothing is counted.
+    counts += [plural(data.objects, kind)] if data.objects else []
+    counts += [plural(len(data.classes), "class")] if data.classes else []
+    origins = [model.origin for model in comparison.models if model.origin is not None]
+    parts = [", ".join(counts), _machines(comparison)]
+    if origins:
+        dates = sorted({date_of(origin) for origin in origins})
+        runs = {(origin.created_at, origin.environment.machine_id) for origin in origins}
+        parts.append(f"{plural(len(runs), 'run')} from {dates[0]} to {dates[-1]}")
+    else:
+        parts.append(comparison.created_at[:16].replace("T", " "))
     return " · ".join(parts)
+
+
+def _machines(comparison: Comparison) -> str:
+    environments = {
+        model.origin.environment.machine_id for model in comparison.models if model.origin
+    }
+    if len(environments) > 1:
+        return plural(len(environments), "machine")
+    machine = comparison.environment
+    gpus = [gpu.name for gpu in machine.gpus]
+    return " · ".join([f"{machine.cpu_model}, {plural(machine.cpu_count, 'CPU')}", *gpus])
 
 
 def display_names(models: Sequence[ModelReport]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from visiondyno.report.format import (
     unit_label,
     value_text,
 )
+from visiondyno.report.history import MOST_RUNS, histories
 from visiondyno.report.layout import (
     GROUPS,
     best_references,
@@ -24,20 +25,25 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
+from visiondyno.report.origins import date_of, newest
+from visiondyno.report.scenarios import KINDS, RATE, scenario_tables
 from visiondyno.report.yaml_spec import dump_spec
 
 
 def to_markdown(comparison: Comparison) -> str:
     """The report as GitHub-flavoured Markdown, without plots and images."""
+    current = comparison.model_copy(update={"models": newest(comparison.models)})
     blocks = [
         f"# {_escape(headline(comparison))}",
         _escape(subtitle(comparison)),
         _verdict(comparison),
         _winners(comparison),
         _main_table(comparison),
+        _history(comparison),
+        _scenarios(current),
         _left_out(comparison),
         _differences(comparison),
-        _everything(comparison),
+        _everything(current),
         _environment(comparison),
         _notes(comparison),
         f"## Reproduce\n\n```yaml\n{dump_spec(comparison.spec).replace('```', '` ` `')}```",
@@ -46,10 +52,12 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def _verdict(comparison: Comparison) -> str:
+    notes = "".join(f"\n- {_escape(note)}" for note in comparison.verdict.notes)
+    below = f"\n{notes}" if notes else ""
     if comparison.verdict.quiet:
-        return "**The machine was quiet:** times can be trusted."
+        return f"**The machine was quiet:** times can be trusted.{below}"
     reasons = _escape(" ".join(map(sentence, comparison.verdict.reasons)))
-    return f"> **The machine was not quiet: take times with care.** {reasons}"
+    return f"> **The machine was not quiet: take times with care.** {reasons}{below}"
 
 
 def _winners(comparison: Comparison) -> str:
@@ -89,6 +97,47 @@ def _cell(name: str, measure: Measure | None) -> str:
     interval = interval_text(name, measure.interval)
     text = value_text(name, measure.value) + (f" {interval}" if interval else "")
     return f"≈ {text}" if measure.estimated else text
+
+
+def _history(comparison: Comparison) -> str:
+    blocks = []
+    for found in histories(comparison.models):
+        runs = found.runs[-MOST_RUNS:]
+        rows = [
+            [
+                _head(agreement.measure),
+                *(_cell(agreement.measure, run.measures.get(agreement.measure)) for run in runs),
+                _escape("; ".join([agreement.verdict, *agreement.reasons])),
+            ]
+            for agreement in found.agreements
+        ]
+        dates = [date_of(origin) for origin in found.origins[-MOST_RUNS:]]
+        blocks.append(f"### {_escape(found.name)}\n\n{_escape(found.place)}")
+        blocks.append(_table(["Measure", *dates, "Intervals"], rows))
+    return "## History\n\n" + "\n\n".join(blocks) if blocks else ""
+
+
+def _scenarios(comparison: Comparison) -> str:
+    names = display_names(comparison.models)
+    blocks = []
+    for table in scenario_tables(comparison.models, names):
+        heads = ["Model", "Figures of"]
+        heads += ["Rate (images/s)" if name == RATE else _head(name) for name in table.columns]
+        heads += ["n", "Verdict"]
+        rows = [
+            [
+                _escape(names[row.reference]),
+                KINDS[row.kind],
+                *(" ".join(part for part in cell if part) or "–" for cell in row.cells),
+                row.n,
+                _escape(row.verdict),
+            ]
+            for row in table.rows
+        ]
+        notes = "".join(f"\n- {_escape(note)}" for note in table.notes)
+        blocks.append(f"### {table.scenario}\n\n{_table(heads, rows)}")
+        blocks += [notes.strip()] if notes else []
+    return "## Scenarios\n\n" + "\n\n".join(blocks) if blocks else ""
 
 
 def _left_out(comparison: Comparison) -> str:

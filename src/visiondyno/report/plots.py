@@ -109,7 +109,9 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    ticks = [round(index * step, 12) for index in range(first, last + 1)]
+    # A range that starts just above one multiple and ends just below the next holds none.
+    return ticks or linear_ticks(low, high, count + 1)
 
 
 def log_ticks(low: float, high: float, count: int) -> list[float]:

@@ -6,6 +6,7 @@ from itertools import combinations
 
 from visiondyno.report.comparison import Difference, ModelReport, ParetoFront, Winner
 from visiondyno.report.differences import COMPARED, Paired, difference, higher_is_better
+from visiondyno.report.origins import apart
 from visiondyno.report.winners import Contest, find_winners
 from visiondyno.specs.operations import BenchmarkInput
 
@@ -50,11 +51,15 @@ def rank(models: Sequence[ModelReport], paired: Paired, spec: BenchmarkInput) ->
 
 
 def pareto_front(models: Sequence[ModelReport], x: str, y: str) -> ParetoFront | None:
-    """The models that no other beats in both measures; None where nothing has both.
+    """The models that no other beats in both measures.
+
+    None where no model has both, or where they were measured on different machines.
 
     A model is beaten by another that is at least as good in both and better in one; the values
     alone count, not their intervals. Where any value is estimated, the front is marked so.
     """
+    if apart(x, models) is not None or apart(y, models) is not None:
+        return None
     points: list[tuple[float, float, str]] = []
     estimated = False
     for model in models:

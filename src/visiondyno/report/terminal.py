@@ -1,5 +1,7 @@
 """The comparison as tables for the console."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
@@ -23,8 +25,12 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
+from visiondyno.report.origins import newest
+from visiondyno.report.scenarios import RATE, ScenarioRow, ScenarioTable, scenario_tables
 
 _DROPPED = (
+    "map_50",
+    "top5",
     "f1",
     "co2_grams_per_1000_images",
     "cost_usd_per_1000_images",
@@ -34,6 +40,7 @@ _DROPPED = (
     "green_score",
     "energy_joules_per_image",
     "throughput_images_per_s",
+    "rmse",
 )
 """Left out in this order where the table would be too wide; the other forms hold everything."""
 
@@ -53,6 +60,10 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     ]
     if comparison.models:
         parts.append(_Results(comparison))
+    names = display_names(comparison.models)
+    tables = scenario_tables(newest(comparison.models), names)
+    if tables:
+        parts += [Text(), _scenarios(tables, names)]
     if comparison.winners:
         parts += [Text(), _winners(comparison)]
     if comparison.left_out:
@@ -61,6 +72,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     if skipped:
         parts += [Text(), Text(f"{skipped} bad images were skipped; the report names them.")]
     parts += [Text(), _verdict(comparison)]
+    parts += [Text(f"· {note}") for note in comparison.verdict.notes]
     return Group(*parts)
 
 
@@ -93,7 +105,8 @@ def _width(comparison: Comparison, name: str) -> int:
 
 def _table(comparison: Comparison, columns: list[str], names: dict[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column("Model", overflow="fold", min_width=8)
+    longest = max(len(name) for name in names.values())
+    table.add_column("Model", overflow="fold", min_width=min(_MODEL_WIDTH, longest))
     for name in columns:
         heading = Text(title(name), justify="right")
         heading.append(f"\n{unit_label(name)}", style="dim")
@@ -128,6 +141,34 @@ def _legend(comparison: Comparison, columns: list[str]) -> Text:
     ):
         parts.append("≈: estimated, not ranked")
     return Text(" · ".join(parts), style="dim")
+
+
+def _scenarios(tables: Sequence[ScenarioTable], names: dict[str, str]) -> Table:
+    """p50, p99 and rate of each scenario; a row of LoadGen's below ours where it ran."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("Scenario", no_wrap=True)
+    table.add_column("Model", overflow="fold", min_width=8)
+    shown = ("latency_p50_ms", "latency_p99_ms", RATE)
+    for name in shown:
+        heading = Text("Rate" if name == RATE else title(name), justify="right")
+        heading.append(f"\n{unit_label(name)}", style="dim")
+        table.add_column(heading, justify="right")
+    table.add_column(Text("n", justify="right"), justify="right")
+    for scenario in tables:
+        for row in scenario.rows:
+            if row.kind == "bound":
+                continue
+            cells = dict(zip(scenario.columns, row.cells, strict=True))
+            texts = [cells.get(name, ("", ""))[0] or "–" for name in shown]
+            ours = row.kind == "ours"
+            who = shorten(names[row.reference], 2 * _MODEL_WIDTH) if ours else _engine(row)
+            style = "" if ours else "dim"
+            table.add_row(scenario.scenario if ours else "", Text(who), *texts, row.n, style=style)
+    return table
+
+
+def _engine(row: ScenarioRow) -> str:
+    return f"  LoadGen: {row.verdict}" if row.kind == "loadgen" else "  ours ÷ LoadGen"
 
 
 def _winners(comparison: Comparison) -> Table:

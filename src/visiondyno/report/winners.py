@@ -16,9 +16,10 @@ from visiondyno.report.differences import (
     is_rankable,
     log_ratio,
 )
-from visiondyno.report.format import measure_text, number, title
+from visiondyno.report.format import listed, measure_text, number, title
 from visiondyno.report.green import ALPHA
 from visiondyno.report.layout import display_names
+from visiondyno.report.origins import apart
 
 SPEED = "latency_p90_ms"
 
@@ -55,8 +56,8 @@ class Contest:
         return "peak_vram_bytes" if on_gpu and self.has("peak_vram_bytes") else "peak_rss_bytes"
 
     def has(self, measure: str) -> bool:
-        """Whether every model has a measured, positive value."""
-        return all(
+        """Whether every model has a measured, positive value, and these may be compared."""
+        return apart(measure, self.models) is None and all(
             is_rankable(model.measures.get(measure)) and (model.measures[measure].value or 0) > 0
             for model in self.models
         )
@@ -80,13 +81,16 @@ def _by_measure(contest: Contest, category: str, measure: str, heading: str) -> 
     if not able:
         why = f"No winner: {title(measure)} was not measured for any model."
         return _winner(category, heading, (), measure, why)
+    if (where := apart(measure, able)) is not None:
+        why = f"No winner: {title(measure)} was measured {where} and can't be compared."
+        return _winner(category, heading, (), measure, why)
     sign = -1 if higher_is_better(measure) else 1
     able.sort(key=lambda model: sign * (model.measures[measure].value or 0.0))
     best = able[0]
     tied = [model for model in able[1:] if _is_tie(best, model, measure, contest.paired)]
     text = f"{contest.name(best)}: {measure_text(measure, best.measures[measure])}."
     if tied:
-        listed = _listed(
+        others = listed(
             [f"{contest.name(m)} ({measure_text(measure, m.measures[measure])})" for m in tied]
         )
         rule = (
@@ -94,7 +98,7 @@ def _by_measure(contest: Contest, category: str, measure: str, heading: str) -> 
             if measure in READINGS
             else "the 95 % interval of the difference holds 0"
         )
-        text = f"{text[:-1]}; a tie with {listed}: {rule}."
+        text = f"{text[:-1]}; a tie with {others}: {rule}."
     return _winner(category, heading, (best, *tied), measure, text)
 
 
@@ -107,6 +111,9 @@ def _is_tie(best: ModelReport, other: ModelReport, measure: str, paired: Paired)
 
 def _greenest(contest: Contest) -> Winner:
     heading = "Greenest"
+    if (where := apart("green_score", contest.models)) is not None:
+        why = f"No winner: energy was measured {where} and can't be compared."
+        return _winner("greenest", heading, (), "green_score", why)
     scores = {model.reference: model.measures.get("green_score") for model in contest.models}
     if any(score is not None and score.estimated for score in scores.values()) and not any(
         is_rankable(score) for score in scores.values()
@@ -138,6 +145,9 @@ def _balance(contest: Contest) -> Winner:
 def _weighted(
     contest: Contest, category: str, heading: str, weights: Mapping[str, float]
 ) -> Winner:
+    if (where := apart(SPEED, contest.models)) is not None:
+        why = f"No winner: times were measured {where} and can't be compared."
+        return _winner(category, heading, (), "weighted geometric mean", why)
     needed = ("accuracy", SPEED)
     missing = [title(name) for name in needed if name not in weights]
     if missing:
@@ -152,8 +162,8 @@ def _weighted(
     measure = " · ".join(f"{title(name)} {share:.0%}" for name, share in shares.items())
     text = f"{contest.name(best)} scores {number(scores[best.reference])}"
     if tied:
-        listed = _listed([f"{contest.name(m)} ({number(scores[m.reference])})" for m in tied])
-        text += f"; a tie with {listed}: the 95 % interval of the scores' ratio holds 1"
+        others = listed([f"{contest.name(m)} ({number(scores[m.reference])})" for m in tied])
+        text += f"; a tie with {others}: the 95 % interval of the scores' ratio holds 1"
     elif len(ordered) > 1:
         runner = ordered[1]
         text += f", {contest.name(runner)} {number(scores[runner.reference])}"
@@ -191,12 +201,6 @@ def _score_tie(
         above += (share * (high - ratio)) ** 2
     combined: Interval = (value - math.sqrt(below), value + math.sqrt(above))
     return not excludes_zero(combined)
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _winner(

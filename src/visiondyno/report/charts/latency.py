@@ -27,12 +27,14 @@ PERCENTILES = (50, 90, 99)
 _ROW = 66
 _BINS = 64
 _MOST_POINTS = 300
+_SHORTEST_MS = 1e-6
+"""A clock may read 0, which a log axis can't show."""
 
 
-def samples_of(model: ModelReport) -> NDArray[np.float64]:
-    """All single-stream latencies in ms, in order of query; empty where there are none."""
-    scenario = model.scenarios.get("single-stream")
-    return np.asarray(scenario.samples_ms if scenario else (), np.float64)
+def samples_of(model: ModelReport, scenario: str = "single-stream") -> NDArray[np.float64]:
+    """All latencies of a scenario in ms, in order of query; empty where there are none."""
+    result = model.scenarios.get(scenario)
+    return np.asarray(result.samples_ms if result else (), np.float64)
 
 
 def latency_ridges(models: Sequence[ModelReport], names: dict[str, str], width: float) -> Markup:
@@ -111,6 +113,50 @@ def latency_ecdf(models: Sequence[ModelReport], width: float) -> Markup:
         pattern = f' stroke-dasharray="{dash(index)}"' if dash(index) else ""
         canvas.path(points, f"curve {series_class(index)}", pattern)
     return canvas.svg()
+
+
+def scenario_ecdf(
+    models: Sequence[ModelReport], scenario: str, limit_ms: float | None, width: float
+) -> Markup:
+    """The share of a scenario's queries answered within a time, on a log axis.
+
+    The axis is the same for every scenario of the comparison, so that the plots can be compared.
+
+    Args:
+        models: at least one with samples of `scenario`.
+        scenario: its name.
+        limit_ms: drawn as a line where given.
+        width: in pixels.
+    """
+    height = width * 0.62 if width < 450 else width * 0.5
+    canvas = Canvas(width, height, f"Share of {scenario} queries answered within a time")
+    frame = Frame(44, 26, width - 12, height - 42)
+    everything = [float(v) for m in models for name in m.scenarios for v in _ends(m, name)]
+    everything += [limit_ms] if limit_ms is not None else []
+    x_scale = fit_scale(everything, frame.left, frame.right, log=True)
+    y_scale = Scale(0, 100, frame.bottom, frame.top)
+    draw_x_axis(canvas, frame, x_scale, "latency, ms", count=5 if width < 450 else 8)
+    draw_y_axis(canvas, frame, y_scale, "% of queries within")
+    canvas.line(frame.left, y_scale(99), frame.right, y_scale(99), "guide")
+    canvas.text(frame.left + 4, y_scale(99) + 12, "99 %", "small")
+    if limit_ms is not None:
+        x = x_scale(limit_ms)
+        canvas.line(x, frame.top, x, frame.bottom, "guide")
+        canvas.text(x, frame.top - 6, f"limit {number(limit_ms)} ms", "small", "middle")
+    for index, model in enumerate(models):
+        samples = np.sort(np.maximum(samples_of(model, scenario), _SHORTEST_MS))
+        if len(samples):
+            pattern = f' stroke-dasharray="{dash(index)}"' if dash(index) else ""
+            points = _steps(samples, x_scale, y_scale)
+            canvas.path(points, f"curve {series_class(index)}", pattern)
+    return canvas.svg()
+
+
+def _ends(model: ModelReport, scenario: str) -> list[float]:
+    samples = samples_of(model, scenario)
+    if not len(samples):
+        return []
+    return [max(float(end), _SHORTEST_MS) for end in (samples.min(), samples.max())]
 
 
 def _steps(

@@ -38,7 +38,7 @@ def axis_title(name: str) -> str:
     return f"{title(name)}, {unit}" if unit else title(name)
 
 
-def _bounds(name: str, measure: Measure) -> tuple[float, float]:
+def shown_bounds(name: str, measure: Measure) -> tuple[float, float]:
     """The interval in shown units; the value itself where a side is unknown."""
     value = measure.value or 0.0
     low, high = measure.interval or (None, None)
@@ -63,8 +63,8 @@ def pareto_plot(
             n in model.measures and model.measures[n].value is not None for n in (front.x, front.y)
         )
     ]
-    xs = [bound for _, _, x, _ in points for bound in _bounds(front.x, x)]
-    ys = [bound for _, _, _, y in points for bound in _bounds(front.y, y)]
+    xs = [bound for _, _, x, _ in points for bound in shown_bounds(front.x, x)]
+    ys = [bound for _, _, _, y in points for bound in shown_bounds(front.y, y)]
     x_scale = fit_scale(xs, frame.left, frame.right, log=None, margin=0.1)
     y_scale = fit_scale(ys, frame.bottom, frame.top, margin=0.1)
     draw_x_axis(canvas, frame, x_scale, axis_title(front.x), count=5 if width < 450 else 7)
@@ -118,10 +118,10 @@ def _interval_cross(
 ) -> None:
     x, y = _place(point, front, scales)
     css = f"whisker {series_class(point[0])}"
-    low, high = (scales[0](bound) for bound in _bounds(front.x, point[2]))
+    low, high = (scales[0](bound) for bound in shown_bounds(front.x, point[2]))
     if high - low > 1:
         canvas.line(low, y, high, y, css)
-    low, high = (scales[1](bound) for bound in _bounds(front.y, point[3]))
+    low, high = (scales[1](bound) for bound in shown_bounds(front.y, point[3]))
     if low - high > 1:
         canvas.line(x, low, x, high, css)
 
@@ -161,7 +161,7 @@ def bars(
     canvas = Canvas(width, 2 + 40 * len(models), f"{title(measure)} of each model")
     present = [model.measures.get(measure) for model in models]
     highs = [
-        max(in_shown_unit(measure, m.value), _bounds(measure, m)[1])
+        max(in_shown_unit(measure, m.value), shown_bounds(measure, m)[1])
         for m in present
         if m is not None and m.value is not None
     ]
@@ -177,7 +177,7 @@ def bars(
         css = f"bar {series_class(place)}" + (" estimated" if found.estimated else "")
         box = (scale(0), top + 18, max(1.5, end - scale(0)), 13)
         canvas.rect(box, css, f"{name}: {measure_text(measure, found)}")
-        low, high = (scale(bound) for bound in _bounds(measure, found))
+        low, high = (scale(bound) for bound in shown_bounds(measure, found))
         if high - low > 1:
             canvas.line(low, top + 24.5, high, top + 24.5, "whisker-bar")
         mark = "≈ " if found.estimated else ""
@@ -227,11 +227,11 @@ def interval_glyph(
     measure: str, found: Measure, all_found: Sequence[Measure], index: int
 ) -> Markup:
     """A small dot with its interval, on a scale that the whole column of a table shares."""
-    bounds = [bound for m in all_found if m.value is not None for bound in _bounds(measure, m)]
+    bounds = [bound for m in all_found if m.value is not None for bound in shown_bounds(measure, m)]
     canvas = Canvas(84, 8, f"{title(measure)} on the column's scale")
     scale = fit_scale(bounds, 4, 80, log=None, margin=0.02)
     canvas.line(2, 4, 82, 4, "glyph-axis")
-    low, high = (scale(bound) for bound in _bounds(measure, found))
+    low, high = (scale(bound) for bound in shown_bounds(measure, found))
     css = series_class(index)
     if high - low > 1:
         canvas.line(low, 4, high, 4, f"glyph-interval {css}")
