@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.datasets.depth_scenes.solids import NEAREST_M, Solid, meet, surface
-from visiondyno.datasets.depth_scenes.view import FloatArray, View
+from visiondyno.datasets.depth_scenes.view import FloatArray, View, turned
 
 NOTHING = -1
 
@@ -53,7 +53,7 @@ def see(view: View, rays: FloatArray, solids: Sequence[Solid], which: Sequence[i
         own = solid.to_own()
         origin = own @ (view.origin - np.array(solid.centre, np.float32))
         part = rays[(slice(None), *window)]
-        found = meet(solid.form, origin[:, None], own @ part.reshape(3, -1))
+        found = meet(solid.form, origin[:, None], turned(own, part.reshape(3, -1)))
         found = found.reshape(part.shape[1:])
         nearer = found < depth[window]
         depth[window][nearer] = found[nearer]
@@ -76,7 +76,7 @@ def surfaces(view: View, rays: FloatArray, solids: Sequence[Solid], sight: Sight
         solid = solids[index]
         own = solid.to_own()
         origin = own @ (view.origin - np.array(solid.centre, np.float32))
-        points = origin[:, None] + (own @ flat_rays[:, places]) * flat_depth[places]
+        points = origin[:, None] + turned(own, flat_rays[:, places]) * flat_depth[places]
         patch = surface(solid, points)
         u.reshape(-1)[places], v.reshape(-1)[places] = patch.u, patch.v
         normal.reshape(3, -1)[:, places] = patch.normal

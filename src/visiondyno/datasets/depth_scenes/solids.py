@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from visiondyno.datasets.depth_scenes.view import FloatArray, Point
+from visiondyno.datasets.depth_scenes.view import FloatArray, Point, turned
 
 Form = Literal["box", "room", "ball", "cylinder", "roof"]
 """`room`: a box seen from inside. `cylinder`: upright. `roof`: a gable, its ridge along z."""
@@ -161,6 +161,6 @@ def surface(solid: Solid, own: FloatArray) -> Patch:
         side = np.where(cap, 1, 2)
         u = np.where(cap, metres[0], np.arctan2(own[0], own[2]) * half[0])
         v = np.where(cap, metres[2], metres[1])
-    normal = solid.turn() @ (bare / half).astype(np.float32)
+    normal = turned(solid.turn(), (bare / half).astype(np.float32))
     normal /= np.sqrt((normal * normal).sum(axis=0)) + np.float32(1e-12)
     return Patch(u.astype(np.float32), v.astype(np.float32), normal, side.astype(np.int8))
