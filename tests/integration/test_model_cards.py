@@ -313,7 +313,7 @@ def test_a_card_that_says_part_of_the_output_keeps_what_the_graph_tells(tmp_path
     assert resolved.card.output.first_class == 0
     assert resolved.card.output.boxes == "yxyx_normalised"
     assert resolved.sources["output"] == "card m.model.yaml"
-    assert resolved.card.detection == DetectionCard(nms_iou=None)
+    assert resolved.card.detection == DetectionCard(nms_iou=None, clip_to_image=False)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +330,7 @@ def test_ultralytics_rt_detr(columns: int, head: str, boxes: str, tmp_path: Path
     assert card.output.boxes == boxes
     assert card.detection is not None
     assert card.detection.nms_iou is None
+    assert not card.detection.clip_to_image
     assert resolved.sources["output"] == "metadata"
 
 

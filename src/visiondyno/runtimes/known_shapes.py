@@ -52,8 +52,9 @@ _DETECTION: dict[HeadName, DetectionCard] = {
         confidence=0.01, nms_iou=0.45, several_classes_a_box=False, clip_to_image=False
     ),
     "end_to_end": DetectionCard(nms_iou=None),
-    "boxes_scores_classes": DetectionCard(nms_iou=None),
-    "detr": DetectionCard(nms_iou=None),
+    # Boxes as they come: DETR and its followers don't cut them, others have done it inside.
+    "boxes_scores_classes": DetectionCard(nms_iou=None, clip_to_image=False),
+    "detr": DetectionCard(nms_iou=None, clip_to_image=False),
     # NanoDet's multiclass_nms; torchvision's RetinaNet.
     "nanodet": DetectionCard(confidence=0.05, nms_iou=0.6, max_detections=100),
     "retinanet": DetectionCard(confidence=0.05, nms_iou=0.5, max_candidates=5000),
@@ -68,7 +69,7 @@ def conventional_detection(
     `output` tells DETR (the best class of a query) from its followers, and FCOS from RetinaNet.
     """
     if output and output.score_activation == "softmax_with_background":
-        return DetectionCard(nms_iou=None, several_classes_a_box=False)
+        return DetectionCard(nms_iou=None, several_classes_a_box=False, clip_to_image=False)
     if output and output.boxes == "distances":
         return DetectionCard(confidence=0.05, nms_iou=0.6, max_candidates=5000)
     return _DETECTION.get(head)

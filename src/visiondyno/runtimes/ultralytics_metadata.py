@@ -68,15 +68,13 @@ def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard |
 def _rt_detr(facts: OnnxFacts, classes: int) -> dict[str, Any]:
     """Boxes are fractions of the input: with a score and a class, or (until 8.3) all scores."""
     columns = facts.outputs[0].shape[-1] if facts.outputs[0].shape else None
+    # Ultralytics' validator takes the best class of each query, and doesn't cut boxes.
+    detection = DetectionCard(nms_iou=None, several_classes_a_box=False, clip_to_image=False)
     if columns == 6 or columns != 4 + classes:
         output = OutputCard(roles=("predictions",), boxes="cxcywh_normalised")
-        return {"head": "end_to_end", "output": output}
-    # The best class of each query: Ultralytics' validator.
-    return {
-        "head": "detr",
-        "output": OutputCard(roles=("boxes_and_scores",), score_activation="none"),
-        "detection": DetectionCard(nms_iou=None, several_classes_a_box=False),
-    }
+        return {"head": "end_to_end", "output": output, "detection": detection}
+    output = OutputCard(roles=("boxes_and_scores",), score_activation="none")
+    return {"head": "detr", "output": output, "detection": detection}
 
 
 def _names(facts: OnnxFacts) -> tuple[str, ...]:
