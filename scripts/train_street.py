@@ -17,7 +17,7 @@ from street_training.batches import Scenes, read_scenes, to_input
 from street_training.evaluation import accuracy_of_file, best_nms_iou
 from street_training.export import export, greatest_difference, sha256, street_card
 from street_training.network import DESIGNS, ExportedDetector
-from street_training.record import Outcome, write_record
+from street_training.record import Outcome, recipe_commit, write_record
 from street_training.training import Hyperparameters, OnStep, train
 from visiondyno.datasets.street import Split, ensure_street
 
@@ -66,6 +66,8 @@ def _make(
     out: Path,
 ) -> None:  # fmt: skip
     scenes, val = data
+    # Before training: files may change while it runs.
+    commit = recipe_commit()
     trained = train(name, scenes, val, settings, _show_step(name))
     network = ExportedDetector(trained.network)
     nms_iou = best_nms_iou(network, val)
@@ -81,7 +83,7 @@ def _make(
     mean, by_class = accuracy_of_file(part, val)
     part.replace(file)
     outcome = Outcome(mean, by_class, nms_iou, difference)
-    record = write_record(file, name, settings, trained, outcome, (len(scenes), len(val)), sums)
+    record = write_record(file, settings, trained, outcome, (len(scenes), len(val)), sums, commit)
     print(f"{name}: val mAP {mean:.4f}, {file.stat().st_size:,} bytes; record in {record}")
 
 

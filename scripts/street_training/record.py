@@ -42,14 +42,15 @@ class Outcome:
 
 def write_record(
     file: Path,
-    name: str,
     settings: Hyperparameters,
     trained: Trained,
     outcome: Outcome,
     counts: tuple[int, int],
     sums: tuple[str, str],
+    commit: str,
 ) -> Path:
     """Write `NAME.training.json` beside the model file; returns its path."""
+    name = file.stem
     record: dict[str, Any] = {
         "schema": "visiondyno.training/1",
         "model": name,
@@ -57,7 +58,7 @@ def write_record(
         "file_bytes": file.stat().st_size,
         "parameters": parameter_count(ExportedDetector(trained.network)),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit,
         "seconds": round(trained.history[-1].seconds, 1),
         "machine": f"{_processor()}, {torch.get_num_threads()} thread(s), bfloat16 autocast",
         "versions": {
@@ -104,10 +105,10 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _commit() -> str:
-    """The commit the recipe was at; `-changed` where its files differed from it."""
+def recipe_commit() -> str:
+    """The commit the recipe is at; `-changed` where its files differ from it."""
     root = Path(__file__).parents[2]
-    paths = ["scripts", "src/visiondyno/datasets/street"]
+    paths = ["scripts/train_street.py", "scripts/street_training", "src/visiondyno/datasets/street"]
     try:
         head = _git(root, "rev-parse", "HEAD")
         return head + ("-changed" if _git(root, "status", "--porcelain", "--", *paths) else "")
