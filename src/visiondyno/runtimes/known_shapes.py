@@ -56,8 +56,8 @@ _DETECTION: dict[HeadName, DetectionCard] = {
     "boxes_scores_classes": DetectionCard(nms_iou=None, clip_to_image=False),
     "detr": DetectionCard(nms_iou=None, clip_to_image=False),
     # NanoDet's multiclass_nms; torchvision's RetinaNet.
-    "nanodet": DetectionCard(confidence=0.05, nms_iou=0.6, max_detections=100),
-    "retinanet": DetectionCard(confidence=0.05, nms_iou=0.5, max_candidates=5000),
+    "nanodet": DetectionCard(nms_iou=0.6, max_detections=100),
+    "retinanet": DetectionCard(nms_iou=0.5, max_candidates=5000),
 }
 
 
@@ -71,7 +71,7 @@ def conventional_detection(
     if output and output.score_activation == "softmax_with_background":
         return DetectionCard(nms_iou=None, several_classes_a_box=False, clip_to_image=False)
     if output and output.boxes == "distances":
-        return DetectionCard(confidence=0.05, nms_iou=0.6, max_candidates=5000)
+        return DetectionCard(nms_iou=0.6, max_candidates=5000)
     return _DETECTION.get(head)
 
 
