@@ -21,6 +21,7 @@ from visiondyno.report.comparison import (
     WorstImage,
 )
 from visiondyno.report.green import with_green_scores
+from visiondyno.report.merge import merge_reports
 from visiondyno.report.ranking import rank
 from visiondyno.specs.operations import BenchmarkInput
 
@@ -131,6 +132,19 @@ def again(comparison, created_at, *, slower=1.0, machine_id=None, verdict=None, 
             "spec": comparison.spec.model_copy(update=spec or {}),
             "models": tuple(_slower(model, slower) for model in comparison.models),
         }
+    )
+
+
+def merged_comparison():
+    """Three runs of three detectors on one machine, the second one disturbed."""
+    base = detector_comparison(energy="measured")
+    noisy = Verdict(quiet=False, reasons=("p50 drifted by 12 %",))
+    return merge_reports(
+        [
+            base,
+            again(base, "2026-11-22T10:30:00+00:00", slower=1.3, verdict=noisy),
+            again(base, "2026-11-22T11:30:00+00:00", slower=1.01),
+        ]
     )
 
 

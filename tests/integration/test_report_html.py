@@ -6,9 +6,12 @@ import pytest
 
 from comparison_factory import (
     classifier_comparison,
+    depth_comparison,
     detector_comparison,
     failing_comparison,
     many_detectors_comparison,
+    merged_comparison,
+    scenario_comparison,
 )
 from visiondyno.report.write import write_report
 
@@ -19,6 +22,9 @@ COMPARISONS = {
     "many": many_detectors_comparison,
     "classifiers": classifier_comparison,
     "failing": failing_comparison,
+    "scenarios": scenario_comparison,
+    "depth": depth_comparison,
+    "merged": merged_comparison,
 }
 
 
@@ -132,6 +138,28 @@ def test_the_sections_stand_in_order(browser, detectors):
             "Reproduce",
         ]
         assert opened.page.get_by_role("status").inner_text().startswith("The machine was quiet")
+
+
+def test_history_and_scenarios_stand_after_what_they_explain(browser, tmp_path):
+    with Opened(browser, write_report(merged_comparison(), tmp_path)["html"], 1400) as opened:
+        heads = opened.page.locator("h2").all_inner_texts()
+        assert heads[1:4] == ["Results", "History", "Trade-offs"]
+    with Opened(browser, write_report(scenario_comparison(), tmp_path)["html"], 1400) as opened:
+        heads = opened.page.locator("h2").all_inner_texts()
+        assert heads[3:6] == ["Latency", "Scenarios", "Accuracy"]
+
+
+@pytest.mark.parametrize("width", [1400, 1200])
+def test_a_winners_name_stays_on_one_line(browser, tmp_path, width):
+    rows = (("yolox_nano_416", 0.5, 9.0, 90.0, 0.4), ("other", 0.3, 8.0, 80.0, 0.3))
+    file = write_report(detector_comparison(rows, energy="measured"), tmp_path)["html"]
+    with Opened(browser, file, width) as opened:
+        names = opened.page.locator(".winner .who > span", has_text="yolox_nano_416")
+        assert names.count() >= 1
+        for name in names.all():
+            height = name.evaluate("e => e.getBoundingClientRect().height")
+            line = name.evaluate("e => parseFloat(getComputedStyle(e).lineHeight)")
+            assert height < 1.5 * line
 
 
 def column(opened, index):

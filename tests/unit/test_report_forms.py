@@ -15,10 +15,12 @@ from comparison_factory import (
     detector_comparison,
     failing_comparison,
     many_detectors_comparison,
+    merged_comparison,
 )
 from visiondyno.errors import SpecError
 from visiondyno.measurements.measure import MEASURES
 from visiondyno.report.csv import COLUMNS, to_csv
+from visiondyno.report.format import unit_label
 from visiondyno.report.markdown import to_markdown
 from visiondyno.report.terminal import print_comparison, render_comparison
 from visiondyno.report.write import read_report, write_report
@@ -224,14 +226,21 @@ def test_nothing_measured_still_makes_a_report(tmp_path):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 @pytest.mark.parametrize(
-    "make", [detector_comparison, many_detectors_comparison, classifier_comparison]
+    "make",
+    [detector_comparison, many_detectors_comparison, classifier_comparison, merged_comparison],
 )
 def test_the_console_table_fits(make, width):
     text = printed(make(), width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "mAP" in text or "Top-1" in text
     assert "Best overall" in text
-    assert "…" not in text.split("Best overall")[0] or make is many_detectors_comparison
+    # The last heading's unit, or the title of one without: a column cut off would lose it.
+    heading = text[: text.index("──")].split("\n")[-2].split()
+    assert set(heading) <= {"Model", *" ".join(map(unit_label, MEASURES)).split()}
+    assert "…" not in text.split("Best overall")[0] or make in (
+        many_detectors_comparison,
+        merged_comparison,
+    )
 
 
 def test_the_console_says_ties_gaps_and_noise():

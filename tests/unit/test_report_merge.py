@@ -100,6 +100,7 @@ def test_runs_of_one_model_are_told_apart_by_date_and_the_newest_is_ranked(base)
 def test_runs_of_one_minute_are_still_told_apart(base):
     merged = merge_reports([base, again(base, "2026-11-22T09:30:20+00:00")])
     assert merged.models[0].reference.endswith("@ 2026-11-22 09:30:20")
+    assert "from 2026-11-22 09:30:00 to 2026-11-22 09:30:20" in merged.verdict.notes[0]
     other_device = again(base, base.created_at, spec={"device": "cuda"})
     merged = merge_reports([base, other_device])
     assert len({m.reference for m in merged.models}) == 6

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comparison_factory import (
-    again,
     classifier_comparison,
     depth_comparison,
     detector_comparison,
     failing_comparison,
     many_detectors_comparison,
+    merged_comparison,
     scenario_comparison,
 )
 from visiondyno.report import figures
@@ -26,7 +26,6 @@ from visiondyno.report.charts.latency import latency_ecdf, latency_ridges
 from visiondyno.report.comparison import ConfusionMatrix
 from visiondyno.report.html import to_html
 from visiondyno.report.layout import display_names
-from visiondyno.report.merge import merge_reports
 from visiondyno.report.plots import Canvas, fit_scale, linear_ticks, log_ticks, tick_label
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -52,9 +51,7 @@ def every_svg(text):
 COMPARISONS = {
     "scenarios": scenario_comparison,
     "depth": depth_comparison,
-    "merged": lambda: merge_reports(
-        [detector_comparison(), again(detector_comparison(), "2026-11-22T10:30:00+00:00", slower=2)]
-    ),
+    "merged": merged_comparison,
     "detectors": detector_comparison,
     "many": many_detectors_comparison,
     "classifiers": classifier_comparison,

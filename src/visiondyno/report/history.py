@@ -13,7 +13,7 @@ from visiondyno.measurements.measure import MEASURES
 from visiondyno.report.comparison import ModelReport, Origin
 from visiondyno.report.differences import READING_TOLERANCE, READINGS
 from visiondyno.report.format import listed, plural, title
-from visiondyno.report.origins import ON_ANY_MACHINE, date_of, place_text, series_of
+from visiondyno.report.origins import ON_ANY_MACHINE, dates_of, place_text, series_of
 
 _SETTINGS = ("duration_s", "repeat", "scenarios", "rate_per_s", "latency_limit_ms", "engine")
 """Those of a request that can move a time."""
@@ -64,16 +64,22 @@ class History:
         return self.origins[-1].name
 
     @property
+    def dates(self) -> tuple[str, ...]:
+        """Of `runs`, in their order."""
+        texts = dates_of(self.origins)
+        return tuple(texts[origin.created_at] for origin in self.origins)
+
+    @property
     def place(self) -> str:
         """Machine, device and threads of the runs, in words."""
         return place_text(self.origins[-1])
 
     def sentence(self) -> str:
         """Whether the runs agree, for people."""
-        first, last = self.origins[0], self.origins[-1]
         judged = [found for found in self.agreements if found.verdict != "unknown"]
         out = [found for found in judged if found.verdict == "apart"]
-        runs = f"{self.name}, {len(self.runs)} runs from {date_of(first)} to {date_of(last)}"
+        dates = self.dates
+        runs = f"{self.name}, {len(self.runs)} runs from {dates[0]} to {dates[-1]}"
         if not judged:
             return f"{runs}: no measure has intervals that could be compared."
         if not out:
@@ -146,7 +152,13 @@ def _reasons(measure: str, older: ModelReport, newer: ModelReport) -> tuple[str,
     assert newer.origin is not None
     reasons = _changes(older, newer)
     if measure not in ON_ANY_MACHINE:
-        reasons = [*_unquiet(older.origin), *_unquiet(newer.origin), *reasons]
+        dates = dates_of((older.origin, newer.origin))
+        unquiet = [
+            _unquiet(origin, dates[origin.created_at])
+            for origin in (older.origin, newer.origin)
+            if not origin.verdict.quiet
+        ]
+        reasons = [*unquiet, *reasons]
         if older.origin.environment.hostname_hash != newer.origin.environment.hostname_hash:
             reasons.append("another host of the same kind")
         reasons += [
@@ -162,11 +174,9 @@ def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _unquiet(origin: Origin) -> list[str]:
-    if origin.verdict.quiet:
-        return []
+def _unquiet(origin: Origin, date: str) -> str:
     seen = ", ".join(reason.rstrip(".") for reason in origin.verdict.reasons) or "no detail given"
-    return [f"the machine was not quiet on {date_of(origin)} ({seen})"]
+    return f"the machine was not quiet on {date} ({seen})"
 
 
 def _changes(older: ModelReport, newer: ModelReport) -> list[str]:

@@ -39,7 +39,7 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
-from visiondyno.report.origins import date_of, newest
+from visiondyno.report.origins import newest
 from visiondyno.report.plots import SERIES, Canvas, dash, series_class
 from visiondyno.report.scenarios import KINDS, scenario_tables
 from visiondyno.report.yaml_spec import dump_spec
@@ -291,7 +291,7 @@ def _history_table(history: History) -> dict[str, Any]:
         "name": history.name,
         "place": history.place,
         "sentence": history.sentence(),
-        "dates": [date_of(origin) for origin in history.origins[-MOST_RUNS:]],
+        "dates": history.dates[-MOST_RUNS:],
         "more": len(history.runs) - len(runs),
         "rows": rows,
     }

@@ -7,7 +7,7 @@ from visiondyno.measurements.measure import MEASURES
 from visiondyno.report.comparison import Comparison, ModelReport
 from visiondyno.report.differences import higher_is_better, is_rankable
 from visiondyno.report.format import plural
-from visiondyno.report.origins import apart, date_of, newest
+from visiondyno.report.origins import apart, dates_of, newest
 
 ACCURACIES: dict[str, tuple[str, ...]] = {
     "detection": ("map_50_95", "map_50", "f1"),
@@ -138,7 +138,7 @@ def subtitle(comparison: Comparison) -> str:
     origins = [model.origin for model in comparison.models if model.origin is not None]
     parts = [", ".join(counts), _machines(comparison)]
     if origins:
-        dates = sorted({date_of(origin) for origin in origins})
+        dates = sorted(dates_of(origins).values())
         runs = {(origin.created_at, origin.environment.machine_id) for origin in origins}
         parts.append(f"{plural(len(runs), 'run')} from {dates[0]} to {dates[-1]}")
     else:

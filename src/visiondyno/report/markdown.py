@@ -25,7 +25,7 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
-from visiondyno.report.origins import date_of, newest
+from visiondyno.report.origins import newest
 from visiondyno.report.scenarios import KINDS, RATE, scenario_tables
 from visiondyno.report.yaml_spec import dump_spec
 
@@ -111,7 +111,7 @@ def _history(comparison: Comparison) -> str:
             ]
             for agreement in found.agreements
         ]
-        dates = [date_of(origin) for origin in found.origins[-MOST_RUNS:]]
+        dates = found.dates[-MOST_RUNS:]
         blocks.append(f"### {_escape(found.name)}\n\n{_escape(found.place)}")
         blocks.append(_table(["Measure", *dates, "Intervals"], rows))
     return "## History\n\n" + "\n\n".join(blocks) if blocks else ""

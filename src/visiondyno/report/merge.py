@@ -9,7 +9,7 @@ from visiondyno.report.comparison import Comparison, LeftOut, ModelReport, Origi
 from visiondyno.report.format import listed, sentence
 from visiondyno.report.green import with_green_scores
 from visiondyno.report.history import histories
-from visiondyno.report.origins import date_of, newest, place_of, place_text
+from visiondyno.report.origins import date_of, dates_of, newest, place_of, place_text
 from visiondyno.report.ranking import rank
 from visiondyno.specs.operations import BenchmarkInput
 
@@ -165,9 +165,7 @@ def _dated(runs: Sequence[ModelReport]) -> tuple[ModelReport, ...]:
 def _label(own: Origin, every: Sequence[Origin]) -> str:
     if len(every) == 1:
         return ""
-    minutes = Counter(date_of(origin) for origin in every)
-    seconds = own.created_at[:19].replace("T", " ")
-    parts = [date_of(own) if minutes[date_of(own)] == 1 else seconds]
+    parts = [dates_of(every)[own.created_at]]
     telling: tuple[tuple[Callable[[Origin], object], str], ...] = (
         (lambda origin: origin.spec.device, own.spec.device),
         (lambda origin: origin.spec.threads, f"{own.spec.threads or 'default'} threads"),
@@ -199,7 +197,10 @@ def _joint_spec(ordered: Sequence[Comparison]) -> BenchmarkInput:
 
 def _verdict(ordered: Sequence[Comparison], models: Sequence[ModelReport]) -> Verdict:
     origins = _runs(models)
-    reasons = [f"{date_of(run)}: {reason}" for run in origins for reason in run.verdict.reasons]
+    dates = dates_of(origins)
+    reasons = [
+        f"{dates[run.created_at]}: {reason}" for run in origins for reason in run.verdict.reasons
+    ]
     sentences = [history.sentence() for history in histories(models)]
     return Verdict(
         quiet=all(each.verdict.quiet for each in ordered),
@@ -243,13 +244,14 @@ def _places(origins: Sequence[Origin]) -> list[str]:
 def _settings(origins: Sequence[Origin]) -> list[str]:
     """Requests that differ in more than their models."""
     found = []
+    dates = dates_of(origins)
     for name in BenchmarkInput.model_fields:
         values: dict[str, list[str]] = {}
         for run in origins:
-            values.setdefault(_shown(getattr(run.spec, name)), []).append(date_of(run))
+            values.setdefault(_shown(getattr(run.spec, name)), []).append(dates[run.created_at])
         if name in _SHOWN_APART or name in {"device", "threads"} or len(values) == 1:
             continue
-        texts = [f"{v} ({', '.join(dates)})" for v, dates in values.items()]
+        texts = [f"{v} ({', '.join(when)})" for v, when in values.items()]
         found.append(f"The runs differ in {name}: {'; '.join(texts)}.")
     return found
 

@@ -1,6 +1,6 @@
 """Of merged comparisons: which runs are the newest, and which may be compared in what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from visiondyno.measurements.measure import MEASURES
 from visiondyno.report.comparison import ModelReport, Origin
@@ -71,6 +71,18 @@ def _made(model: ModelReport) -> str:
 def date_of(origin: Origin) -> str:
     """The run's date and minute, for people."""
     return origin.created_at[:16].replace("T", " ")
+
+
+def dates_of(origins: Iterable[Origin]) -> dict[str, str]:
+    """`created_at` → date for people, to the second where two runs share a minute."""
+    runs = {origin.created_at: origin for origin in origins}
+    minutes = [date_of(origin) for origin in runs.values()]
+    return {
+        moment: date_of(origin)
+        if minutes.count(date_of(origin)) == 1
+        else moment[:19].replace("T", " ")
+        for moment, origin in runs.items()
+    }
 
 
 def place_text(origin: Origin) -> str:

@@ -86,7 +86,7 @@ class _Results:
         comparison = self._comparison
         names = display_names(comparison.models)
         columns = main_measures(comparison)
-        model_width = 2 + min(_MODEL_WIDTH, max(len(name) for name in names.values()))
+        model_width = 5 + min(_MODEL_WIDTH, max(len(name) for name in names.values()))
         for name in _DROPPED:
             if model_width + sum(_width(comparison, c) for c in columns) <= options.max_width:
                 break

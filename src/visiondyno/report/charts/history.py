@@ -7,7 +7,7 @@ from markupsafe import Markup
 from visiondyno.report.charts.tradeoff import shown_bounds
 from visiondyno.report.format import in_shown_unit, measure_text, title, unit_label
 from visiondyno.report.history import History
-from visiondyno.report.origins import date_of
+from visiondyno.report.origins import dates_of
 from visiondyno.report.plots import (
     Canvas,
     Frame,
@@ -34,7 +34,7 @@ def history_plot(
     height = width * 0.62 if width < 450 else width * 0.5
     canvas = Canvas(width, height, f"{title(measure)} of each run")
     frame = Frame(52, 24, width - 14, height - 30)
-    dates = {o.created_at: date_of(o) for found in histories for o in found.origins}
+    dates = dates_of(origin for found in histories for origin in found.origins)
     moments = sorted(dates)
     able = [
         (found, run, run.measures[measure])
