@@ -236,6 +236,8 @@ def test_equal_runs_agree_on_every_measure(base):
     assert found["peak_rss_bytes"].verdict == "overlap"
     assert found["f1_threshold"].verdict == "unknown"
     assert all("overlap on all" in note for note in merged.verdict.notes)
+    unknown = sum(a.verdict == "unknown" for a in found.values())
+    assert f" {unknown} others have no measured interval" in merged.verdict.notes[0]
 
 
 def test_runs_that_disagree_name_what_was_seen(base):

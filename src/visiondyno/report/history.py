@@ -84,7 +84,7 @@ class History:
             return f"{runs}: no measure has intervals that could be compared."
         if not out:
             of = f"all {plural(len(judged), 'measure')}" if len(judged) > 1 else "the one measure"
-            return f"{runs}: the intervals overlap on {of} that can be judged."
+            return f"{runs}: the intervals overlap on {of} that can be judged.{self._unjudged()}"
         parts = [
             f"apart on {listed([title(name) for name in names])}: {'; '.join(reasons)}"
             for reasons, names in _by_reasons(out).items()
@@ -92,8 +92,15 @@ class History:
         overlapping = len(judged) - len(out)
         return (
             f"{runs}: the intervals overlap on {overlapping} of {plural(len(judged), 'measure')}, "
-            f"and are {'. They are '.join(parts)}."
+            f"and are {'. They are '.join(parts)}.{self._unjudged()}"
         )
+
+    def _unjudged(self) -> str:
+        count = sum(found.verdict == "unknown" for found in self.agreements)
+        if not count:
+            return ""
+        verb = "has" if count == 1 else "have"
+        return f" {plural(count, 'other')} {verb} no measured interval in every run."
 
 
 def histories(models: Sequence[ModelReport]) -> tuple[History, ...]:
