@@ -32,7 +32,7 @@ _NAMES: dict[str, int | None] = {"depth-n": None, "depth-n-b8": 8, "depth-n-b32"
 def main() -> int:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Train the shipped depth model.")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--scenes", type=int, default=2800, help="training scenes (default 2800)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--seed", type=int, default=1)
