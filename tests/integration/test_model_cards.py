@@ -77,7 +77,7 @@ def test_known_shapes(kind: str, tmp_path: Path) -> None:
     assert sources["classes"] == "assumed" or card.task == "depth"
 
 
-def test_families_choose_boxes_as_their_makers_do(tmp_path: Path) -> None:
+def test_families_choose_boxes_as_their_makers_do_but_score_low_confidences(tmp_path: Path) -> None:
     settings = {
         kind: guess_card(model(tmp_path, SHAPES[kind][0], size=(64, 96)))[0].detection
         for kind in SHAPES
@@ -90,7 +90,7 @@ def test_families_choose_boxes_as_their_makers_do(tmp_path: Path) -> None:
         confidence=0.01, nms_iou=0.45, several_classes_a_box=False, clip_to_image=False
     )
     assert settings["end_to_end"] == DetectionCard(nms_iou=None)
-    assert settings["nanodet"] == DetectionCard(confidence=0.05, nms_iou=0.6, max_detections=100)
+    assert settings["nanodet"] == DetectionCard(nms_iou=0.6, max_detections=100)
     assert settings["classification"] is settings["depth"] is None
 
 

@@ -199,7 +199,7 @@ def test_loadgens_words_are_kept() -> None:
         "rate_per_s": 95.5,
         "summary": "…",
     }
-    found = {"server by LoadGen": {"plan": {"queries": 662}, "report": report}}
+    found = {"server by LoadGen": {"plan": {"queries": 662, "exact": True}, "report": report}}
     result = loadgen_result("server", [found])
     assert result.measures["latency_p99_ms"].value == 30.0
     assert result.measures["latency_p99_ms"].n == 662

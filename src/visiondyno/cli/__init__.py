@@ -18,7 +18,9 @@ _COMMANDS = {
     "evaluate": "Score one model's accuracy on a data set, without timing.",
     "doctor": "Say what this machine can measure, and what is missing.",
     "models": "List models, show what a model file says of itself, write model cards.",
-    "datasets": "List data sets, describe one, write the built-in ones to a folder, pull published ones.",
+    "datasets": (
+        "List data sets, describe one, write the built-in ones to a folder, pull published ones."
+    ),
 }
 
 

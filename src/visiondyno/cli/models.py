@@ -25,8 +25,9 @@ def command(context: click.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     table = Table(title="Shipped models")
-    for column in ("reference", "task", "classes", "input", "parameters", "size"):
-        table.add_column(column)
+    table.add_column("reference", no_wrap=True)
+    for column in ("task", "classes", "input", "parameters", "size"):
+        table.add_column(column, overflow="fold")
     for name in shipped_models():
         reference = f"visiondyno:{name}"
         with load_model(reference, LoadOptions()) as model:

@@ -26,6 +26,7 @@ _NAMES = {
     "server": "Server",
     "offline": "Offline",
 }
+_LARGEST_BATCH = 16
 _PERCENTILE = re.compile(r"^(\d+\.\d+) percentile latency \(ns\)\s*:\s*(\d+)", re.MULTILINE)
 _VERDICT = re.compile(r"^Result is\s*:\s*(\w+)", re.MULTILINE)
 _RATE = re.compile(
@@ -147,9 +148,13 @@ class _SystemUnderTest:
             self._loadgen.QuerySamplesComplete(done)
 
     def _answer(self, count: int) -> None:
-        batch = [self._images.decode(next(self._order)) for _ in range(count)]
-        prepared = self._model.preprocess(batch)
-        self._model.postprocess(self._model.infer(prepared), prepared)
+        """A query's images, in batches that fit in memory (offline asks for all at once)."""
+        while count > 0:
+            size = min(count, _LARGEST_BATCH)
+            batch = [self._images.decode(next(self._order)) for _ in range(size)]
+            prepared = self._model.preprocess(batch)
+            self._model.postprocess(self._model.infer(prepared), prepared)
+            count -= size
 
 
 def _settings(loadgen: Any, plan: LoadGenPlan) -> Any:

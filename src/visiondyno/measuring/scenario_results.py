@@ -68,7 +68,8 @@ def loadgen_result(scenario: str, found: Runs) -> ScenarioResult:
     for name, q in _PERCENTILES.items():
         value = report["percentiles_ms"].get(q, report["percentiles_ms"].get(str(q)))
         if scenario != "offline" and value is not None:
-            measures[name] = measured(name, value, method, n=plan["queries"])
+            count = plan["queries"] if plan["exact"] else None  # else at least so many
+            measures[name] = measured(name, value, method, n=count)
     if report["rate_per_s"] is not None:
         measures[_RATE] = measured(_RATE, report["rate_per_s"], method)
     note = f"LoadGen's verdict: {report['verdict']}."
