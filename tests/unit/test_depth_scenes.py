@@ -149,16 +149,20 @@ def test_seen_points_lie_on_the_surface_and_normals_face_the_camera(form, half, 
     assert seen.any()
     own = solid.to_own() @ (rays[:, seen] * sight.depth[seen] - np.array(centre)[:, None])
     assert np.abs(own).max() < 1.001
-    edge = {
-        "box": np.abs(own).max(0), "room": np.abs(own).max(0), "ball": np.hypot.reduce(own),
-        "cylinder": np.maximum(np.hypot(own[0], own[2]), np.abs(own[1])),
-        "roof": np.maximum(np.abs(own).max(0), own[1] + 2 * np.abs(own[0])),
-    }[form]  # fmt: skip
-    np.testing.assert_allclose(edge, 1, atol=2e-3)
+    # Of each of its sides, how near the point is to it: 1 on the side.
+    sides = np.sort({
+        "box": np.abs(own), "room": np.abs(own),
+        "ball": np.stack((np.hypot.reduce(own), 0 * own[0])),
+        "cylinder": np.stack((np.hypot(own[0], own[2]), np.abs(own[1]))),
+        "roof": np.stack((np.abs(own[2]), -own[1], own[1] + 2 * np.abs(own[0]))),
+    }[form], axis=0)  # fmt: skip
+    np.testing.assert_allclose(sides[-1], 1, atol=2e-3)
     found = surfaces(view, rays, [solid], sight)
     normal = found.normal[:, seen]
     np.testing.assert_allclose(np.hypot.reduce(normal), 1, atol=1e-4)
-    assert ((normal * rays[:, seen]).sum(0) < 0.05).all()
+    # At an edge either side will do; a roof's underside is shaded as its slope.
+    clear = (sides[-2] < 0.995) & ((form != "roof") | (own[1] > -0.995))
+    assert ((normal * rays[:, seen]).sum(0) < 0.02)[clear].all()
 
 
 def test_a_light_looks_at_its_target():

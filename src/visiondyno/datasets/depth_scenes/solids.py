@@ -147,6 +147,7 @@ def surface(solid: Solid, own: FloatArray) -> Patch:
         u = np.where(side == 0, metres[2], metres[0])
         v = np.where(side == 1, metres[2], metres[1])
     elif solid.form == "roof":
+        # The underside counts as slope: no light from above reaches it, so that none can tell.
         gable = np.abs(own[2]) > 0.9999
         slope = np.stack((2 * np.sign(own[0]), np.ones_like(own[0]), np.zeros_like(own[0])))
         end = np.stack((np.zeros_like(own[0]), np.zeros_like(own[0]), np.sign(own[2])))
