@@ -66,7 +66,8 @@ class WorstImage(_Value):
     """An image the model got most wrong.
 
     `jpeg_base64` is a thumbnail; `boxes` are in its pixels. `errors` counts misses and false
-    alarms at IoU 0.5 and `f1_threshold` (of a classifier: 1).
+    alarms at IoU 0.5 and `f1_threshold` (of a classifier: 1; of depth: pixels off by a ratio of
+    1.25 or more, the thumbnail being image, predicted and true depth side by side).
     """
 
     image: str
