@@ -60,13 +60,14 @@ def raw_session(reference: str, threads: int | None) -> onnxruntime.InferenceSes
 
 def input_of(session: onnxruntime.InferenceSession) -> tuple[str, int, int]:
     """Name, height and width of the only input."""
-    found: Any = session.get_inputs()[0]
+    found = session.get_inputs()[0]
     return found.name, found.shape[2], found.shape[3]
 
 
 def plain_input(data: bytes, height: int, width: int) -> np.ndarray[Any, Any]:
     """Decode and letterbox as most scripts do it."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "the data set was opened, so its images are"
     ratio = min(height / image.shape[0], width / image.shape[1])
     size = int(image.shape[1] * ratio), int(image.shape[0] * ratio)
     padded = np.full((height, width, 3), 114, np.uint8)
