@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core check docs format train-street clean setup-core setup-check setup-dev setup-test-core
+.PHONY: help demo test test-core check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -41,6 +41,9 @@ bench-%: setup-dev ## run benchmarks/NAME.py and write benchmarks/results/NAME.j
 
 train-street: setup-dev ## train the two shipped detectors anew (CPU, minutes)
 	@$(BIN)/python scripts/train_street.py
+
+train-depth: setup-dev ## train the shipped depth model anew (CPU, minutes)
+	@$(BIN)/python scripts/train_depth.py
 
 clean: ## remove environments, caches and build outputs
 	rm -rf $(VENV) $(CORE_VENV) build dist htmlcov demo-report dyno-report gate-report out tests/output
