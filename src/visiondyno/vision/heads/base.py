@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.errors import ModelError
-from visiondyno.predictions import Predictions
+from visiondyno.predictions import FloatArray, Predictions
 from visiondyno.specs.model_card import HeadName, ModelCard, OutputCard, OutputRole
 from visiondyno.vision.preprocess import Geometry
 
@@ -118,9 +118,7 @@ class SingleOutputHead(Head):
         shape = self._single(shapes, card, shapes)
         check_class_count(self.class_count(shape, card), shape, card)
 
-    def single_output(
-        self, outputs: Sequence[Output], card: ModelCard, images: int
-    ) -> NDArray[np.float32]:
+    def single_output(self, outputs: Sequence[Output], card: ModelCard, images: int) -> FloatArray:
         """The one output as float32, checked against the card and the number of images."""
         shapes = [output.shape for output in outputs]
         self.check(shapes, card)
@@ -133,6 +131,30 @@ class SingleOutputHead(Head):
         if len(found) != 1:
             raise self.roles_missing("predictions (one)")
         return found[0]
+
+
+class PerImageHead(SingleOutputHead):
+    """A head of one output that reads each image by itself."""
+
+    @abstractmethod
+    def decode_one(
+        self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
+    ) -> Predictions:
+        """One image's part of the output, without the axis of images; see `Head.decode`."""
+
+    def decode(
+        self,
+        outputs: Sequence[Output],
+        card: ModelCard,
+        geometries: Sequence[Geometry],
+        confidence: float,
+    ) -> list[Predictions]:
+        """See `Head.decode`."""
+        batch = self.single_output(outputs, card, len(geometries))
+        return [
+            self.decode_one(output, card, geometry, confidence)
+            for output, geometry in zip(batch, geometries, strict=True)
+        ]
 
 
 def overlaid(said: OutputCard | None, defaults: OutputCard) -> OutputCard:

@@ -1,17 +1,16 @@
 """Head of detectors that end with their own NMS, or need none, in one output."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from visiondyno.predictions import Detections, FloatArray, Predictions
+from visiondyno.predictions import Detections, FloatArray
 from visiondyno.specs.model_card import HeadName, ModelCard, OutputCard
-from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
+from visiondyno.vision.heads.base import PerImageHead, Shape
 from visiondyno.vision.heads.box_formats import class_ids_of, to_input_pixels
 from visiondyno.vision.heads.boxes import finish, without_nms
 from visiondyno.vision.preprocess import Geometry
 
 
-class EndToEndHead(SingleOutputHead):
+class EndToEndHead(PerImageHead):
     """`[n, boxes, 6]`: four box values, score, class number.
 
     The box is left, top, right, bottom in input pixels unless the card's `output.boxes` says
@@ -29,23 +28,10 @@ class EndToEndHead(SingleOutputHead):
             raise self.wrong_shape(shape)
         return None
 
-    def decode(
-        self,
-        outputs: Sequence[Output],
-        card: ModelCard,
-        geometries: Sequence[Geometry],
-        confidence: float,
-    ) -> list[Predictions]:
-        """See `Head.decode`."""
-        batch = self.single_output(outputs, card, len(geometries))
-        return [
-            self._one(output, card, geometry, confidence)
-            for output, geometry in zip(batch, geometries, strict=True)
-        ]
-
-    def _one(
+    def decode_one(
         self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
     ) -> Detections:
+        """See `PerImageHead.decode_one`."""
         rows = output[output[:, 4] > confidence]
         class_ids = class_ids_of(rows[:, 5], 0, len(card.classes))
         form = self.output_of(card).boxes or "xyxy_pixels"

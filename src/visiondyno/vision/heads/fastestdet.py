@@ -1,13 +1,12 @@
 """Head of FastestDet."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from visiondyno.predictions import Detections, FloatArray, IntArray, Predictions
+from visiondyno.predictions import Detections, FloatArray, IntArray
 from visiondyno.specs.model_card import HeadName, InputCard, ModelCard
-from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
+from visiondyno.vision.heads.base import PerImageHead, Shape
 from visiondyno.vision.heads.boxes import (
     centre_to_corners,
     detections_from_scores,
@@ -18,7 +17,7 @@ from visiondyno.vision.preprocess import Geometry
 _OBJECTNESS_POWER, _CLASS_POWER = np.float32(0.6), np.float32(0.4)
 
 
-class FastestDetHead(SingleOutputHead):
+class FastestDetHead(PerImageHead):
     """`[n, 5 + classes, rows, columns]`: objectness, 4 box values, class scores of each cell.
 
     `cx = (column + tanh(t1)) / columns`, `cy = (row + tanh(t2)) / rows`, `w = sigmoid(t3)`,
@@ -36,23 +35,10 @@ class FastestDetHead(SingleOutputHead):
             raise self.wrong_shape(shape)
         return None if shape[1] is None else shape[1] - 5
 
-    def decode(
-        self,
-        outputs: Sequence[Output],
-        card: ModelCard,
-        geometries: Sequence[Geometry],
-        confidence: float,
-    ) -> list[Predictions]:
-        """See `Head.decode`."""
-        batch = self.single_output(outputs, card, len(geometries))
-        return [
-            self._one(output, card, geometry, confidence)
-            for output, geometry in zip(batch, geometries, strict=True)
-        ]
-
-    def _one(
+    def decode_one(
         self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
     ) -> Detections:
+        """See `PerImageHead.decode_one`."""
         columns = output.shape[2]
         cells = output.reshape(len(output), -1)
         objectness = np.maximum(cells[0], 0) ** _OBJECTNESS_POWER

@@ -1,15 +1,14 @@
 """Head of NanoDet and NanoDet-Plus: distributions of distances (GFL)."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from scipy.special import expit, softmax
 
 from visiondyno.errors import ModelError
-from visiondyno.predictions import Detections, FloatArray, IntArray, Predictions
+from visiondyno.predictions import Detections, FloatArray, IntArray
 from visiondyno.specs.model_card import HeadName, ModelCard, OutputCard
-from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
+from visiondyno.vision.heads.base import PerImageHead, Shape
 from visiondyno.vision.heads.boxes import cut_at, detections_from_scores, settings_of
 from visiondyno.vision.heads.grid import cells_at, from_distances, levels_of
 from visiondyno.vision.preprocess import Geometry
@@ -17,7 +16,7 @@ from visiondyno.vision.preprocess import Geometry
 NANODET_STRIDES = (8, 16, 32, 64)
 
 
-class NanoDetHead(SingleOutputHead):
+class NanoDetHead(PerImageHead):
     """`[n, cells, classes + 4 · bins]`: class scores, then four distributions of a distance.
 
     Each distance (left, top, right, bottom) is the expectation of its bin's number under a softmax
@@ -50,23 +49,10 @@ class NanoDetHead(SingleOutputHead):
                 )
         return None
 
-    def decode(
-        self,
-        outputs: Sequence[Output],
-        card: ModelCard,
-        geometries: Sequence[Geometry],
-        confidence: float,
-    ) -> list[Predictions]:
-        """See `Head.decode`."""
-        batch = self.single_output(outputs, card, len(geometries))
-        return [
-            self._one(output, card, geometry, confidence)
-            for output, geometry in zip(batch, geometries, strict=True)
-        ]
-
-    def _one(
+    def decode_one(
         self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
     ) -> Detections:
+        """See `PerImageHead.decode_one`."""
         classes = len(card.classes)
         said = self.output_of(card)
         strides = said.strides or NANODET_STRIDES

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from visiondyno.predictions import Detections, FloatArray, IntArray, Predictions
-from visiondyno.specs.model_card import DetectionCard, HeadName, InputCard, ModelCard
-from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
+from visiondyno.predictions import Detections, FloatArray, IntArray
+from visiondyno.specs.model_card import HeadName, InputCard, ModelCard
+from visiondyno.vision.heads.base import PerImageHead, Shape
 from visiondyno.vision.heads.boxes import (
     centre_to_corners,
     detections_from_scores,
@@ -21,7 +21,7 @@ YOLOX_STRIDES = (8, 16, 32)
 _LARGEST_LOG_SIZE = np.float32(20)
 
 
-class Yolov8Head(SingleOutputHead):
+class Yolov8Head(PerImageHead):
     """`[n, 4 + classes, boxes]`: centre x, y, width, height in input pixels, class scores."""
 
     name: ClassVar[HeadName] = "yolov8"
@@ -34,30 +34,20 @@ class Yolov8Head(SingleOutputHead):
             raise self.wrong_shape(shape)
         return None if shape[1] is None else shape[1] - 4
 
-    def decode(
-        self,
-        outputs: Sequence[Output],
-        card: ModelCard,
-        geometries: Sequence[Geometry],
-        confidence: float,
-    ) -> list[Predictions]:
-        """See `Head.decode`."""
-        batch = self.single_output(outputs, card, len(geometries))
-        settings = settings_of(card)
-
-        def one(output: FloatArray, geometry: Geometry) -> Detections:
-            return detections_from_scores(
-                output[4:].T,
-                lambda index: centre_to_corners(output[:4, index].T),
-                settings,
-                geometry,
-                confidence,
-            )
-
-        return [one(*pair) for pair in zip(batch, geometries, strict=True)]
+    def decode_one(
+        self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
+    ) -> Detections:
+        """See `PerImageHead.decode_one`."""
+        return detections_from_scores(
+            output[4:].T,
+            lambda index: centre_to_corners(output[:4, index].T),
+            settings_of(card),
+            geometry,
+            confidence,
+        )
 
 
-class ObjectnessHead(SingleOutputHead):
+class ObjectnessHead(PerImageHead):
     """`[n, boxes, 5 + classes]` with score = objectness × class; the box code varies."""
 
     task = "detection"
@@ -80,36 +70,17 @@ class ObjectnessHead(SingleOutputHead):
             raise self.wrong_shape(shape)
         return None if shape[2] is None else shape[2] - 5
 
-    def decode(
-        self,
-        outputs: Sequence[Output],
-        card: ModelCard,
-        geometries: Sequence[Geometry],
-        confidence: float,
-    ) -> list[Predictions]:
-        """See `Head.decode`."""
-        batch = self.single_output(outputs, card, len(geometries))
-        settings = settings_of(card)
-        return [
-            self._one(output, card.input, settings, geometry, confidence)
-            for output, geometry in zip(batch, geometries, strict=True)
-        ]
-
-    def _one(
-        self,
-        output: FloatArray,
-        card: InputCard,
-        settings: DetectionCard,
-        geometry: Geometry,
-        confidence: float,
+    def decode_one(
+        self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
     ) -> Detections:
+        """See `PerImageHead.decode_one`."""
         # A class score is at most 1, so the objectness alone rules most boxes out.
         index = np.flatnonzero(output[:, 4] > confidence)
         rows = output[index]
         return detections_from_scores(
             rows[:, 4:5] * rows[:, 5:],
-            lambda chosen: self.decode_boxes(rows[chosen, :4], index[chosen], card),
-            settings,
+            lambda chosen: self.decode_boxes(rows[chosen, :4], index[chosen], card.input),
+            settings_of(card),
             geometry,
             confidence,
         )
