@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from measuring_stand_ins import ManualClock, TimedModel, write_numbered_images
-from visiondyno.measurements.measure import Measure, Measures
+from visiondyno.measurements.measure import Measure, Measures, measured, not_measured
 from visiondyno.measuring.energy_windows import EnergyWindows
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.offline import run_offline
@@ -18,7 +18,7 @@ from visiondyno.measuring.scenario_results import (
     start_up_measures,
 )
 from visiondyno.measuring.single_stream import StageTimes, run_single_stream, warm_up
-from visiondyno.probes.base import Probe, no_reading, reading
+from visiondyno.probes.base import Probe
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def child(scenario: str, run: dict[str, Any], *, steady: bool = True) -> dict[st
 
 def single_stream(latencies_ms: list[float], *, steady: bool = True) -> dict[str, Any]:
     times = StageTimes(*[latencies_ms] * 5)
-    energy = no_reading("energy_joules", "no counter").model_dump()
+    energy = not_measured("energy_joules", "no counter").model_dump()
     run = {"samples": times.as_dict(), "probes": {"energy_joules_per_image": energy}}
     return child("single-stream", run, steady=steady)
 
@@ -257,7 +257,7 @@ def test_throughput_of_few_stretches_has_none() -> None:
 
 
 def test_start_up_measures_are_single_readings() -> None:
-    peak = reading("peak_rss_bytes", 1e8, "VmHWM")
+    peak = measured("peak_rss_bytes", 1e8, "VmHWM")
     found = {"load_ms": 120.0, "first_inference_ms": 30.0, "peak_rss_bytes": peak.model_dump()}
     measures = start_up_measures([found])
     assert (measures["load_ms"].value, measures["load_ms"].interval) == (120.0, None)
@@ -282,9 +282,9 @@ class _Meter(Probe):
 
     def stop(self) -> Measures:
         if self._watts is None:
-            return {"energy_joules": no_reading("energy_joules", "no counter")}
+            return {"energy_joules": not_measured("energy_joules", "no counter")}
         joules = self._watts * (self._clock.seconds - self._began_s)
-        return {"energy_joules": reading("energy_joules", joules, "meter")}
+        return {"energy_joules": measured("energy_joules", joules, "meter")}
 
 
 def run_energy(clock: ManualClock, watts: float | None, steps: int, duration_s: float) -> Measure:

@@ -5,8 +5,8 @@ from threading import Event
 import pytest
 
 from visiondyno.errors import OperationFailed
-from visiondyno.measurements.measure import Measures, measured, not_measured
-from visiondyno.probes.base import Probe, Sampler, no_reading, reading, unit_of, watch
+from visiondyno.measurements.measure import MEASURES, Measures, measured, not_measured, unit_of
+from visiondyno.probes.base import Probe, Sampler, watch
 from visiondyno.probes.cpu import CpuProbe
 from visiondyno.probes.energy import EnergyProbe
 from visiondyno.probes.gpu import GpuProbe
@@ -77,9 +77,9 @@ def test_two_probes_of_one_name_are_refused_before_they_start() -> None:
 
 
 def test_units_come_from_the_measure_table_or_the_supplement() -> None:
-    assert reading("energy_joules", 2, "m").unit == "J"
-    assert reading("cpu_percent", 2, "m").unit == measured("cpu_percent", 2, "m").unit
-    assert no_reading("cpu_percent", "why") == not_measured("cpu_percent", "why")
+    assert measured("energy_joules", 2, "m").unit == "J"
+    assert measured("cpu_percent", 2, "m").unit == MEASURES["cpu_percent"].unit
+    assert not_measured("energy_joules", "why").unit == "J"
     with pytest.raises(KeyError):
         unit_of("no_such_measure")
 

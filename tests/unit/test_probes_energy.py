@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visiondyno.errors import SpecError, Unavailable
-from visiondyno.probes.base import no_reading, reading
+from visiondyno.measurements.measure import measured, not_measured
 from visiondyno.probes.energy import EnergyProbe, energy_joules_per_image, estimate_joules
 from visiondyno.probes.rapl import RaplCounter, counted_uj, find_zones
 
@@ -192,7 +192,7 @@ windows = st.lists(st.tuples(st.floats(0.001, 1e6), st.integers(1, 10**6)), min_
 
 @given(windows)
 def test_joules_an_image_is_all_energy_over_all_images(pairs: list[tuple[float, int]]) -> None:
-    measure = energy_joules_per_image([(reading("energy_joules", j, "m"), n) for j, n in pairs])
+    measure = energy_joules_per_image([(measured("energy_joules", j, "m"), n) for j, n in pairs])
     images = sum(n for _, n in pairs)
     assert measure.value == pytest.approx(sum(j for j, _ in pairs) / images)
     assert measure.n == images
@@ -206,15 +206,15 @@ def test_joules_an_image_is_all_energy_over_all_images(pairs: list[tuple[float, 
 
 def test_the_interval_is_students_t() -> None:
     # scipy-free figures: mean 2, s = 1, t(0.975; 2) = 4.302653 (any statistics table).
-    measures = [(reading("energy_joules", j, "m"), 1) for j in (1.0, 2.0, 3.0)]
+    measures = [(measured("energy_joules", j, "m"), 1) for j in (1.0, 2.0, 3.0)]
     low, high = energy_joules_per_image(measures).interval or (None, None)
     assert high == pytest.approx(2 + 4.302653 / 3**0.5, rel=1e-6)
     assert low == 0.0
 
 
 def test_one_window_without_energy_or_with_an_estimate_marks_the_whole() -> None:
-    good = reading("energy_joules", 5, "RAPL")
-    absent = energy_joules_per_image([(good, 2), (no_reading("energy_joules", "gone"), 2)])
+    good = measured("energy_joules", 5, "RAPL")
+    absent = energy_joules_per_image([(good, 2), (not_measured("energy_joules", "gone"), 2)])
     assert absent.value is None
     assert absent.reason == "gone"
     mixed = energy_joules_per_image([(good, 2), (estimate_joules(1, 1, "no RAPL"), 2)])
@@ -224,4 +224,4 @@ def test_one_window_without_energy_or_with_an_estimate_marks_the_whole() -> None
 @pytest.mark.parametrize("images", [[], [0]])
 def test_no_images_is_an_error(images: list[int]) -> None:
     with pytest.raises(ValueError, match="image"):
-        energy_joules_per_image([(reading("energy_joules", 5, "m"), n) for n in images])
+        energy_joules_per_image([(measured("energy_joules", 5, "m"), n) for n in images])

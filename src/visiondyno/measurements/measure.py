@@ -14,7 +14,7 @@ class Measure(BaseModel):
 
     Attributes:
         value: in `unit`; None where it could not be measured (never 0 for that), with `reason`.
-        unit: as in `MEASURES`.
+        unit: as in `MEASURES` or `SUPPLEMENTARY_UNITS`.
         interval: 95 %, or None where it isn't a statistic.
         n: the sample size: images, queries, windows …
         method: how it was measured, in words for the report.
@@ -150,6 +150,20 @@ MEASURES: dict[str, MeasureKind] = {
     ),
 }
 
+SUPPLEMENTARY_UNITS: dict[str, str] = {
+    "energy_joules": "J",
+    "cgroup_peak_bytes": "bytes",
+    "pss_bytes": "bytes",
+    "uss_bytes": "bytes",
+}
+"""Units of what probes read beside the names of `MEASURES`: for details and for derived measures,
+never for a column of its own in a ranking."""
+
+
+def unit_of(name: str) -> str:
+    """The unit of a name in `MEASURES` or `SUPPLEMENTARY_UNITS`."""
+    return MEASURES[name].unit if name in MEASURES else SUPPLEMENTARY_UNITS[name]
+
 
 def measured(
     name: str,
@@ -160,10 +174,10 @@ def measured(
     n: int | None = None,
     estimated: bool = False,
 ) -> Measure:
-    """A measure with a value, its unit taken from `MEASURES`."""
+    """A measure with a value, its unit that of its name."""
     return Measure(
         value=float(value),
-        unit=MEASURES[name].unit,
+        unit=unit_of(name),
         interval=interval,
         n=n,
         method=method,
@@ -173,4 +187,4 @@ def measured(
 
 def not_measured(name: str, reason: str, method: str = "none") -> Measure:
     """A measure that has no value here, and why."""
-    return Measure(value=None, unit=MEASURES[name].unit, method=method, reason=reason)
+    return Measure(value=None, unit=unit_of(name), method=method, reason=reason)

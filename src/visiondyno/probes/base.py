@@ -7,16 +7,7 @@ from contextlib import ExitStack, contextmanager
 from threading import Event, Thread
 
 from visiondyno.errors import OperationFailed
-from visiondyno.measurements.measure import MEASURES, Interval, Measure, Measures
-
-SUPPLEMENTARY_UNITS: dict[str, str] = {
-    "energy_joules": "J",
-    "cgroup_peak_bytes": "bytes",
-    "pss_bytes": "bytes",
-    "uss_bytes": "bytes",
-}
-"""Units of what probes read beside the names of `MEASURES`: for details and for derived measures,
-never for a column of its own in a ranking."""
+from visiondyno.measurements.measure import Measures
 
 
 class Probe(ABC):
@@ -107,36 +98,6 @@ def watch(probes: Sequence[Probe]) -> Iterator[Window]:
 
 def _collect(probe: Probe, measures: Measures) -> None:
     measures.update(probe.stop())
-
-
-def unit_of(name: str) -> str:
-    """The unit of a probe's name."""
-    return MEASURES[name].unit if name in MEASURES else SUPPLEMENTARY_UNITS[name]
-
-
-def reading(
-    name: str,
-    value: float,
-    method: str,
-    *,
-    interval: Interval | None = None,
-    n: int | None = None,
-    estimated: bool = False,
-) -> Measure:
-    """A measure with a value; like `measured`, for supplementary names too."""
-    return Measure(
-        value=float(value),
-        unit=unit_of(name),
-        interval=interval,
-        n=n,
-        method=method,
-        estimated=estimated,
-    )
-
-
-def no_reading(name: str, reason: str) -> Measure:
-    """A measure without a value; like `not_measured`, for supplementary names too."""
-    return Measure(value=None, unit=unit_of(name), method="none", reason=reason)
 
 
 class Sampler:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 from visiondyno.errors import OperationFailed
-from visiondyno.measurements.measure import Measures, measured
-from visiondyno.probes.base import Probe, no_reading
+from visiondyno.measurements.measure import Measures, measured, not_measured
+from visiondyno.probes.base import Probe
 
 
 class CpuProbe(Probe):
@@ -40,6 +40,6 @@ class CpuProbe(Probe):
         cpu_ns, wall_ns = self._cpu_ns() - self._began_ns[1], self._wall_ns() - self._began_ns[0]
         self._began_ns = None
         if wall_ns <= 0:
-            return {"cpu_percent": no_reading("cpu_percent", "the window had no length")}
+            return {"cpu_percent": not_measured("cpu_percent", "the window had no length")}
         method = "CLOCK_PROCESS_CPUTIME_ID (all threads, no children) over wall time"
         return {"cpu_percent": measured("cpu_percent", 100 * cpu_ns / wall_ns, method)}

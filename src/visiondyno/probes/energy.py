@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from visiondyno.errors import OperationFailed, Unavailable
 from visiondyno.measurements.measure import Interval, Measure, Measures, measured, not_measured
-from visiondyno.probes.base import Probe, no_reading, reading
+from visiondyno.probes.base import Probe
 from visiondyno.probes.kernel_files import ROOT
 from visiondyno.probes.nvml import Nvml, cuda_index
 from visiondyno.probes.rapl import RaplCounter
@@ -90,7 +90,7 @@ class EnergyProbe(Probe):
         try:
             return {"energy_joules": window.measure(duration_s, busy_s)}
         except Unavailable as error:
-            return {"energy_joules": no_reading("energy_joules", error.message)}
+            return {"energy_joules": not_measured("energy_joules", error.message)}
 
     def _open_gpu(self) -> "_GpuCounter | str | None":
         """The counter, why there is none, or None where the model uses no GPU."""
@@ -154,11 +154,11 @@ class _Window:
         finally:
             rapl_joules = self._rapl.stop() if isinstance(self._rapl, RaplCounter) else None
         if isinstance(self._gpu, str):
-            return no_reading("energy_joules", self._gpu)
+            return not_measured("energy_joules", self._gpu)
         if gpu_joules is None and isinstance(self._rapl, str):
             return estimate_joules(duration_s, busy_s, self._rapl)
         if duration_s < MIN_WINDOW_S:
-            return no_reading(
+            return not_measured(
                 "energy_joules",
                 f"a window of {duration_s:.2f} s is too short for the energy counters; "
                 f"measure for {MIN_WINDOW_S:g} s or longer",
@@ -173,8 +173,8 @@ class _Window:
             parts.append(f"processor and memory not counted ({self._rapl.rstrip('.')})")
         total = (gpu_joules or 0.0) + (rapl_joules or 0.0)
         if total <= 0:
-            return no_reading("energy_joules", "the energy counters did not move in this window")
-        return reading("energy_joules", total, f"{' + '.join(parts)}; {_IDLE}")
+            return not_measured("energy_joules", "the energy counters did not move in this window")
+        return measured("energy_joules", total, f"{' + '.join(parts)}; {_IDLE}")
 
 
 def estimate_joules(duration_s: float, busy_s: float, why: str) -> Measure:
@@ -186,7 +186,7 @@ def estimate_joules(duration_s: float, busy_s: float, why: str) -> Measure:
         why: the reason that nothing could be measured, a sentence.
     """
     joules = ESTIMATED_WATTS_A_BUSY_THREAD * busy_s + ESTIMATED_WATTS_MEMORY * duration_s
-    return reading(
+    return measured(
         "energy_joules",
         joules,
         f"ESTIMATE by CodeCarbon's constants: {ESTIMATED_WATTS_A_BUSY_THREAD:g} W × this process's "

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from visiondyno.errors import OperationFailed
-from visiondyno.measurements.measure import Measure, Measures
-from visiondyno.probes.base import Probe, no_reading, reading
+from visiondyno.measurements.measure import Measure, Measures, measured, not_measured
+from visiondyno.probes.base import Probe
 from visiondyno.probes.kernel_files import ROOT, Cgroup, read_cgroup, read_fields
 
 _PEAK_METHOD = "VmHWM of /proc/self/status: the kernel's own mark, not polled"
@@ -59,7 +59,7 @@ class MemoryProbe(Probe):
             raise OperationFailed("MemoryProbe.stop needs a start before it.", "probe")
         missing = self.available()
         if missing is not None:
-            peaks = {name: no_reading(name, missing) for name in self.names[:2]}
+            peaks = {name: not_measured(name, missing) for name in self.names[:2]}
         else:
             peaks = self._peaks()
         return {**peaks, **self._shared_aware(), "cgroup_peak_bytes": self._cgroup_peak()}
@@ -67,13 +67,13 @@ class MemoryProbe(Probe):
     def _peaks(self) -> Measures:
         window_bytes = self._high_water_bytes() or 0
         self._highest_bytes = max(self._highest_bytes, window_bytes)
-        peaks = {"peak_rss_bytes": reading("peak_rss_bytes", self._highest_bytes, _PEAK_METHOD)}
+        peaks = {"peak_rss_bytes": measured("peak_rss_bytes", self._highest_bytes, _PEAK_METHOD)}
         name = "peak_inference_rss_bytes"
         if self._reset_refused is None:
             method = f"{_PEAK_METHOD}, set back when the window opened"
-            peaks[name] = reading(name, window_bytes, method)
+            peaks[name] = measured(name, window_bytes, method)
         else:
-            peaks[name] = no_reading(name, self._reset_refused)
+            peaks[name] = not_measured(name, self._reset_refused)
         return peaks
 
     def _high_water_bytes(self) -> int | None:
@@ -101,15 +101,15 @@ class MemoryProbe(Probe):
         path = self._process / "smaps_rollup"
         if "Pss" not in fields:
             reason = f"{path} holds no Pss: it needs Linux 4.14 or later"
-            return {name: no_reading(name, reason) for name in ("pss_bytes", "uss_bytes")}
+            return {name: not_measured(name, reason) for name in ("pss_bytes", "uss_bytes")}
         private = fields.get("Private_Clean", 0) + fields.get("Private_Dirty", 0)
         return {
-            "pss_bytes": reading(
+            "pss_bytes": measured(
                 "pss_bytes",
                 fields["Pss"] * 1024,
                 "smaps_rollup when the window closed: shared pages divided among their users",
             ),
-            "uss_bytes": reading(
+            "uss_bytes": measured(
                 "uss_bytes",
                 private * 1024,
                 "smaps_rollup when the window closed: pages of this process alone",
@@ -120,9 +120,9 @@ class MemoryProbe(Probe):
         name = "cgroup_peak_bytes"
         peak = self._cgroup.peak_bytes() if self._cgroup is not None else None
         if peak is None:
-            return no_reading(
+            return not_measured(
                 name, "the cgroup has no memory.peak (Linux 5.19) or memory.max_usage_in_bytes"
             )
-        return reading(
+        return measured(
             name, peak, "the cgroup's own mark: page cache and the group's other processes counted"
         )
