@@ -215,7 +215,7 @@ def test_progress_on_a_terminal_moves(
     with ProgressDisplay() as display:
         display.show(event(1, stage="accuracy pass", model="net", done=4, total=9))
         display.show(event(2, stage="single-stream", model="net", done=1500))
-        display._bar.refresh()
+        display._bars.refresh()
     said = capsys.readouterr().err
     assert "net: single-stream" in said
     assert "1,500" in said

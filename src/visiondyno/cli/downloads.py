@@ -1,52 +1,22 @@
 """Downloads as a progress display on standard error."""
 
-from types import TracebackType
-from typing import Self
+from rich.progress import DownloadColumn, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from visiondyno.cli.display import Display
 
 
-class DownloadDisplay:
+class DownloadDisplay(Display):
     """A bar for each file on a terminal, one line a file elsewhere; `show` takes progress."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
+        super().__init__(
+            DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), transient=False
         )
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
 
     def show(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
         """Take the state of one file: bytes there, and in all where known."""
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total_bytes)
-            if not self._console.is_terminal:
-                self._console.print(f"downloading {name}", highlight=False, soft_wrap=True)
+            self._print_off_terminal(f"downloading {name}")
         self._bars.update(self._tasks[name], completed=done_bytes, total=total_bytes)
