@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from visiondyno.datasets.street import HEIGHT, STREET_CLASSES, WIDTH, ensure_street, store
+from visiondyno.datasets.street import HEIGHT, STREET_CLASSES, WIDTH, ensure_street
 from visiondyno.errors import DatasetError, SpecError
 
 
@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path):
 
 def test_sums_are_in_the_form_that_sha256sum_checks(tmp_path):
     folder = ensure_street("demo", 1, tmp_path)
-    lines = (folder / store._SUMS).read_text().splitlines()
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
     assert lines == [f"{digest}  {name}" for name, digest in contents(folder).items()
                      if name != "SHA256SUMS"]  # fmt: skip
     shutil.rmtree(folder)

@@ -5,11 +5,10 @@ from visiondyno.datasets.depth_scenes.scene import (
     FARTHEST_M,
     NEAREST_M,
     SIDE_PX,
-    SPLITS,
-    Split,
     render_scene,
 )
 from visiondyno.datasets.depth_scenes.store import ensure_depth_scenes
+from visiondyno.datasets.rendering import SPLITS, Split
 
 __all__ = [
     "DEPTH_SCENES_VERSION",

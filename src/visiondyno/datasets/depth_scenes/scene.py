@@ -1,7 +1,6 @@
 """A scene: its plan from a seed, and its picture and exact depth from the plan."""
 
 import hashlib
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ from visiondyno.datasets.depth_scenes.materials import colours, make_noise
 from visiondyno.datasets.depth_scenes.places import PlaceKind, build_place
 from visiondyno.datasets.depth_scenes.plan import Exposure, Scene, ScenePlan, Sky
 from visiondyno.datasets.depth_scenes.view import FloatArray, look
+from visiondyno.datasets.rendering import Split
 from visiondyno.predictions import Image
 
 DEPTH_SCENES_VERSION = 1
@@ -22,9 +22,6 @@ FOCAL_PX = 388.0
 
 NEAREST_M, FARTHEST_M = 0.5, 60.0
 """Depth is given between these, metres; elsewhere, and of the sky, it counts as not measured."""
-
-Split = Literal["train", "val", "demo"]
-SPLITS: tuple[Split, ...] = ("train", "val", "demo")
 
 _KINDS: tuple[PlaceKind, ...] = (
     "room", "room", "room", "corridor", "hall", "hall", "street", "street", "yard", "yard",

@@ -1,29 +1,19 @@
 """Depth scenes as a depth folder on disk, rendered when first asked for."""
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
 
-from visiondyno.datasets.cache_folder import ensure_folder
+from visiondyno.datasets.cache_folder import Progress, ensure_folder
 from visiondyno.datasets.depth_scenes.scene import (
     DEPTH_SCENES_VERSION,
-    SPLITS,
-    Split,
     depth_in_millimetres,
     draw_plan,
     plan_scene,
 )
-from visiondyno.errors import SpecError
+from visiondyno.datasets.rendering import Chunk, Split, check_scenes, render_in_chunks
 
-MOST_SCENES = 100_000
-"""The names of images have five digits."""
 _CHUNK = 10
-
-Progress = Callable[[int, int], None]
-"""Called with scenes rendered so far and in all."""
 
 
 def ensure_depth_scenes(
@@ -51,16 +41,14 @@ def ensure_depth_scenes(
         SpecError: an unknown split, or a count outside 1–100,000.
         DatasetError: the cache folder can't be written.
     """
-    if split not in SPLITS:
-        raise SpecError(f"Depth scenes have no split '{split}': choose one of {', '.join(SPLITS)}.")
-    if not 1 <= count <= MOST_SCENES:
-        raise SpecError(f"{count} depth scenes can't be rendered: ask for 1 to {MOST_SCENES}.")
+    check_scenes("depth scenes", split, count)
 
     def write(folder: Path) -> None:
         (folder / "images").mkdir()
         (folder / "depth").mkdir()
         done = 0
-        for rendered in _rendered(folder, split, count, processes):
+        scenes = (folder, split, 0, count)
+        for rendered in render_in_chunks(_render_chunk, scenes, _CHUNK, processes):
             done += rendered
             if on_progress is not None:
                 on_progress(done, count)
@@ -69,19 +57,8 @@ def ensure_depth_scenes(
     return ensure_folder(cache_dir / name, write, "the depth scenes")
 
 
-def _rendered(folder: Path, split: Split, count: int, processes: int) -> Iterator[int]:
-    starts = range(0, count, _CHUNK)
-    jobs = [(folder, split, start, min(count, start + _CHUNK)) for start in starts]
-    if processes <= 1:
-        yield from map(_render_chunk, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield from pool.map(_render_chunk, jobs)
-
-
-def _render_chunk(job: tuple[Path, Split, int, int]) -> int:
-    folder, split, start, stop = job
+def _render_chunk(chunk: Chunk) -> int:
+    folder, split, start, stop = chunk
     for index in range(start, stop):
         plan = plan_scene(split, index)
         image, depth = draw_plan(plan)

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
 
 import cv2
 import numpy as np
 
+from visiondyno.datasets.rendering import SPLITS, Split
 from visiondyno.datasets.street.buildings import paint_surroundings
 from visiondyno.datasets.street.camera import HEIGHT, OVERSAMPLING, WIDTH, Points, Projection
 from visiondyno.datasets.street.canvas import Canvas
@@ -23,9 +23,6 @@ from visiondyno.predictions import BoxTruth, Image
 
 STREET_VERSION = 1
 """Goes up whenever a scene's bytes or labels change: the cache and the seeds carry it."""
-
-Split = Literal["train", "val", "demo"]
-SPLITS: tuple[Split, ...] = ("train", "val", "demo")
 
 LEAST_VISIBLE = 0.2
 """Least share of an object's silhouette that must be seen for it to be labelled."""

@@ -1,33 +1,19 @@
 """Street scenes as a COCO folder on disk, rendered when first asked for."""
 
-import fcntl
-import hashlib
 import json
-import multiprocessing
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 
+from visiondyno.datasets.cache_folder import Progress, ensure_folder
+from visiondyno.datasets.rendering import Chunk, Split, check_scenes, render_in_chunks
 from visiondyno.datasets.street.camera import HEIGHT, WIDTH
 from visiondyno.datasets.street.plan import STREET_CLASSES
-from visiondyno.datasets.street.scene import SPLITS, STREET_VERSION, Split, draw_plan, plan_scene
-from visiondyno.errors import DatasetError, SpecError
+from visiondyno.datasets.street.scene import STREET_VERSION, draw_plan, plan_scene
 from visiondyno.predictions import BoxTruth
 
-MOST_SCENES = 100_000
-"""The names of images have five digits."""
 _CHUNK = 25
-_SUMS = "SHA256SUMS"
-
-Progress = Callable[[int, int], None]
-"""Called with scenes rendered so far and in all."""
 
 
 def ensure_street(
@@ -40,10 +26,8 @@ def ensure_street(
 ) -> Path:
     """The folder of the first `count` scenes of a split, rendered unless it is there already.
 
-    The folder `street-v1-SPLIT-COUNT` holds `annotations.json` (COCO), `images/00000.jpg` … and
-    `SHA256SUMS`. It appears in one step, complete: callers at the same time wait for the one that
-    renders, what an interruption left is thrown away, and a folder whose files don't have their
-    sums is rendered anew.
+    The folder `street-v1-SPLIT-COUNT` holds `annotations.json` (COCO) and `images/00000.jpg` …
+    How it comes about and is verified, `cache_folder.ensure_folder` says.
 
     Args:
         split: `train`, `val` or `demo`.
@@ -56,81 +40,24 @@ def ensure_street(
         SpecError: an unknown split, or a count outside 1–100,000.
         DatasetError: the cache folder can't be written.
     """
-    if split not in SPLITS:
-        raise SpecError(
-            f"Street scenes have no split '{split}': choose one of {', '.join(SPLITS)}."
-        )
-    if not 1 <= count <= MOST_SCENES:
-        raise SpecError(f"{count} street scenes can't be rendered: ask for 1 to {MOST_SCENES}.")
-    target = cache_dir / f"street-v{STREET_VERSION}-{split}-{count}"
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with _only_one(cache_dir / f".{target.name}.lock"):
-            if not _intact(target):
-                _make(target, split, count, on_progress, processes)
-    except OSError as error:
-        raise DatasetError(
-            f"The street scenes can't be written to '{cache_dir}' ({error.strerror or error}). "
-            "Choose a folder that can be written and has room."
-        ) from error
-    return target
+    check_scenes("street scenes", split, count)
 
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    # flock is let go by the kernel when its holder dies: an interruption leaves no stale lock.
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-
-
-def _intact(folder: Path) -> bool:
-    try:
-        lines = (folder / _SUMS).read_text().splitlines()
-        sums = [line.split("  ", 1) for line in lines]
-        return bool(sums) and all(_sha256(folder / name) == digest for digest, name in sums)
-    except (OSError, ValueError):
-        return False
-
-
-def _make(
-    target: Path, split: Split, count: int, on_progress: Progress | None, processes: int
-) -> None:
-    prefix = f".{target.name}."
-    for left in target.parent.glob(f"{prefix}*.part"):
-        shutil.rmtree(left, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=target.parent))
-    try:
-        (part / "images").mkdir()
+    def write(folder: Path) -> None:
+        (folder / "images").mkdir()
         labels: list[BoxTruth] = []
-        for found in _rendered(part / "images", split, count, processes):
+        scenes = (folder / "images", split, 0, count)
+        for found in render_in_chunks(_render_chunk, scenes, _CHUNK, processes):
             labels.extend(found)
             if on_progress is not None:
                 on_progress(len(labels), count)
-        (part / "annotations.json").write_text(json.dumps(_coco(split, labels)))
-        _write_sums(part)
-        # mkdtemp makes a folder that only its owner can read.
-        part.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        (folder / "annotations.json").write_text(json.dumps(_coco(split, labels)))
+
+    name = f"street-v{STREET_VERSION}-{split}-{count}"
+    return ensure_folder(cache_dir / name, write, "the street scenes")
 
 
-def _rendered(images: Path, split: Split, count: int, processes: int) -> Iterator[list[BoxTruth]]:
-    starts = range(0, count, _CHUNK)
-    jobs = [(images, split, start, min(count, start + _CHUNK)) for start in starts]
-    if processes <= 1:
-        yield from map(_render_chunk, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield from pool.map(_render_chunk, jobs)
-
-
-def _render_chunk(job: tuple[Path, Split, int, int]) -> list[BoxTruth]:
-    images, split, start, stop = job
+def _render_chunk(chunk: Chunk) -> list[BoxTruth]:
+    images, split, start, stop = chunk
     labels = []
     for index in range(start, stop):
         plan = plan_scene(split, index)
@@ -140,20 +67,6 @@ def _render_chunk(job: tuple[Path, Split, int, int]) -> list[BoxTruth]:
         (images / f"{index:05d}.jpg").write_bytes(encoded.tobytes())
         labels.append(truth)
     return labels
-
-
-def _write_sums(folder: Path) -> None:
-    files = [folder / "annotations.json", *sorted((folder / "images").iterdir())]
-    lines = [f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files]
-    # Written to the disk last: a folder with sums that match was complete.
-    with (folder / _SUMS).open("w") as sums:
-        sums.writelines(lines)
-        sums.flush()
-        os.fsync(sums.fileno())
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _coco(split: Split, labels: list[BoxTruth]) -> dict[str, Any]:
