@@ -20,11 +20,11 @@ from depth_training.evaluation import measures_of_file
 from depth_training.export import export, greatest_difference
 from depth_training.network import ExportedDepth
 from depth_training.record import Outcome, write_record
-from depth_training.training import Hyperparameters, Trained, train
+from depth_training.training import DepthHyperparameters, Trained, train
+from model_training.command_line import parse, show_rendering, show_step
+from model_training.optimisation import Hyperparameters
 from visiondyno.datasets.depth_scenes import Split, ensure_depth_scenes
 
-SHIPPED = Path(__file__).parents[1] / "src" / "visiondyno" / "shipped"
-CACHE = Path.home() / ".cache" / "visiondyno"
 LARGEST_DIFFERENCE = 1e-4
 _NAMES: dict[str, int | None] = {"depth-n": None, "depth-n-b8": 8, "depth-n-b32": 32}
 
@@ -34,23 +34,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train the shipped depth model.")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--scenes", type=int, default=2800, help="training scenes (default 2800)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the scenes are kept")
-    parser.add_argument("--quick", action="store_true", help="40 scenes, 2 epochs: a check only")
-    options = parser.parse_args()
-    if options.quick and options.out == SHIPPED:
-        parser.error("--quick needs --out DIR: it must not replace the shipped model.")
-    torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = parse(parser, "model", "40 scenes, 2 epochs")
     counts = (40, 10) if options.quick else (options.scenes, 300)
     folders = (_folder("train", counts[0], options), _folder("val", counts[1], options))
     scenes, val = (read_scenes(folder) for folder in folders)
-    settings = Hyperparameters(epochs=options.epochs, seed=options.seed)
+    settings = DepthHyperparameters(epochs=options.epochs, seed=options.seed)
     if options.quick:
-        settings = Hyperparameters(epochs=2, batch_size=4, warmup_steps=5, seed=options.seed)
-    _write(train(scenes, val, settings, _show_step), settings, folders, options.out)
+        settings = DepthHyperparameters(epochs=2, batch_size=4, warmup_steps=5, seed=options.seed)
+    _write(train(scenes, val, settings, show_step("", every=50)), settings, folders, options.out)
     return 0
 
 
@@ -87,20 +78,9 @@ def _images(folder: Path, count: int) -> torch.Tensor:
 
 
 def _folder(split: Split, count: int, options: argparse.Namespace) -> Path:
-    def show(done: int, total: int) -> None:
-        print(f"\rrendering {split} scenes: {done} of {total}", end="", flush=True)
-        if done == total:
-            print()
-
     return ensure_depth_scenes(
-        split, count, options.cache, on_progress=show, processes=options.threads
+        split, count, options.cache, on_progress=show_rendering(split), processes=options.threads
     )
-
-
-def _show_step(step: int, total: int, loss: float) -> None:
-    if sys.stdout.isatty() or step % 50 == 0:
-        end = "" if sys.stdout.isatty() else "\n"
-        print(f"\rstep {step} of {total}, loss {loss:.3f}  ", end=end, flush=True)
 
 
 if __name__ == "__main__":

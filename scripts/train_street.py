@@ -13,16 +13,18 @@ from pathlib import Path
 
 import torch
 
+from model_training.circumstances import recipe_commit
+from model_training.command_line import parse, show_rendering, show_step
+from model_training.onnx_file import sha256
+from model_training.optimisation import Hyperparameters
 from street_training.batches import Scenes, read_scenes, to_input
 from street_training.evaluation import accuracy_of_file, best_nms_iou
-from street_training.export import export, greatest_difference, sha256, street_card
+from street_training.export import export, greatest_difference, street_card
 from street_training.network import DESIGNS, ExportedDetector
-from street_training.record import Outcome, recipe_commit, write_record
-from street_training.training import Hyperparameters, OnStep, train
+from street_training.record import RECIPE, Outcome, write_record
+from street_training.training import StreetHyperparameters, train
 from visiondyno.datasets.street import Split, ensure_street
 
-SHIPPED = Path(__file__).parents[1] / "src" / "visiondyno" / "shipped"
-CACHE = Path.home() / ".cache" / "visiondyno"
 VAL_SCENES = 500
 LARGEST_DIFFERENCE = 1e-4
 
@@ -33,16 +35,7 @@ def main() -> int:
     parser.add_argument("--model", choices=tuple(DESIGNS), action="append")
     parser.add_argument("--epochs", type=int, help="default: 8 of street-n, 6 of street-s")
     parser.add_argument("--scenes", type=int, default=8000, help="training scenes (default 8000)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the scenes are kept")
-    parser.add_argument("--quick", action="store_true", help="60 scenes, 2 epochs: a check only")
-    options = parser.parse_args()
-    if options.quick and options.out == SHIPPED:
-        parser.error("--quick needs --out DIR: it must not replace the shipped models.")
-    torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = parse(parser, "models", "60 scenes, 2 epochs")
     counts = (60, 20) if options.quick else (options.scenes, VAL_SCENES)
     folders = (_folder("train", counts[0], options), _folder("val", counts[1], options))
     scenes, val = (read_scenes(folder) for folder in folders)
@@ -55,10 +48,11 @@ def main() -> int:
 
 def _settings(name: str, options: argparse.Namespace) -> Hyperparameters:
     if options.quick:
-        return Hyperparameters(epochs=2, batch_size=4, warmup_steps=5, average_decay=0.9,
-                               seed=options.seed)  # fmt: skip
+        return StreetHyperparameters(
+            epochs=2, batch_size=4, warmup_steps=5, average_decay=0.9, seed=options.seed
+        )
     epochs = options.epochs or {"street-n": 8, "street-s": 6}[name]
-    return Hyperparameters(epochs=epochs, seed=options.seed)
+    return StreetHyperparameters(epochs=epochs, seed=options.seed)
 
 
 def _make(
@@ -67,8 +61,8 @@ def _make(
 ) -> None:  # fmt: skip
     scenes, val = data
     # Before training: files may change while it runs.
-    commit = recipe_commit()
-    trained = train(name, scenes, val, settings, _show_step(name))
+    commit = recipe_commit(RECIPE)
+    trained = train(name, scenes, val, settings, show_step(f"{name}: ", every=100))
     network = ExportedDetector(trained.network)
     nms_iou = best_nms_iou(network, val)
     # Written beside and renamed: a shipped model is never half a file.
@@ -88,21 +82,9 @@ def _make(
 
 
 def _folder(split: Split, count: int, options: argparse.Namespace) -> Path:
-    def show(done: int, total: int) -> None:
-        print(f"\rrendering {split} scenes: {done} of {total}", end="", flush=True)
-        if done == total:
-            print()
-
-    return ensure_street(split, count, options.cache, on_progress=show, processes=options.threads)
-
-
-def _show_step(name: str) -> OnStep:
-    def show(step: int, total: int, loss: float) -> None:
-        if sys.stdout.isatty() or step % 100 == 0:
-            end = "" if sys.stdout.isatty() else "\n"
-            print(f"\r{name}: step {step} of {total}, loss {loss:.3f}  ", end=end, flush=True)
-
-    return show
+    return ensure_street(
+        split, count, options.cache, on_progress=show_rendering(split), processes=options.threads
+    )
 
 
 if __name__ == "__main__":

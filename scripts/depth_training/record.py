@@ -1,24 +1,20 @@
 """The training record that lies beside the shipped model."""
 
-import datetime
 import json
-import platform
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy
-import onnx
-import onnxruntime
-import torch
-
-from depth_training.export import OPSET, sha256
 from depth_training.losses import EDGE_WEIGHT
 from depth_training.network import parameter_count
-from depth_training.training import Hyperparameters, Trained
+from depth_training.training import Trained
+from model_training.circumstances import circumstances, recipe_commit
+from model_training.onnx_file import OPSET, sha256
+from model_training.optimisation import Hyperparameters
 from visiondyno.datasets.depth_scenes import DEPTH_SCENES_VERSION
+
+RECIPE = ["scripts", "src/visiondyno/datasets/depth_scenes", "src/visiondyno/datasets/rendering.py"]
+"""Where it lies, from the project's root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +45,7 @@ def write_record(
             file.name: {"sha256": sha256(file), "bytes": file.stat().st_size} for file in files
         },
         "parameters": parameter_count(trained.network),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
-        "seconds": round(trained.history[-1].seconds, 1),
-        "machine": f"{_processor()}, {torch.get_num_threads()} thread(s), bfloat16 autocast",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "opencv": cv2.__version__,
-            "numpy": numpy.__version__,
-        },
+        **circumstances(recipe_commit(RECIPE), trained.history[-1].seconds, {}),
         "output": "depth in metres along the optical axis; scored without alignment",
         "hyperparameters": asdict(settings) | {"edge_weight": EDGE_WEIGHT, "opset": OPSET},
         "dataset": {
@@ -71,7 +56,7 @@ def write_record(
             "train_sums": sha256(folders[0] / "SHA256SUMS"),
             "val_sums": sha256(folders[1] / "SHA256SUMS"),
         },
-        "history": trained.history_json(),
+        "history": [asdict(epoch) for epoch in trained.history],
         "val": outcome.measures | {"greatest_difference": outcome.greatest_difference},
     }
     path = files[0].with_suffix(".training.json")
@@ -81,32 +66,3 @@ def write_record(
 
 def _count(folder: Path) -> int:
     return len(list((folder / "images").iterdir()))
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def _commit() -> str:
-    """The commit the recipe was at; `-changed` where its files differed from it."""
-    root = Path(__file__).parents[2]
-    paths = ["scripts", "src/visiondyno/datasets/depth_scenes"]
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("-changed" if _git(root, "status", "--porcelain", "--", *paths) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments],  # noqa: S607 - whichever git the developer uses
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()

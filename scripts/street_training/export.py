@@ -1,19 +1,14 @@
 """From trained weights to a model file that explains itself."""
 
-import hashlib
-import warnings
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 
+from model_training.onnx_file import both_answers, write_onnx
 from street_training.network import ExportedDetector
 from visiondyno.datasets.street import HEIGHT, STREET_CLASSES, WIDTH
 from visiondyno.specs.model_card import DetectionCard, InputCard, ModelCard
-
-OPSET = 17
 
 
 def street_card(nms_iou: float) -> ModelCard:
@@ -33,24 +28,7 @@ def street_card(nms_iou: float) -> ModelCard:
 def export(network: ExportedDetector, card: ModelCard, file: Path) -> None:
     """Write an ONNX file: batch of any size, norms folded into convolutions, card inside."""
     example = torch.zeros(2, 3, HEIGHT, WIDTH)
-    with warnings.catch_warnings():
-        # The exporter that folds norms and needs no further package is the one marked legacy.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network.eval().to(memory_format=torch.contiguous_format),
-            (example,),
-            str(file),
-            input_names=["images"],
-            output_names=["detections"],
-            dynamic_axes={"images": {0: "batch"}, "detections": {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load(str(file))
-    note = model.metadata_props.add()
-    note.key, note.value = "visiondyno.model", card.model_dump_json(by_alias=True)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(file))
+    write_onnx(network, example, "detections", card, file, any_batch=True)
 
 
 def greatest_difference(network: ExportedDetector, file: Path, images: torch.Tensor) -> float:
@@ -58,14 +36,6 @@ def greatest_difference(network: ExportedDetector, file: Path, images: torch.Ten
 
     Relative to 1 for scores and to the image's width for box values, so that one limit fits both.
     """
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    theirs = session.run(None, {"images": images.numpy()})[0]
-    with torch.no_grad():
-        mine = network(images).numpy()
+    mine, theirs = both_answers(network, file, images)
     scale = np.array([WIDTH] * 4 + [1] * len(STREET_CLASSES), np.float32)[None, :, None]
     return float((np.abs(mine - theirs) / scale).max())
-
-
-def sha256(file: Path) -> str:
-    """`sha256:…` of a file."""
-    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"

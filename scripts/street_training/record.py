@@ -1,26 +1,29 @@
 """The training record that lies beside a shipped model."""
 
-import datetime
 import json
-import platform
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import faster_coco_eval
-import numpy
-import onnx
-import onnxruntime
-import torch
 
+from model_training.circumstances import circumstances
+from model_training.onnx_file import OPSET, sha256
+from model_training.optimisation import Hyperparameters
 from street_training.assignment import ALPHA, ANCHORS_A_BOX, BETA, REACH_STRIDES
-from street_training.export import OPSET, sha256
 from street_training.losses import BOX_WEIGHT
 from street_training.network import DESIGNS, ExportedDetector, parameter_count
-from street_training.training import Hyperparameters, Trained
+from street_training.training import Trained
 from visiondyno.datasets.street import STREET_VERSION
+
+RECIPE = [
+    "scripts/train_street.py",
+    "scripts/street_training",
+    "scripts/model_training",
+    "src/visiondyno/datasets/street",
+    "src/visiondyno/datasets/rendering.py",
+]
+"""Where it lies, from the project's root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +60,9 @@ def write_record(
         "sha256": sha256(file),
         "file_bytes": file.stat().st_size,
         "parameters": parameter_count(ExportedDetector(trained.network)),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit,
-        "seconds": round(trained.history[-1].seconds, 1),
-        "machine": f"{_processor()}, {torch.get_num_threads()} thread(s), bfloat16 autocast",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "opencv": cv2.__version__,
-            "numpy": numpy.__version__,
-            "faster-coco-eval": faster_coco_eval.__version__,
-        },
+        **circumstances(
+            commit, trained.history[-1].seconds, {"faster-coco-eval": faster_coco_eval.__version__}
+        ),
         "design": asdict(DESIGNS[name]),
         "hyperparameters": asdict(settings)
         | {
@@ -90,38 +83,9 @@ def write_record(
             "train_annotations": sums[0],
             "val_annotations": sums[1],
         },
-        "history": trained.history_json(),
+        "history": [asdict(epoch) for epoch in trained.history],
         "val": asdict(outcome),
     }
     path = file.with_name(f"{name}.training.json")
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def recipe_commit() -> str:
-    """The commit the recipe is at; `-changed` where its files differ from it."""
-    root = Path(__file__).parents[2]
-    paths = ["scripts/train_street.py", "scripts/street_training", "src/visiondyno/datasets/street"]
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("-changed" if _git(root, "status", "--porcelain", "--", *paths) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments],  # noqa: S607 - whichever git the developer uses
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()

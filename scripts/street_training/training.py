@@ -1,42 +1,25 @@
 """The training loop."""
 
-import copy
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from model_training.optimisation import Hyperparameters, OnStep, Optimisation
+from street_training.assignment import Truth
 from street_training.batches import Scenes, batches
 from street_training.evaluation import accuracy
 from street_training.losses import detection_loss
 from street_training.network import DESIGNS, ExportedDetector, StreetDetector
 
 
-@dataclass(frozen=True, slots=True)
-class Hyperparameters:
-    """Everything about a run that can be chosen, beside the network's design.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreetHyperparameters(Hyperparameters):
+    """Those of the street detectors."""
 
-    Attributes:
-        epochs: passes over the training scenes.
-        batch_size: images a step.
-        learning_rate: the highest, after warm-up; falls to 1 % of it along a cosine.
-        weight_decay: of AdamW, on convolution weights.
-        warmup_steps: steps of linear rise.
-        average_decay: of the moving average of the weights, which is what is shipped.
-        seed: of weights, order and variations.
-    """
-
-    epochs: int
-    batch_size: int = 16
     learning_rate: float = 2e-3
-    weight_decay: float = 0.02
     warmup_steps: int = 200
     average_decay: float = 0.998
-    seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,45 +49,21 @@ class Trained:
     network: StreetDetector
     history: list[Epoch]
 
-    def history_json(self) -> list[dict[str, Any]]:
-        """The history as plain values."""
-        return [asdict(epoch) for epoch in self.history]
-
-
-OnStep = Callable[[int, int, float], None]
-"""Called with steps done, steps in all, and the loss."""
-
 
 def train(
     name: str, scenes: Scenes, val: Scenes, settings: Hyperparameters, on_step: OnStep
 ) -> Trained:
     """Train one of `DESIGNS`. The same machine, threads and settings give the same weights."""
-    torch.manual_seed(settings.seed)
-    torch.use_deterministic_algorithms(mode=True)
+    run = Optimisation(lambda: StreetDetector(DESIGNS[name]), len(scenes), settings)
     source = np.random.default_rng([settings.seed, len(scenes)])
-    # Channels-last is what the CPU's convolutions compute in.
-    network = StreetDetector(DESIGNS[name]).to(memory_format=torch.channels_last)
-    averaged = copy.deepcopy(network).eval()
-    optimizer = _optimizer(network, settings)
-    total = settings.epochs * (len(scenes) // settings.batch_size)
-    began, step, history = time.perf_counter(), 0, []
+
+    def loss_of(answer: tuple[Tensor, Tensor], truth: Truth) -> Tensor:
+        logits, distances = answer
+        return detection_loss(run.network, logits.float(), distances.float(), truth)
+
+    history = []
     for epoch in range(1, settings.epochs + 1):
-        network.train()
-        losses = []
-        for images, truth in batches(scenes, settings.batch_size, source):
-            _set_rate(optimizer, settings, step, total)
-            ready = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits, distances = network(ready)
-            loss = detection_loss(network, logits.float(), distances.float(), truth)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-            optimizer.step()
-            step += 1
-            _follow(averaged, network, settings.average_decay * (1 - math.exp(-step / 100)))
-            losses.append(float(loss.detach()))
-            on_step(step, total, losses[-1])
+        losses = run.epoch(batches(scenes, settings.batch_size, source), loss_of, on_step)
         tenth = max(1, len(losses) // 10)
         history.append(
             Epoch(
@@ -112,41 +71,11 @@ def train(
                 float(np.mean(losses)),
                 float(np.mean(losses[:tenth])),
                 float(np.mean(losses[-tenth:])),
-                accuracy(ExportedDetector(averaged), val),
-                time.perf_counter() - began,
+                accuracy(ExportedDetector(run.averaged), val),
+                run.seconds(),
             )
         )
         print(f"{name}: epoch {epoch} of {settings.epochs}, loss {history[-1].loss:.3f}, "
               f"val mAP {history[-1].val_map_50_95:.4f}, {history[-1].seconds:.0f} s",
               flush=True)  # fmt: skip
-    return Trained(averaged, history)
-
-
-def _optimizer(network: StreetDetector, settings: Hyperparameters) -> torch.optim.AdamW:
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    # Decaying a norm's scale or a bias changes what the network can say, not how simply.
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
-
-
-def _set_rate(
-    optimizer: torch.optim.AdamW, settings: Hyperparameters, step: int, total: int
-) -> None:
-    rise = min(1.0, (step + 1) / settings.warmup_steps)
-    fall = 0.01 + 0.99 * (1 + math.cos(math.pi * step / total)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * rise * fall
-
-
-def _follow(averaged: StreetDetector, network: StreetDetector, decay: float) -> None:
-    mine, theirs = averaged.state_dict(), network.state_dict()
-    with torch.no_grad():
-        for key, value in mine.items():
-            if value.dtype.is_floating_point:
-                value.lerp_(theirs[key], 1 - decay)
-            else:
-                value.copy_(theirs[key])
+    return Trained(run.averaged, history)

@@ -1,0 +1,1 @@
+"""What the making of every shipped model has in common: command line, loop, export, record."""
