@@ -33,7 +33,7 @@ def main() -> int:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Train the shipped street detectors.")
     parser.add_argument("--model", choices=tuple(DESIGNS), action="append")
-    parser.add_argument("--epochs", type=int, help="default: 8 of street-n, 6 of street-s")
+    parser.add_argument("--epochs", type=int, help="default: 14 of street-n, 7 of street-s")
     parser.add_argument("--scenes", type=int, default=8000, help="training scenes (default 8000)")
     options = parse(parser, "models", "60 scenes, 2 epochs")
     counts = (60, 20) if options.quick else (options.scenes, VAL_SCENES)
@@ -51,7 +51,7 @@ def _settings(name: str, options: argparse.Namespace) -> Hyperparameters:
         return StreetHyperparameters(
             epochs=2, batch_size=4, warmup_steps=5, average_decay=0.9, seed=options.seed
         )
-    epochs = options.epochs or {"street-n": 8, "street-s": 6}[name]
+    epochs = options.epochs or {"street-n": 14, "street-s": 7}[name]
     return StreetHyperparameters(epochs=epochs, seed=options.seed)
 
 
