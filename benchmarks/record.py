@@ -76,7 +76,7 @@ def record(
     print("machine:", "quiet" if quietness.quiet else "; ".join(quietness.reasons))
     content = {
         "benchmark": name,
-        "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
+        "commit": _commit(),
         "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "ratios": {key: round(ratio.median, 4) for key, ratio in ratios.items()},
         "details": {
@@ -106,6 +106,12 @@ def record(
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     print("written:", path)
+
+
+def _commit() -> str:
+    """HEAD, and whether anything but earlier results differs from it."""
+    changed = _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)benchmarks/results")
+    return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
 
 
 def _git(*arguments: str) -> str:
