@@ -2,9 +2,9 @@
 
 Twice as many queries arrive as the model can answer. Each pair runs our engine and MLPerf's LoadGen
 on the same loaded model, with the same rate and number of queries; arrivals are drawn from other
-random numbers. The model has one intra-op thread: LoadGen's issuing thread needs a processor of its
-own, and with two cores it would take one from the model. A closed loop sends the next query when the last one is answered: it has no queue to
-measure, and its p99 is the service time's.
+random numbers. Model and OpenCV have one thread: LoadGen's issuing thread needs a processor of its
+own, and on two cores it would take one from them. A closed loop sends the next query when the last
+one is answered: it has no queue to measure, and its p99 is the service time's.
 
 - `server_p99_vs_loadgen`: ours over LoadGen's.
 - `closed_loop_p99_vs_loadgen`: a closed loop's over LoadGen's.
@@ -12,6 +12,8 @@ measure, and its p99 is the service time's.
 
 import time
 from collections.abc import Callable
+
+import cv2
 
 from record import Ratio, interleave, record
 from visiondyno.datasets.registry import open_dataset
@@ -65,6 +67,7 @@ def main() -> None:
     images = EncodedImages([dataset.sample(index).path for index in range(len(dataset))])
     monitor = QuietMonitor()
     monitor.start()
+    cv2.setNumThreads(1)
     with load_model(MODEL, LoadOptions(intra_op_threads=1)) as model:
         rate_per_s, ours, loadgen, closed = arms(model, images)
         ratios = {
