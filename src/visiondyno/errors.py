@@ -5,9 +5,17 @@
     │   ├── SpecError           a value, option or configuration file is wrong
     │   ├── ModelError          a model can't be read, understood or run
     │   ├── DatasetError        a data set can't be read, or its labels don't fit
-    │   └── ClassMismatch       the classes of model and data don't match
+    │   ├── ClassMismatch       the classes of model and data don't match
+    │   ├── NotFound            nothing has this id, name or address
+    │   ├── Conflict            it stands in the way of what is there already
+    │   ├── TooLarge            more bytes than are taken
+    │   ├── Unauthorized        no valid API key came with the request
+    │   ├── Forbidden           the API key doesn't allow this
+    │   └── RateLimited         too much at once; says when to come again
     ├── Unavailable             this machine lacks something that was asked for
-    │   └── MissingExtra        a Python extra isn't installed
+    │   ├── MissingExtra        a Python extra isn't installed
+    │   ├── TransportDown       the queue or the store can't be reached just now
+    │   └── StorageFull         the disk or the quota is full; nothing was lost
     ├── OperationFailed         an operation stopped; says at which stage
     │   ├── ChildDied           a child process ended without an answer
     │   └── TimeLimitExceeded   an operation ran past its time limit
@@ -66,6 +74,56 @@ class ClassMismatch(InputError):
     code = "class_mismatch"
 
 
+class NotFound(InputError):
+    """Nothing has this id, name or address."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class Conflict(InputError):
+    """The request stands in the way of what is there already."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class TooLarge(InputError):
+    """More bytes than are taken."""
+
+    code = "too_large"
+    http_status = 413
+
+
+class Unauthorized(InputError):
+    """No valid API key came with the request."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class Forbidden(InputError):
+    """The API key doesn't allow this."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class RateLimited(InputError):
+    """Too much at once.
+
+    Attributes:
+        retry_after_s: when to come again, seconds from now; None where only waiting is known.
+    """
+
+    code = "rate_limited"
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
 class Unavailable(VisionDynoError):
     """This machine lacks something that was asked for; nothing was used in its place."""
 
@@ -85,6 +143,19 @@ class MissingExtra(Unavailable):
             f"{needed_for} needs the extra '{extra}', which isn't installed. "
             f"Install it with: pip install 'visiondyno[{extra}]'"
         )
+
+
+class TransportDown(Unavailable):
+    """The queue or the store can't be reached just now; what was accepted is kept."""
+
+    code = "transport_down"
+
+
+class StorageFull(Unavailable):
+    """The disk or the quota is full; nothing that was stored is lost."""
+
+    code = "storage_full"
+    http_status = 507
 
 
 class OperationFailed(VisionDynoError):

@@ -1,0 +1,1 @@
+"""What is kept: jobs and their events, submissions, comparisons, API keys, webhooks."""
