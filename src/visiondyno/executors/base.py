@@ -86,7 +86,9 @@ class Executor(ABC):
             NotFound: no such worker.
             SpecError: this executor's workers take no commands.
         """
-        raise SpecError(f"The workers of the '{self.name}' executor take no '{command}' command.")
+        raise SpecError(
+            f"Worker '{name}' takes no '{command}' command: the '{self.name}' executor has none."
+        )
 
     @abstractmethod
     async def close(self) -> None:

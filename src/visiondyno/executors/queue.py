@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
@@ -35,7 +35,7 @@ class QueuedJob:
 
     id: str
     input_json: str
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
 
 
@@ -136,11 +136,12 @@ class JobQueue(ABC):
         """Write the answers as terminal events; False for each claim that was stale."""
 
     @abstractmethod
-    def give_back(self, claim: Claim, reason: str) -> None:
+    def give_back(self, claim: Claim, reason: str, *, blameless: bool = False) -> None:
         """The worker died: the job waits again for `backoff_s`, or fails after its last attempt.
 
-        `reason` is a sentence for the error of a job that has no attempt left. A stale claim is
-        ignored.
+        `reason` is a sentence for the error of a job that has no attempt left. `blameless` (the
+        supervisor is being stopped): it waits again at once and this attempt isn't counted. A
+        stale claim is ignored.
         """
 
     @abstractmethod

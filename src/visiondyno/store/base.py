@@ -73,8 +73,10 @@ class JobStore(ABC):
 
     @abstractmethod
     def retry(self, job_id: str, at: float) -> JobRecord | None:
-        """A FAILED or TIMED_OUT job waits anew: next dispatch, one more IN_QUEUE event at which
-        its watch now begins, no answer. None if its state is another."""
+        """A FAILED or TIMED_OUT job waits anew; None if its state is another.
+
+        Next dispatch, no answer, and one more IN_QUEUE event, at which its watch now begins.
+        """
 
     @abstractmethod
     def request_cancel(self, job_id: str) -> JobRecord | None:
