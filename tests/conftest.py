@@ -1,10 +1,13 @@
 """Fixtures that every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from services import RedisInstance, new_database, postgres_server, redis_server
 
 # The machines are noisy: how long an example takes says nothing about the code.
 settings.register_profile("untimed", deadline=None)
@@ -26,3 +29,31 @@ def shared_testdata() -> Path:
             pytest.fail(f"{SHARED_TESTDATA} is absent on CI")
         pytest.skip("no ../shared/testdata beside this checkout")
     return SHARED_TESTDATA
+
+
+@pytest.fixture(scope="session")
+def redis_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisInstance]:
+    """One Redis for the whole run: flush it, or use keys of your own; never stop it."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as instance:
+        yield instance
+
+
+@pytest.fixture
+def redis_url(redis_instance: RedisInstance) -> str:
+    """URL of an empty Redis."""
+    redis_instance.flush()
+    return redis_instance.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of one PostgreSQL server for the whole run."""
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server_url: str) -> Iterator[str]:
+    """URL of an empty database of its own."""
+    with new_database(postgres_server_url) as url:
+        yield url
