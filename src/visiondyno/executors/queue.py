@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from visiondyno.errors import Cancelled
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobError, JobEvent, JobState, Policy
 
@@ -21,6 +22,9 @@ Topic = Literal["work", "events"]
 DEFAULT_LEASE_S = 10.0
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_RETENTION_S = 3600.0
+WORKER_EXPIRY_S = 15.0
+"""A worker that isn't told of for so long is forgotten."""
+
 _BACKOFF_S = (0.5, 2.0, 5.0, 10.0)
 
 
@@ -178,7 +182,7 @@ class JobQueue(ABC):
 
     @abstractmethod
     def announce(self, workers: Sequence[WorkerInfo]) -> None:
-        """Tell of workers; one that isn't told of for 15 s is forgotten."""
+        """Tell of workers; one that isn't told of for `WORKER_EXPIRY_S` is forgotten."""
 
     @abstractmethod
     def withdraw(self, names: Collection[str]) -> None:
@@ -212,6 +216,11 @@ class JobQueue(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the connection. The jobs stay."""
+
+
+def cancelled_error() -> JobError:
+    """What a cancelled job's answer says."""
+    return JobError.from_exception(Cancelled("The job was cancelled."), None)
 
 
 def answer_json(claim: Claim, outcome: Outcome) -> str:
