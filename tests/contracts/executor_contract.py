@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from visiondyno.errors import DatasetError, SpecError
-from visiondyno.executors.base import Executor
+from visiondyno.executors.base import Executor, JobLost
 from visiondyno.job import JobEvent, JobRequest, JobState, Policy
 from visiondyno.operations.context import OperationContext
 
@@ -188,12 +188,57 @@ class ExecutorContract:
 
         self.check(scenario)
 
-    def test_an_unknown_id_is_refused(self) -> None:
+    def test_an_unknown_id_is_a_lost_job(self) -> None:
         async def scenario(executor: Executor) -> None:
-            with pytest.raises(SpecError, match="nope"):
+            with pytest.raises(JobLost, match="nope"):
                 await executor.cancel("nope")
-            with pytest.raises(SpecError, match="nope"):
+            with pytest.raises(JobLost, match="nope"):
                 await events_of(executor, "nope")
+
+        self.check(scenario)
+
+    def test_a_job_keeps_the_id_it_was_submitted_under(self) -> None:
+        async def scenario(executor: Executor) -> None:
+            assert await executor.submit(request("echo", say="mine"), "job.1") == "job.1"
+            events = await events_of(executor, "job.1")
+            assert {event.job_id for event in events} == {"job.1"}
+            assert events[-1].answer is not None
+            assert events[-1].answer.id == "job.1"
+
+        self.check(scenario)
+
+    def test_submitting_a_known_id_again_does_nothing(self) -> None:
+        async def scenario(executor: Executor) -> None:
+            await executor.submit(request("echo", say="first"), "job.1")
+            await executor.submit(request("echo", say="second"), "job.1")
+            events = await events_of(executor, "job.1")
+            await executor.submit(request("echo", say="third"), "job.1")
+            assert await events_of(executor, "job.1") == events
+            assert events[-1].answer is not None
+            assert events[-1].answer.result() == {"said": "first"}
+            assert (await executor.health()).jobs["COMPLETED"] == 1
+
+        self.check(scenario)
+
+    def test_watch_begins_after_the_number_it_is_given(self) -> None:
+        async def scenario(executor: Executor) -> None:
+            job_id = await executor.submit(request("echo", say="x", steps=3))
+            events = await events_of(executor, job_id)
+            for after in range(len(events) + 2):
+                rest = [event async for event in executor.watch(job_id, after)]
+                assert rest == events[after:]
+
+        self.check(scenario)
+
+    def test_known_names_the_jobs_that_it_knows(self) -> None:
+        async def scenario(executor: Executor) -> None:
+            ended = await executor.submit(request("echo", say="x"))
+            await events_of(executor, ended)
+            running = await executor.submit(request("until stopped"))
+            await started(executor, running)
+            assert await executor.known([ended, running, "nope"]) == {ended, running}
+            assert await executor.known([]) == set()
+            await executor.cancel(running)
 
         self.check(scenario)
 
@@ -210,14 +255,12 @@ class ExecutorContract:
 
         self.check(scenario)
 
-    def test_close_stops_what_runs_and_refuses_new_jobs(self) -> None:
+    def test_a_closed_executor_refuses_new_jobs(self) -> None:
         async def main() -> None:
             executor = type(self).make_executor()
-            running = await executor.submit(request("until stopped"))
-            await started(executor, running)
+            await events_of(executor, await executor.submit(request("echo", say="x")))
             await executor.close()
             await executor.close()
-            assert (await events_of(executor, running))[-1].state == JobState.CANCELLED
             with pytest.raises(SpecError, match="closed"):
                 await executor.submit(request("echo", say="x"))
 

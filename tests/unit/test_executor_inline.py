@@ -4,11 +4,17 @@ import asyncio
 
 import pytest
 
-from contracts.executor_contract import ExecutorContract, request, run_test_operation
+from contracts.executor_contract import (
+    ExecutorContract,
+    events_of,
+    request,
+    run_test_operation,
+    started,
+)
 from visiondyno.errors import DatasetError
 from visiondyno.executors.blocking import run_job
 from visiondyno.executors.inline import InlineExecutor
-from visiondyno.job import JobEvent
+from visiondyno.job import JobEvent, JobState
 
 
 def make_inline() -> InlineExecutor:
@@ -17,6 +23,20 @@ def make_inline() -> InlineExecutor:
 
 class TestInlineExecutor(ExecutorContract):
     make_executor = staticmethod(make_inline)
+
+
+def test_closing_cancels_what_runs_because_nothing_outlives_the_process() -> None:
+    async def main() -> None:
+        executor = make_inline()
+        running = await executor.submit(request("until stopped"))
+        await started(executor, running)
+        waiting = await executor.submit(request("echo", say="never"))
+        assert ((await executor.health()).oldest_waiting_s or 0) > 0
+        await executor.close()
+        assert (await events_of(executor, running))[-1].state == JobState.CANCELLED
+        assert (await events_of(executor, waiting))[-1].state == JobState.CANCELLED
+
+    asyncio.run(main())
 
 
 def test_run_job_returns_the_output_and_shows_the_events() -> None:

@@ -10,12 +10,12 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from visiondyno.errors import Cancelled, SpecError, TimeLimitExceeded
-from visiondyno.executors.base import Executor, ExecutorHealth
+from visiondyno.executors.base import Executor, ExecutorHealth, JobLost
 from visiondyno.job import JobAnswer, JobError, JobEvent, JobRequest, JobState
 from visiondyno.operations.context import OperationContext
 
@@ -25,8 +25,8 @@ Run = Callable[[dict[str, Any], OperationContext], dict[str, Any]]
 class _Job:
     """One job's events, written by the job's thread and read by watchers on the event loop."""
 
-    def __init__(self, request: JobRequest, loop: asyncio.AbstractEventLoop) -> None:
-        self.id = str(uuid.uuid4())
+    def __init__(self, job_id: str, request: JobRequest, loop: asyncio.AbstractEventLoop) -> None:
+        self.id = job_id
         self.request = request
         self.events: list[JobEvent] = []
         self.cancelled = threading.Event()
@@ -88,16 +88,16 @@ class _Job:
         )
         self.record(state, answer=answer)
 
-    async def follow(self) -> AsyncIterator[JobEvent]:
-        seen = 0
+    async def follow(self, after: int) -> AsyncIterator[JobEvent]:
+        seen = after
         while True:
             changed = self._changed
             while seen < len(self.events):
                 event = self.events[seen]
                 seen += 1
                 yield event
-                if event.state.is_terminal:
-                    return
+            if self.state.is_terminal and seen >= len(self.events):
+                return
             await changed.wait()
 
     def _wake(self) -> None:
@@ -119,18 +119,20 @@ class InlineExecutor(Executor):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inline-job")
         self._closed = False
 
-    async def submit(self, request: JobRequest) -> str:
+    async def submit(self, request: JobRequest, job_id: str | None = None) -> str:
         if self._closed:
             raise SpecError("This executor is closed; make a new one to submit jobs.")
-        job = _Job(request, asyncio.get_running_loop())
+        if job_id is not None and job_id in self._jobs:
+            return job_id
+        job = _Job(job_id or str(uuid.uuid4()), request, asyncio.get_running_loop())
         self._jobs[job.id] = job
         with self._lock:
             self._waiting.append(job)
         self._thread.submit(self._run_next)
         return job.id
 
-    async def watch(self, job_id: str) -> AsyncIterator[JobEvent]:
-        async for event in self._find(job_id).follow():
+    async def watch(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        async for event in self._find(job_id).follow(after):
             yield event
 
     async def cancel(self, job_id: str) -> None:
@@ -142,11 +144,21 @@ class InlineExecutor(Executor):
             self._waiting.remove(job)
         job.finish(JobState.CANCELLED, error=_error(Cancelled("The job was cancelled.")))
 
+    async def known(self, job_ids: Collection[str]) -> set[str]:
+        return self._jobs.keys() & set(job_ids)
+
     async def health(self) -> ExecutorHealth:
         states = [job.state for job in self._jobs.values()]
         busy = states.count(JobState.IN_PROGRESS)
         jobs = {str(state): states.count(state) for state in JobState}
-        return ExecutorHealth(jobs=jobs, workers_ready=1 - busy, workers_busy=busy)
+        with self._lock:
+            oldest_s = min((job.submitted_s for job in self._waiting), default=None)
+        return ExecutorHealth(
+            jobs=jobs,
+            workers_ready=1 - busy,
+            workers_busy=busy,
+            oldest_waiting_s=None if oldest_s is None else time.monotonic() - oldest_s,
+        )
 
     async def close(self) -> None:
         if self._closed:
@@ -158,7 +170,7 @@ class InlineExecutor(Executor):
 
     def _find(self, job_id: str) -> _Job:
         if job_id not in self._jobs:
-            raise SpecError(f"No job has the id '{job_id}' here; ids are what submit returned.")
+            raise JobLost(f"No job has the id '{job_id}' here; ids are what submit returned.")
         return self._jobs[job_id]
 
     def _run_next(self) -> None:
