@@ -26,6 +26,7 @@ from visiondyno.measuring.scenarios import (
 from visiondyno.measuring.single_stream import StageTimes, run_query, warm_up
 from visiondyno.probes.base import watch
 from visiondyno.probes.gpu import device_used_bytes
+from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.probes.memory import MemoryProbe
 from visiondyno.runtimes.base import LoadedModel, LoadOptions, ModelDescription
 from visiondyno.runtimes.registry import load_model
@@ -69,7 +70,7 @@ def measure_model(payload: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if spec.threads is not None:
         cv2.setNumThreads(spec.threads)  # decoding and resizing are under the limit too
     vram_before_bytes = device_used_bytes(spec.device)
-    options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
+    options = _load_options(spec, emit)
     with load_model(spec.reference, options) as model:
         load_ms = (time.monotonic_ns() - spec.started_ns) / 1e6
         description = describe(model.description)
@@ -105,6 +106,17 @@ def measure_model(payload: dict[str, Any], emit: Emit) -> dict[str, Any]:
         if spec.engine == "loadgen":  # after the peak was read: its batches aren't ours
             found.update(_scenarios_by_loadgen(spec, load, found))
     return found
+
+
+def _load_options(spec: ChildInput, emit: Emit) -> LoadOptions:
+    share = gpu_share(spec.device)
+    if share is not None and share.reason is not None:
+        emit({"stage": "load", "log": share.reason})
+    return LoadOptions(
+        device=spec.device,
+        intra_op_threads=spec.threads,
+        gpu_memory_limit_bytes=None if share is None else share.limit_bytes,
+    )
 
 
 def describe(description: ModelDescription) -> dict[str, Any]:

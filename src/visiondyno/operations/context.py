@@ -1,10 +1,16 @@
 """What an operation is given besides its input: a way to tell its progress and to be stopped."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import Cancelled, TimeLimitExceeded
+
+if TYPE_CHECKING:  # whoever only runs jobs doesn't pay for the runtimes
+    from visiondyno.operations.model_source import ModelSource
+    from visiondyno.runtimes.base import LoadedModel, LoadOptions
 
 
 class OperationContext:
@@ -19,11 +25,16 @@ class OperationContext:
         on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
         is_cancelled: Callable[[], bool] = lambda: False,
         deadline_s: float | None = None,
+        models: "ModelSource | None" = None,
     ) -> None:
-        """`deadline_s` is on `time.monotonic`'s clock."""
+        """`deadline_s` is on `time.monotonic`'s clock.
+
+        `models` keeps models warm between jobs; None: each is loaded and closed.
+        """
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
         self._deadline_s = deadline_s
+        self._models = models
 
     def check(self) -> None:
         """Raise if the operation must stop.
@@ -43,3 +54,33 @@ class OperationContext:
         """Tell what is being done: `stage` in words, and facts such as `done` and `total`."""
         self.check()
         self._on_progress({"stage": stage, **facts})
+
+    @contextmanager
+    def model(self, reference: str, options: "LoadOptions") -> "Iterator[LoadedModel]":
+        """A model, ready to run, for as long as the context lasts; don't close it.
+
+        Progress says whether it is `warm`: loaded already for an earlier job of this process. On
+        a GPU it keeps to the worker's share of the memory; where that can't be told, progress
+        says so as `log`.
+
+        Raises:
+            ModelError: it can't be found, read, understood or run.
+            SpecError: an option is wrong.
+            Unavailable: the device isn't here.
+        """
+        from visiondyno.operations.model_source import ColdModels
+        from visiondyno.probes.gpu_share import gpu_share
+
+        share = gpu_share(options.device)
+        said: dict[str, Any] = {"model": reference}
+        if share is not None:
+            options = replace(options, gpu_memory_limit_bytes=share.limit_bytes)
+            said |= {"log": share.reason} if share.reason is not None else {}
+
+        def announce(warm: bool) -> None:
+            stage = "taking the warm model" if warm else "loading the model"
+            self.progress(stage, warm=warm, **said)
+
+        models = self._models if self._models is not None else ColdModels()
+        with models.open(reference, options, announce) as model:
+            yield model

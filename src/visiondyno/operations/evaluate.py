@@ -13,7 +13,6 @@ from visiondyno.operations.scoring import (
 )
 from visiondyno.operations.verified_data import open_verified
 from visiondyno.runtimes.base import LoadOptions
-from visiondyno.runtimes.registry import load_model
 from visiondyno.specs.operations import EvaluateInput
 
 
@@ -29,9 +28,8 @@ def run(spec: EvaluateInput, context: OperationContext) -> dict[str, Any]:
         spec.data, skip_bad=spec.skip_bad, max_images=spec.max_images, context=context
     )
     rules = ScoringRules(spec.classes, spec.resamples, spec.seed)
-    context.progress("loading the model", model=spec.model)
     options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
-    with load_model(spec.model, options) as model:
+    with context.model(spec.model, options) as model:
         mapping = match_classes(model.description.card, spec.model, dataset, rules)
         images = EncodedImages([dataset.sample(index).path for index in range(len(dataset))])
         total = len(images)

@@ -10,7 +10,6 @@ from visiondyno.errors import SpecError
 from visiondyno.operations.context import OperationContext
 from visiondyno.predictions import Classification, Detections, Image, Predictions
 from visiondyno.runtimes.base import LoadOptions
-from visiondyno.runtimes.registry import load_model
 from visiondyno.specs.operations import PredictInput
 from visiondyno.vision.decode import decode_image
 
@@ -29,10 +28,9 @@ def run(spec: PredictInput, context: OperationContext) -> dict[str, Any]:
         ModelError: the model can't be read or run.
     """
     images = [_decode(text, number) for number, text in enumerate(spec.images, 1)]
-    context.progress("loading the model", model=spec.model)
     options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
     answers: list[dict[str, Any]] = []
-    with load_model(spec.model, options) as model:
+    with context.model(spec.model, options) as model:
         names = model.description.card.classes
         for image in images:
             (prediction,) = model.predict([image], confidence=spec.confidence)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -23,11 +24,14 @@ class LoadOptions:
         device: where it runs.
         intra_op_threads: threads inside one operator; None leaves the runtime's own default.
         card: overrides every other source of the model card.
+        gpu_memory_limit_bytes: the most GPU memory that the runtime may reserve; None without a
+            limit. Nothing on the CPU.
     """
 
     device: Device = "cpu"
     intra_op_threads: int | None = None
     card: ModelCard | None = None
+    gpu_memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,13 @@ class LoadedModel(ABC):
     `ModelError`. Calling anything after `close` raises `ModelError`.
     Thread safety: `preprocess` and `postprocess` keep no state and may be called from any thread;
     `infer` from one thread at a time.
+
+    Attributes:
+        files: what was read: the model file and its external weights; none where there is no file.
     """
 
     description: ModelDescription
+    files: tuple[Path, ...] = ()
 
     @abstractmethod
     def preprocess(self, images: Sequence[Image]) -> Any:

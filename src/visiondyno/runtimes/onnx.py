@@ -42,7 +42,7 @@ class OnnxRuntime(Runtime):
             SpecError: the device's name is wrong.
             Unavailable: the device isn't here, or its provider didn't start.
         """
-        provider, provider_options = _provider(options.device)
+        provider, provider_options = _provider(options.device, options.gpu_memory_limit_bytes)
         path = resolve_reference(reference).path
         if path is None:
             raise ModelError(f"{reference} isn't an ONNX model; give the path of an .onnx file.")
@@ -65,7 +65,7 @@ class OnnxRuntime(Runtime):
             parameters=facts.parameters,
             file_bytes=facts.file_bytes,
             digest=facts.digest,
-            notes=resolved.notes,
+            notes=(*resolved.notes, *_limit_notes(provider_options)),
         )
         return _OnnxModel(description, facts, graph_input, session)
 
@@ -81,6 +81,7 @@ class _OnnxModel(CardModel):
         super().__init__(description, [output.name for output in facts.outputs])
         self._session = session
         self._input = graph_input
+        self.files = (facts.path, *facts.external_files)
 
     def _run(self, tensor: NDArray[Any]) -> list[Output]:
         feeds = {self._input.name: tensor if self._input.has_batch_axis else tensor[0]}
@@ -103,7 +104,7 @@ class _OnnxModel(CardModel):
         self._session = None
 
 
-def _provider(device: Device) -> tuple[str, dict[str, str]]:
+def _provider(device: Device, limit_bytes: int | None) -> tuple[str, dict[str, str]]:
     match = _DEVICE.fullmatch(device)
     if match is None:
         raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
@@ -112,7 +113,23 @@ def _provider(device: Device) -> tuple[str, dict[str, str]]:
     if _CUDA not in onnxruntime.get_available_providers():
         raise MissingExtra("gpu", f"Device '{device}'")
     # TensorFloat-32 would make an fp32 model less precise than it says.
-    return _CUDA, {"device_id": match[1] or "0", "use_tf32": "0"}
+    provider_options = {"device_id": match[1] or "0", "use_tf32": "0"}
+    if limit_bytes is not None:
+        provider_options["gpu_mem_limit"] = str(limit_bytes)
+        # Doubling what it holds (the default) would reserve up to twice what is needed.
+        provider_options["arena_extend_strategy"] = "kSameAsRequested"
+    return _CUDA, provider_options
+
+
+def _limit_notes(provider_options: dict[str, str]) -> tuple[str, ...]:
+    if "gpu_mem_limit" not in provider_options:
+        return ()
+    gigabytes = int(provider_options["gpu_mem_limit"]) / 1e9
+    note = (
+        f"GPU memory: ONNX Runtime's arena may take {gigabytes:.2f} GB, this process's share of "
+        "the GPU; the CUDA context and cuDNN's own memory come on top."
+    )
+    return (note,)
 
 
 def _session(

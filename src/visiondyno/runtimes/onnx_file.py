@@ -60,6 +60,7 @@ class OnnxFacts:
         parameters: number of weights (floating point and 8-bit or smaller tensors).
         file_bytes: with its external data.
         digest: `sha256:…` of the file, followed by its external data in order of name.
+        external_files: where its external data lies.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class OnnxFacts:
     parameters: int
     file_bytes: int
     digest: str
+    external_files: tuple[Path, ...] = ()
 
 
 def read_onnx(path: Path) -> OnnxFacts:
@@ -105,6 +107,7 @@ def read_onnx(path: Path) -> OnnxFacts:
         parameters=count_weights(graph),
         file_bytes=size,
         digest=f"sha256:{digest.hexdigest()}",
+        external_files=tuple(externals),
     )
 
 
