@@ -1,6 +1,8 @@
 """Warm models: what is kept, what is closed, and when a model is loaded anew."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from visiondyno import worker
 from visiondyno.errors import Cancelled, ModelError
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.model_source import warm_models
+from visiondyno.operations.worker_models import WorkerModels, default_capacity_bytes
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.runtimes.card_file import card_path
 from visiondyno.runtimes.model_cards import write_card
@@ -116,11 +119,11 @@ def test_without_a_reading_of_memory_one_model_is_kept_alone() -> None:
 
 
 def test_of_models_with_a_share_of_the_gpu_one_is_kept() -> None:
-    models, _ = make(100)
-    shared = LoadOptions(gpu_memory_limit_bytes=5)
+    models, _ = make(100, lambda reference: 10 if reference == fake(1) else 5000)
+    shared = LoadOptions(gpu_memory_limit_bytes=5000)
     use(models, fake(1))
     assert [use(models, fake(2), shared) for _ in range(2)] == [False, True]
-    assert models.kept_bytes == 10 + 5  # its share, not what others took meanwhile
+    assert models.kept_bytes == 10  # not what others took meanwhile
     use(models, fake(3), shared)
     assert not use(models, fake(2), shared)
     assert use(models, fake(1))
@@ -278,3 +281,33 @@ def test_evaluate_takes_the_warm_model_too(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1]
     assert [event["warm"] for event in said if "warm" in event] == [False, True]
     models.close()
+
+
+def test_a_worker_imports_the_runtimes_with_its_first_model() -> None:
+    code = (
+        "import sys\n"
+        "from visiondyno.operations.worker_models import WorkerModels\n"
+        "models = WorkerModels()\n"
+        "models.close()\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        "from visiondyno.runtimes.base import LoadOptions\n"
+        "told = []\n"
+        "for _ in range(2):\n"
+        "    with models.open('fake:detection', LoadOptions(), told.append): pass\n"
+        "models.close()\n"
+        "print(told)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[False, True]"
+
+
+def test_a_workers_models_take_a_part_of_the_memory_only() -> None:
+    assert 0 < default_capacity_bytes() <= 4 << 30
+    models = WorkerModels(capacity_bytes=1)
+    told: list[bool] = []
+    for _ in range(2):
+        with models.open("visiondyno:street-n", LoadOptions(), told.append):
+            pass
+    assert told == [False, False]

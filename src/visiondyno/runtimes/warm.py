@@ -42,7 +42,9 @@ class WarmModels:
     A model is loaded anew when one of its files (the model, its card, its external weights) has
     another inode, size or time of change than when it was loaded. It isn't kept if it alone
     exceeds the capacity, or if its use ended in an exception: what broke may be the model. Of the
-    models with a limit of GPU memory only one is kept: each session may use the whole limit.
+    models with a limit of GPU memory only one is kept, because each session may use the whole
+    limit; it counts as its file's size: the limit bounds it, and what the GPU has in use is other
+    processes' too.
 
     Thread safety: any method from any thread. A model in use is out of reach of eviction and of
     other users: whoever opens the same one meanwhile gets a copy of their own.
@@ -127,15 +129,12 @@ class WarmModels:
         return _Entry(key, model, stamps, model.description.file_bytes)
 
     def _size(self, entry: _Entry, before_bytes: int | None) -> int:
+        if entry.key[2].gpu_memory_limit_bytes is not None:
+            return entry.model.description.file_bytes
         now_bytes = self._used_bytes(entry.key[2].device)
         if before_bytes is None or now_bytes is None:
             return self._capacity_bytes
-        options = entry.key[2]
-        rise_bytes = now_bytes - before_bytes
-        if options.gpu_memory_limit_bytes is not None:
-            # A shared GPU's memory in use is other processes' too.
-            rise_bytes = min(rise_bytes, options.gpu_memory_limit_bytes)
-        return max(entry.model.description.file_bytes, rise_bytes)
+        return max(entry.model.description.file_bytes, now_bytes - before_bytes)
 
     def _keep(self, entry: _Entry) -> None:
         self._make_room(entry.size_bytes, entry.key[2])
