@@ -26,7 +26,11 @@ class JobStore(ABC):
 
     @abstractmethod
     def add(self, jobs: Sequence[NewJob]) -> None:
-        """Add jobs, each with event 1 (IN_QUEUE); all of them or none."""
+        """Add jobs, each with event 1 (IN_QUEUE); all of them or none.
+
+        Raises:
+            Conflict: a job has an id that is stored already.
+        """
 
     @abstractmethod
     def record(self, observed: Sequence[Observed]) -> list[RecordedEvent]:
@@ -35,9 +39,9 @@ class JobStore(ABC):
         Dropped: events of another dispatch than the job's present one, events not above `seen`
         (each is recorded once, however many processes saw it), anything after a terminal state,
         illegal moves, and changes of state that change nothing and carry no progress (a job that
-        was put back is IN_QUEUE still). The job's row follows: state, times, attempts, worker,
-        progress, answer (its id becomes the job's). A terminal event of a job whose request names
-        a webhook adds a `WebhookRecord` in the same transaction.
+        was put back is IN_QUEUE still); events of unknown jobs. The job's row follows: state,
+        times, attempts, worker, progress, answer (its id becomes the job's). A terminal event of a
+        job whose request names a webhook adds a `WebhookRecord` in the same transaction.
         """
 
     @abstractmethod
@@ -68,7 +72,8 @@ class JobStore(ABC):
     def put_back(self, job_id: str, lost_dispatch: int) -> JobRecord | None:
         """The transport lost the job: back to IN_QUEUE under the next dispatch.
 
-        None if it is in a terminal state or somebody put it back already.
+        One more IN_QUEUE event if it was IN_PROGRESS, none if it was IN_QUEUE still. Answers None
+        if it is in a terminal state or somebody put it back already.
         """
 
     @abstractmethod
@@ -83,8 +88,13 @@ class JobStore(ABC):
         """Note that the user wants the job cancelled; None if there is no such job."""
 
     @abstractmethod
-    def end_unsent(self, job_id: str, state: JobState, code: str, message: str, at: float) -> None:
-        """End a waiting job that no executor runs (cancelled or expired before it was sent)."""
+    def end_unsent(
+        self, job_id: str, state: JobState, code: str, message: str, at: float
+    ) -> RecordedEvent | None:
+        """End a waiting job that no executor runs (cancelled or expired before it was sent).
+
+        Returns the terminal event, or None if the job isn't IN_QUEUE.
+        """
 
     @abstractmethod
     def remember_request(
@@ -195,7 +205,7 @@ class WebhookStore(ABC):
 
     @abstractmethod
     def failed(self, webhook_id: str, next_at: float | None, error: str) -> None:
-        """Try again at `next_at`, or never (None); the error is kept with the job's deliveries."""
+        """Try again at `next_at`, or never (None); one more attempt, and the error is kept."""
 
 
 class Store(ABC):

@@ -182,7 +182,14 @@ class ApiKeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class WebhookRecord:
-    """One delivery that is due: tried until it succeeds or `attempts` are used up."""
+    """One delivery that is due.
+
+    Attributes:
+        id: `msg_{job}_{number of its terminal event}`: the same however often it is tried.
+        body: the job's answer, JSON as RunPod posts it.
+        attempts: how often it failed so far.
+        next_at: until then no other process gets it.
+    """
 
     id: str
     job_id: str
