@@ -7,8 +7,8 @@ stale token writes nothing. So a job runs at least once and its answer is writte
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -208,10 +208,9 @@ class JobQueue(ABC):
     def bell(self, topic: Topic) -> Bell:
         """Listen for changes."""
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """What is asked within may be written in one step, where the transport can."""
-        yield
+        return nullcontext()
 
     @abstractmethod
     def close(self) -> None:

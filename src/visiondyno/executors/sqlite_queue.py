@@ -4,18 +4,16 @@ WAL with synchronous=NORMAL: every commit survives the death of any process; a l
 undo the last ones, for which the store makes good (see `sqlite_schema`).
 """
 
-import contextlib
 import json
 import secrets
-import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from visiondyno.errors import ChildDied, NotFound, StorageFull, TimeLimitExceeded, TransportDown
+from visiondyno.errors import ChildDied, NotFound, TimeLimitExceeded
 from visiondyno.executors.base import JobLost
-from visiondyno.executors.fifo_bell import FifoBell, ring
 from visiondyno.executors.queue import (
     DEFAULT_RETENTION_S,
     WORKER_EXPIRY_S,
@@ -30,7 +28,7 @@ from visiondyno.executors.queue import (
     backoff_s,
     cancelled_error,
 )
-from visiondyno.executors.sqlite_schema import open_queue_file
+from visiondyno.executors.sqlite_file import SqliteFile
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobAnswer, JobError, JobEvent, JobState
 
@@ -52,47 +50,18 @@ class SqliteQueue(JobQueue):
         """`clock` gives seconds since the epoch, the same in every process."""
         self._retention_s = retention_s
         self._clock = clock
-        self._bells = Path(f"{path}.bells")
-        self._depth = 0
-        self._rings: set[Topic] = set()
-        try:
-            self._db = open_queue_file(path, boot_id)
-        except sqlite3.Error as error:
-            raise TransportDown(
-                f"The queue {path} can't be opened ({error}). Is its folder writable?"
-            ) from error
+        self._file = SqliteFile(path, boot_id)
+        self._db = self._file.connection
+        self._read = self._file.read
 
     # -- writing ---------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        if self._depth:
-            yield
-            return
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._depth = 1
-            try:
-                yield
-            except BaseException:
-                self._rings.clear()
-                if self._db.in_transaction:  # SQLite may have rolled back itself, e.g. when full
-                    self._db.execute("ROLLBACK")
-                raise
-            finally:
-                self._depth = 0
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._rings.clear()
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise _explained(error) from error
-        rings, self._rings = self._rings, set()
-        for topic in rings:
-            ring(self._bells, topic)
+    def together(self) -> AbstractContextManager[None]:
+        return self._file.together()
 
     def put(self, jobs: Sequence[QueuedJob]) -> None:
         now = self._clock()
+        jobs = list({job.id: job for job in reversed(jobs)}.values())[::-1]  # the first of an id
         with self.together():
             first = self._next_seq(len(jobs))
             rows = [
@@ -130,7 +99,7 @@ class SqliteQueue(JobQueue):
                 "UPDATE jobs SET last_number = 1 WHERE id = ? AND last_number = 0",
                 [(row[0],) for row in rows],
             )
-            self._rings |= {"work", "events"}
+            self._file.ring("work", "events")
 
     def claim(self, workers: Sequence[str], lease_s: float) -> list[Claim]:
         if not workers or not self._anything_waits():
@@ -229,7 +198,7 @@ class SqliteQueue(JobQueue):
             (int(blameless), self._clock() + pause_s, job_id),
         ).fetchone()
         self._append(job_id, number, JobState.IN_QUEUE)
-        self._rings.add("work")
+        self._file.ring("work")
 
     def cancel(self, job_id: str) -> None:
         with self.together():
@@ -239,7 +208,7 @@ class SqliteQueue(JobQueue):
             if JobState(row[0]).is_terminal:
                 return
             self._end_with_error(job_id, JobState.CANCELLED, cancelled_error())
-            self._rings.add("work")
+            self._file.ring("work")
 
     def sweep(self) -> None:
         with self.together():
@@ -309,7 +278,7 @@ class SqliteQueue(JobQueue):
             "INSERT INTO events (job_id, number, state, progress, answer) VALUES (?, ?, ?, ?, ?)",
             (job_id, number, state, progress, answer),
         )
-        self._rings.add("events")
+        self._file.ring("events")
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -380,7 +349,7 @@ class SqliteQueue(JobQueue):
             raise NotFound(f"No worker is called '{worker}'; `dyno workers list` names them.")
         with self.together():
             self._db.execute("INSERT OR REPLACE INTO commands VALUES (?, ?)", (worker, command))
-            self._rings.add("work")
+            self._file.ring("work")
 
     def take_commands(self, workers: Collection[str]) -> list[tuple[str, WorkerCommand]]:
         if not self._read("SELECT 1 FROM commands LIMIT 1"):
@@ -394,7 +363,7 @@ class SqliteQueue(JobQueue):
         return [(worker, WorkerCommand(command)) for worker, command in rows]
 
     def bell(self, topic: Topic) -> Bell:
-        return FifoBell(self._bells, topic)
+        return self._file.bell(topic)
 
     def close(self) -> None:
         self._db.close()
@@ -405,12 +374,6 @@ class SqliteQueue(JobQueue):
             "UPDATE places SET last = last + ? RETURNING last", (count,)
         ).fetchone()
         return int(last) - count + 1
-
-    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise _explained(error) from error
 
 
 def _event(row: Sequence[Any]) -> JobEvent:
@@ -426,16 +389,6 @@ def _event(row: Sequence[Any]) -> JobEvent:
 
 def _lost(job_id: str) -> JobLost:
     return JobLost(f"The queue has no job '{job_id}'; it ended long ago or was never put here.")
-
-
-def _explained(error: sqlite3.Error) -> Exception:
-    text = str(error)
-    if "full" in text:
-        return StorageFull(
-            "The disk of the job queue is full; nothing that was accepted is lost. "
-            "Free some space and submit again."
-        )
-    return TransportDown(f"The job queue can't be read or written just now ({text}).")
 
 
 def _ms(seconds: float) -> int:

@@ -1,0 +1,82 @@
+"""The local queue's connection: transactions, rings after commits, errors as ours."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from visiondyno.errors import StorageFull, TransportDown, VisionDynoError
+from visiondyno.executors.fifo_bell import FifoBell, ring
+from visiondyno.executors.queue import Bell, Topic
+from visiondyno.executors.sqlite_schema import open_queue_file
+
+
+class SqliteFile:
+    """One connection to the queue's file, used from one thread."""
+
+    def __init__(self, path: Path, boot_id: str | None = None) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            TransportDown: it can't be opened.
+        """
+        self._bells = Path(f"{path}.bells")
+        self._depth = 0
+        self._rings: set[Topic] = set()
+        try:
+            self.connection = open_queue_file(path, boot_id)
+        except (sqlite3.Error, OSError) as error:
+            raise TransportDown(
+                f"The queue {path} can't be opened ({error}). Is its folder writable?"
+            ) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One transaction; inside another, a part of it. Bells ring when it is committed."""
+        if self._depth:
+            yield
+            return
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+            finally:
+                self._depth = 0
+            self.connection.execute("COMMIT")
+        except BaseException as error:
+            self._rings.clear()
+            if self.connection.in_transaction:  # SQLite may have rolled back itself, e.g. when full
+                self.connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise _explained(error) from error
+            raise
+        rings, self._rings = self._rings, set()
+        for topic in rings:
+            ring(self._bells, topic)
+
+    def ring(self, *topics: Topic) -> None:
+        """Ring these bells once the transaction is committed."""
+        self._rings.update(topics)
+
+    def bell(self, topic: Topic) -> Bell:
+        """Listen for rings of other processes and of this one."""
+        return FifoBell(self._bells, topic)
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query."""
+        try:
+            return self.connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise _explained(error) from error
+
+
+def _explained(error: sqlite3.Error) -> VisionDynoError:
+    text = str(error)
+    if "full" in text:
+        return StorageFull(
+            "The disk of the job queue is full; nothing that was accepted is lost. "
+            "Free some space and submit again."
+        )
+    return TransportDown(f"The job queue can't be read or written just now ({text}).")
