@@ -4,12 +4,9 @@ Why a process of its own: a peak of memory belongs to whoever made it, a crash i
 only the child along, and a time limit can be kept by SIGKILL. The child is spawned, never forked
 (CUDA and thread pools don't survive a fork). Messages have a pipe of their own, so that what
 libraries print can't corrupt them; what they print is kept for the error's text.
-
-Limits of memory, processes and network for untrusted models are not covered here yet.
 """
 
 import contextlib
-import importlib
 import json
 import os
 import selectors
@@ -17,18 +14,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import IO, Any
 
-from visiondyno.errors import ChildDied, TimeLimitExceeded, VisionDynoError
+from visiondyno.errors import ChildDied, OperationFailed, TimeLimitExceeded
 from visiondyno.job import JobError
+from visiondyno.sandbox.limits import Limits, scrubbed
 
 Emit = Callable[[dict[str, Any]], None]
 _POLL_S = 0.2
 _KEPT_STDERR_BYTES = 4000
+_LONGEST_UNTRUSTED_BYTES = 1_000_000
 
 
 def run_in_child(
@@ -38,6 +35,7 @@ def run_in_child(
     on_event: Emit = lambda _: None,
     check: Callable[[], None] = lambda: None,
     time_limit_s: float | None = None,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Call `entry(payload, emit)` in a fresh process and return its result.
 
@@ -49,28 +47,43 @@ def run_in_child(
         on_event: called here with each thing the child emits; what it raises kills the child.
         check: called several times a second; what it raises kills the child.
         time_limit_s: the child is killed after so long.
+        limits: for work that isn't trusted. The child is confined before it imports `entry`, sees
+            a scrubbed environment, and its first event is `{"stage": "confined", "protections":
+            {NAME: {"held": bool, "how": str}}}`; what it says later is to be judged as untrusted.
 
     Raises:
         VisionDynoError: whatever the child raised, with its traceback.
         ChildDied: the child ended without an answer.
-        TimeLimitExceeded: it ran past `time_limit_s`.
+        TimeLimitExceeded: it ran past `time_limit_s`, or used up its processor time.
     """
     read_fd, write_fd = os.pipe()
     with tempfile.TemporaryFile() as stderr, os.fdopen(read_fd, "rb", buffering=0) as messages:
         started_ns = time.monotonic_ns()
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "visiondyno.sandbox", str(write_fd)],
+            # -P: the working folder may hold anything, and is none of the child's business.
+            [
+                sys.executable,
+                *(["-P"] if limits else []),
+                "-m",
+                "visiondyno.sandbox",
+                str(write_fd),
+            ],
             stdin=subprocess.PIPE,
             stdout=stderr,
             stderr=stderr,
             pass_fds=(write_fd,),
             start_new_session=True,
+            env=scrubbed(os.environ) if limits else None,
+            cwd="/" if limits else None,
         )
         os.close(write_fd)
         try:
-            _send(child, {"entry": entry, "payload": {**payload, "started_ns": started_ns}})
+            limited = None if limits is None else limits.model_dump()
+            work = {"entry": entry, "payload": {**payload, "started_ns": started_ns}}
+            _send(child, {**work, "limits": limited})
             deadline_s = None if time_limit_s is None else time.monotonic() + time_limit_s
-            result = _await_result(messages, on_event, check, deadline_s)
+            longest = None if limits is None else _LONGEST_UNTRUSTED_BYTES
+            result = _await_result(messages, on_event, check, deadline_s, longest)
         finally:
             _end(child, gently=sys.exc_info()[0] is None)
         if result is None:
@@ -92,6 +105,7 @@ def _await_result(
     on_event: Emit,
     check: Callable[[], None],
     deadline_s: float | None,
+    longest_bytes: int | None,
 ) -> dict[str, Any] | None:
     """The child's result, or None if its pipe closed without one."""
     buffer = b""
@@ -110,8 +124,10 @@ def _await_result(
             if not chunk:
                 return None
             *lines, buffer = (buffer + chunk).split(b"\n")
+            if longest_bytes is not None and len(buffer) > longest_bytes:
+                raise ChildDied("The model's process was stopped: it said more than it may.")
             for line in lines:
-                message = json.loads(line)
+                message = _parsed(line)
                 if "event" in message:
                     on_event(message["event"])
                 elif "error" in message:
@@ -119,6 +135,20 @@ def _await_result(
                 else:
                     result: dict[str, Any] = message["result"]
                     return result
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """One message; a child that was taken over may write anything."""
+    try:
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            JobError.model_validate(message["error"])
+            return message
+        if isinstance(message.get("event", message.get("result")), dict):
+            return message
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ChildDied("The model's process answered what can't be read.")
 
 
 def _end(child: "subprocess.Popen[bytes]", *, gently: bool) -> None:
@@ -137,8 +167,13 @@ def _end(child: "subprocess.Popen[bytes]", *, gently: bool) -> None:
         child.stdin.close()
 
 
-def _death(child: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> ChildDied:
+def _death(child: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> OperationFailed:
     code = child.returncode
+    if code == -signal.SIGXCPU:
+        return TimeLimitExceeded(
+            "The model's process used up its processor time and was killed; make the model "
+            "smaller, or raise the limit."
+        )
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
     hint = " The kernel may have killed it for want of memory." if code == -signal.SIGKILL else ""
     stderr.seek(0, os.SEEK_END)
@@ -148,39 +183,3 @@ def _death(child: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> ChildDied:
     return ChildDied(
         f"The model's process ended {how} before it answered.{hint}{last}", traceback=said or None
     )
-
-
-def _child_main(write_fd: int) -> int:
-    """Answer one request from standard input over `write_fd`."""
-    lock = threading.Lock()
-
-    def send(message: dict[str, Any]) -> None:
-        data = json.dumps(message, allow_nan=False).encode() + b"\n"
-        with lock:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(write_fd, view) :]
-
-    request = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    module, _, function = request["entry"].partition(":")
-    try:
-        run = getattr(importlib.import_module(module), function)
-        send({"result": run(request["payload"], lambda event: send({"event": event}))})
-    except Exception as error:
-        trace = traceback.format_exc()
-        send({"error": JobError.from_exception(error, trace).model_dump()})
-        return 0 if isinstance(error, VisionDynoError) else 1
-    return 0
-
-
-def _die_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    code = _child_main(int(sys.argv[1]))
-    sys.stdout.flush()
-    # Not sys.exit: the watching thread sits in a read, and native thread pools can hang at exit.
-    os._exit(code)
