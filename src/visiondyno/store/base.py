@@ -65,6 +65,10 @@ class JobStore(ABC):
         """`created_at` of the oldest IN_QUEUE job."""
 
     @abstractmethod
+    def count_retried(self, endpoint: str) -> int:
+        """How many of the endpoint's jobs began to run more than once."""
+
+    @abstractmethod
     def events(self, job_id: str, after: int = 0) -> list[RecordedEvent]:
         """Events with numbers above `after`, in order."""
 

@@ -130,6 +130,15 @@ class SqlJobStore(JobStore):
         with self._database.read() as connection:
             return connection.execute(query).scalar()
 
+    def count_retried(self, endpoint: str) -> int:
+        query = (
+            select(func.count())
+            .select_from(jobs)
+            .where(jobs.c.endpoint == endpoint, jobs.c.attempts > 1)
+        )
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
+
     def events(self, job_id: str, after: int = 0) -> list[RecordedEvent]:
         query = (
             select(job_events)
