@@ -55,6 +55,10 @@ class Executor(ABC):
     name: str
     durable: bool = False
 
+    async def start(self) -> None:
+        """Begin before the first job: workers, connections. The other methods do it when needed."""
+        return
+
     @abstractmethod
     async def submit(self, request: JobRequest, job_id: str | None = None) -> str:
         """Accept a job and return its id."""

@@ -60,11 +60,11 @@ class Cell:
     reason: str
 
 
-def to_html(comparison: Comparison) -> str:
+def to_html(comparison: Comparison, banner: str | None = None) -> str:
     """The whole report: style, script, plots and images inside one file.
 
     Every text from outside is escaped, and a content security policy lets only the report's own
-    script run and nothing be fetched.
+    script run and nothing be fetched. `banner` is said at the top of the page.
     """
     templates = Templates(
         loader=PackageLoader("visiondyno.report"),
@@ -82,6 +82,7 @@ def to_html(comparison: Comparison) -> str:
     )
     return templates.get_template("report.html.j2").render(
         **_context(comparison),
+        banner=banner,
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
         policy=_policy(script),
