@@ -6,6 +6,7 @@ One line of JSON comes on standard input; its end means that the server is gone,
 then the workers are stopped and their jobs given back. So a killed server leaves no orphan.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -53,8 +54,10 @@ class SupervisorProcess:
 
     def ensure(self) -> bool:
         """Start it unless it runs; whether it had to be started."""
-        if self._process is not None and self._process.poll() is None:
-            return False
+        if self._process is not None:
+            if self._process.poll() is None:
+                return False
+            self._close_input(self._process)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "visiondyno.executors.supervisor_process"],
             stdin=subprocess.PIPE,
@@ -62,11 +65,9 @@ class SupervisorProcess:
             start_new_session=True,  # Ctrl-C is the server's to handle
         )
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died at once: the next `ensure` sees it
             self._process.stdin.write(json.dumps(asdict(self._workers)).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died at once: the next `ensure` starts another
         return True
 
     def stop(self, drain_s: float = 0.0) -> None:
@@ -74,17 +75,21 @@ class SupervisorProcess:
         if self._process is None:
             return
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{drain_s}\n".encode())
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
+        self._close_input(self._process)
         try:
             self._process.wait(timeout=drain_s + 15)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    @staticmethod
+    def _close_input(process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def serve(stdin: IO[bytes]) -> None:

@@ -23,12 +23,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import Cancelled, TimeLimitExceeded
 from visiondyno.job import JobError, JobState
 from visiondyno.operations.context import OperationContext
+
+if TYPE_CHECKING:
+    from visiondyno.operations.model_source import ModelSource
+    from visiondyno.runtimes.base import LoadedModel, LoadOptions
+
+_WARM_BYTES = 2_000_000_000
+"""Of the models a worker keeps loaded, by the memory that they took."""
 
 Run = Callable[[dict[str, Any], OperationContext], dict[str, Any]]
 
@@ -80,8 +88,25 @@ class _Requests:
         os._exit(0)
 
 
+class _WarmModels:
+    """`warm_models`, made at the first use: most jobs of some workers need none."""
+
+    def __init__(self) -> None:
+        self._models: ModelSource | None = None
+
+    def open(
+        self, reference: str, options: "LoadOptions", announce: Callable[[bool], None]
+    ) -> "AbstractContextManager[LoadedModel]":
+        if self._models is None:
+            from visiondyno.operations.model_source import warm_models
+
+            self._models = warm_models(_WARM_BYTES)
+        return self._models.open(reference, options, announce)
+
+
 def serve(run: Run, channel: _Channel, requests: _Requests) -> None:
     """Run jobs for ever."""
+    models = _WarmModels()
     channel.send("H")
     while True:
         token, limit_ms, input_json = requests.jobs.get()
@@ -93,7 +118,7 @@ def serve(run: Run, channel: _Channel, requests: _Requests) -> None:
         def is_cancelled(token: str = token) -> bool:
             return requests.is_cancelled(token)
 
-        context = OperationContext(say, is_cancelled, deadline_s)
+        context = OperationContext(say, is_cancelled, deadline_s, models)
         answer = _answer(run, token, input_json, context)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
