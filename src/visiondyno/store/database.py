@@ -52,14 +52,18 @@ class Database:
     may lose the commits of the last moments (never older ones, and the file stays whole).
     `synchronous=FULL` also survives the power cut and costs an fsync for each commit.
 
+    With `create=False` a SQLite file must be there.
+
     Raises:
         SpecError: the URL is of another database, or the file can't be made or isn't SQLite's.
         TransportDown: the database can't be reached.
     """
 
-    def __init__(self, url: str, synchronous: str = "NORMAL") -> None:
+    def __init__(self, url: str, synchronous: str = "NORMAL", *, create: bool = True) -> None:
         self.url = _normalised(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite and not create and not Path(self.name).is_file():
+            raise SpecError(f"There is no database at {self.name}; check --database-url.")
         # In one process, waiting for a lock is fairer and quicker than SQLite's polling.
         self._writing: AbstractContextManager[Any] = nullcontext()
         if self.is_sqlite:
@@ -80,7 +84,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one moment of the database."""
+        """A transaction that reads."""
         with self._translated(), self.engine.begin() as connection:
             yield connection
 
@@ -92,9 +96,10 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A transaction that sees one moment of the database over many statements."""
-        level = "SERIALIZABLE" if self.is_sqlite else "REPEATABLE READ"
-        engine = self.engine.execution_options(isolation_level=level)
+        """A transaction that sees one moment of the database, while others write on."""
+        engine = self.engine
+        if not self.is_sqlite:  # a read transaction of SQLite is a snapshot by itself
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
         with self._translated(), engine.begin() as connection:
             yield connection
 

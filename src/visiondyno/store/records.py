@@ -27,7 +27,9 @@ class KeyScope(StrEnum):
 class NewJob:
     """A job to be added: IN_QUEUE, with event 1.
 
-    `owner` is the id of the API key that asked, or None where no key was needed.
+    Ids that grow with time make the database about a third faster than random ones: what is
+    written together lies together. `owner` is the id of the API key that asked, or None where no
+    key was needed.
     """
 
     id: str

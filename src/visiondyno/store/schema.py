@@ -94,8 +94,15 @@ def prepare(database: Database, upgrading: bool | None) -> None:
         raise SpecError(
             f"The database {database.name} {has}. Run: dyno db upgrade (after dyno db backup FILE)."
         )
+    bring_up(database)
+
+
+def bring_up(database: Database) -> str | None:
+    """Bring the database to the code's schema; return the version it had (None: no schema)."""
     with database.write() as connection:
+        before = version_of(connection)
         upgrade(connection)
+    return before
 
 
 def _refuse_foreign(connection: Connection) -> None:
