@@ -22,6 +22,10 @@ class ProgressDisplay(Display):
         said = event.progress
         if said is None:
             return
+        if "log" in said:
+            self._console.print(said["log"], markup=False, highlight=False, soft_wrap=True)
+        if "stage" not in said:
+            return
         model = said.get("model")
         stage = f"{model}: {said['stage']}" if model else str(said["stage"])
         done, total = said.get("done"), said.get("total")

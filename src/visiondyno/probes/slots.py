@@ -7,8 +7,12 @@ much memory a model takes while it runs depends on its activations far more than
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pynvml
 
 from visiondyno.probes.kernel_files import ROOT, read_cgroup, read_fields, read_int
+from visiondyno.probes.nvml import Nvml
 
 _MB, _GB = 10**6, 10**9
 
@@ -24,6 +28,8 @@ _PROCESS_BYTES = 0.5 * _GB
 """Main memory of a worker before any model: the interpreter, the runtimes, decoded images."""
 _PROCESSORS_A_SLOT = 2
 """On the CPU: one for the inference's threads to share with, one to decode beside it."""
+
+_DRIVERS_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,31 @@ class HostMemory:
 
     total_bytes: int | None
     available_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """One GPU, in the driver's order, and the memory that no process uses now."""
+
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
+def gpu_memories(library: Any = pynvml) -> tuple[GpuMemory, ...]:
+    """Every GPU that the driver shows, in its own order.
+
+    Raises:
+        Unavailable: there is no driver, or it doesn't tell.
+    """
+    with Nvml(library) as nvml:
+        found = []
+        for gpu in nvml.gpus():
+            used_bytes = nvml.device(gpu.index, _DRIVERS_ORDER).used_bytes()
+            free_bytes = gpu.memory_bytes - used_bytes
+            found.append(GpuMemory(gpu.index, gpu.name, gpu.memory_bytes, free_bytes))
+        return tuple(found)
 
 
 def suggest_slots(
