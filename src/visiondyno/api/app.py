@@ -1,0 +1,112 @@
+"""The HTTP API over a service, as one FastAPI application."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
+
+from visiondyno import __version__
+from visiondyno.api import benchmark, blobs, docs, health, jobs, metrics, runpod, submit
+from visiondyno.api.edge import Edge
+from visiondyno.api.gate import Gate
+from visiondyno.api.metrics import HttpMetrics, JobMetrics
+from visiondyno.api.problems import Problem, install_problem_handlers
+from visiondyno.service import Service
+
+_DESCRIPTION = """\
+Jobs, comparisons and model submissions. `/v2` is RunPod serverless's job API, so their clients \
+work against it. Errors are problem documents (RFC 9457). Times are seconds since the epoch \
+unless a name says `_ms` or it is RunPod's `delayTime` and `executionTime` (milliseconds)."""
+
+_TAGS = [
+    {"name": "jobs (RunPod's API)", "description": "Run operations, as on RunPod serverless."},
+    {"name": "comparisons", "description": "Compare models; results are found again by content."},
+    {"name": "submissions", "description": "Hand in models to evaluation tasks."},
+    {"name": "jobs", "description": "Every job of this server, however it was asked for."},
+    {"name": "workers", "description": "Who runs the jobs."},
+    {"name": "blobs", "description": "Large files by the SHA-256 of their content."},
+    {"name": "operations", "description": "For monitoring; no key is needed."},
+]
+
+
+def make_api(
+    service: Service,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The application. It neither starts nor closes the service: whoever composes the server does.
+
+    Args:
+        service: what the routes call.
+        clock: seconds since the epoch, for the retention of results.
+        monotonic: seconds, for the rate limit.
+    """
+    app = FastAPI(
+        title="VisionDyno",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    registry = CollectorRegistry()
+    app.state.service = service
+    app.state.clock = clock
+    app.state.streams = runpod.StreamCursors()
+    app.state.metrics = registry
+    service.jobs.on_recorded(JobMetrics(registry).ended)
+    # `open_router` first: its /submit/health must not be taken for a task.
+    for router in (
+        runpod.router,
+        benchmark.router,
+        submit.open_router,
+        submit.router,
+        jobs.router,
+        blobs.router,
+        health.router,
+        metrics.router,
+        docs.router,
+    ):
+        app.include_router(router)
+    install_problem_handlers(app)
+    _add_middleware(app, service, registry, monotonic)
+    _complete_openapi(app)
+    return app
+
+
+def _add_middleware(
+    app: FastAPI, service: Service, registry: CollectorRegistry, monotonic: Callable[[], float]
+) -> None:
+    """Innermost first: the gate, the edge around it, CORS around both so that errors have it."""
+    app.add_middleware(Gate, service=service, clock=monotonic)
+    app.add_middleware(Edge, metrics=HttpMetrics(registry))
+    if service.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(service.settings.cors_origins),
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["Retry-After"],
+        )
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """Add the problem document's schema, which routes name by reference."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(schema.pop("$defs", {}))
+            schemas["Problem"] = schema
+        assert app.openapi_schema is not None, "made() keeps what it makes"
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

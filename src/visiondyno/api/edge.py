@@ -1,0 +1,83 @@
+"""The outermost layer: HEAD, trailing slashes, the last catch of errors, counts of requests."""
+
+import logging
+import time
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from visiondyno.api.metrics import HttpMetrics
+from visiondyno.api.problems import respond_to
+
+_log = logging.getLogger(__name__)
+
+# A HEAD would begin these streams, or take what the next GET is to have; blobs have their own.
+_NO_HEAD = ("events", "stream")
+
+
+class Edge:
+    """ASGI middleware around everything else.
+
+    - `HEAD` is answered as `GET` without a body, and `/path/` as `/path`.
+    - What no handler caught becomes a problem document, never a traceback; after the first byte
+      of an answer the connection is closed instead, so that a cut answer isn't taken for a whole.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = scope["method"]
+        scope = _normalised(scope)
+        answer = _Answer(send, bodiless=asked == "HEAD" and scope["method"] == "GET")
+        started_s = time.monotonic()
+        try:
+            await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            _log.info("The client hung up: %s %s", asked, scope["path"])
+        except Exception as error:
+            if answer.status is not None:
+                raise
+            await respond_to(error, scope["path"])(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            took_s = time.monotonic() - started_s
+            self._metrics.observe(asked, route, answer.status or 499, took_s)
+
+
+class _Answer:
+    """An ASGI `send` that knows what was sent."""
+
+    def __init__(self, send: Send, bodiless: bool) -> None:
+        self._send = send
+        self._bodiless = bodiless
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif self._bodiless and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the prefix that a proxy took off (`root_path`)."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def _normalised(scope: Scope) -> Scope:
+    path: str = scope["path"]
+    parts = route_path(scope).strip("/").split("/")
+    method = scope["method"]
+    if method == "HEAD" and parts[0] != "blobs" and not any(part in _NO_HEAD for part in parts):
+        method = "GET"
+    if len(path) > 1 and path.endswith("/") and parts != [""]:
+        path = path.rstrip("/")
+    return {**scope, "path": path, "method": method}
