@@ -13,6 +13,7 @@ import uvicorn
 
 from contracts.executor_contract import run_test_operation
 from visiondyno.api import make_api
+from visiondyno.executors.base import Executor
 from visiondyno.executors.inline import InlineExecutor, Run
 from visiondyno.service import Service
 from visiondyno.settings import Settings
@@ -88,14 +89,18 @@ class LiveApi:
     def _main(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._failed = error
         finally:
             self._started.set()
 
+    def _make_executor(self) -> Executor:
+        """What runs the jobs; a subclass may give another."""
+        return InlineExecutor(self._run)
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.service: Service = make_service(self.settings, InlineExecutor(self._run))
+        self.service: Service = make_service(self.settings, self._make_executor())
         async with self.service:
             app = make_api(self.service, **self._clocks)
             config = uvicorn.Config(
