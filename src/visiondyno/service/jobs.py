@@ -85,6 +85,14 @@ class JobService:
         """
         self._listeners.append(listener)
 
+    async def reconcile(self) -> None:
+        """Look now: follow what nobody follows here, put back what the transport lost.
+
+        Raises:
+            TransportDown: the store or the transport can't be asked.
+        """
+        await self._followers.reconcile()
+
     # -- asking ----------------------------------------------------------------------------------
 
     async def submit(
@@ -330,7 +338,7 @@ class JobService:
         while True:
             await asyncio.sleep(_RECONCILE_S)
             try:
-                await self._followers.reconcile()
+                await self.reconcile()
                 if self._clock() >= next_forget:
                     await self.requests.forget_old()
                     next_forget = self._clock() + _FORGET_S
