@@ -58,26 +58,41 @@ def interleave(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure that is no ratio, once for each round; reported is the median."""
+
+    rounds: Sequence[float]
+    unit: str
+    meaning: str
+    target: str = "none"
+
+    @property
+    def median(self) -> float:
+        """The figure that is reported."""
+        return statistics.median(self.rounds)
+
+
 def record(
     name: str,
     ratios: Mapping[str, Ratio],
     settings: Mapping[str, Any],
     monitor: QuietMonitor,
+    figures: Mapping[str, Figure] | None = None,
 ) -> None:
     """Print the table and write `results/NAME.json`."""
-    quietness = monitor.stop()
-    environment = capture_environment()
-    width = max(map(len, ratios))
+    figures = figures or {}
+    width = max(map(len, [*ratios, *figures]))
     print(f"{'figure':{width}}  median   lowest   highest  pairs  target")
     for key, ratio in ratios.items():
         each = ratio.each
         spread = f"{min(each):7.4f}  {max(each):7.4f}"
         print(f"{key:{width}}  {ratio.median:6.4f}  {spread}  {len(each):5}  {ratio.target}")
-    print("machine:", "quiet" if quietness.quiet else "; ".join(quietness.reasons))
+    for key, figure in figures.items():
+        spread = f"{min(figure.rounds):7.2f}  {max(figure.rounds):7.2f}"
+        rounds = len(figure.rounds)
+        print(f"{key:{width}}  {figure.median:6.2f}  {spread}  {rounds:5}  {figure.target}")
     content = {
-        "benchmark": name,
-        "commit": _commit(),
-        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "ratios": {key: round(ratio.median, 4) for key, ratio in ratios.items()},
         "details": {
             key: {
@@ -88,6 +103,47 @@ def record(
             }
             for key, ratio in ratios.items()
         },
+    }
+    if figures:
+        content["figures"] = {
+            key: {
+                "median": round(figure.median, 3),
+                "unit": figure.unit,
+                "meaning": figure.meaning,
+                "target": figure.target,
+                "rounds": [round(value, 3) for value in figure.rounds],
+            }
+            for key, figure in figures.items()
+        }
+    _write(name, content, settings, monitor)
+
+
+def record_facts(
+    name: str,
+    facts: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    monitor: QuietMonitor,
+) -> None:
+    """Print what was found, by case, and write `results/NAME.json`."""
+    for case, found in facts.items():
+        print(f"{case}: " + ", ".join(f"{key}={value}" for key, value in found.items()))
+    _write(name, {"facts": {case: dict(found) for case, found in facts.items()}}, settings, monitor)
+
+
+def _write(
+    name: str,
+    content: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    monitor: QuietMonitor,
+) -> None:
+    quietness = monitor.stop()
+    environment = capture_environment()
+    print("machine:", "quiet" if quietness.quiet else "; ".join(quietness.reasons))
+    whole = {
+        "benchmark": name,
+        "commit": _commit(),
+        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **content,
         "settings": dict(settings),
         "quiet": quietness.quiet,
         "quiet_reasons": list(quietness.reasons),
@@ -104,7 +160,7 @@ def record(
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(whole, indent=1) + "\n")
     print("written:", path)
 
 

@@ -1,0 +1,389 @@
+-- Every operation of the queue on Redis: each call is one atomic step and one round trip.
+--
+-- KEYS[1]  prefix of all keys; its hash tag keeps them on one node
+-- ARGV     operation, time in ms or '' for Redis' own, retention in ms, length of the feed; then
+--          the operation's own arguments
+--
+-- job:ID      hash: state, input (until it ends), limit, ttl_at (if it has one), low, attempt,
+--             most (attempts), seq (place in the order of submission), put_at, started_at (first
+--             claim), claimed_at (last claim), worker, token (of the claim in force, or '')
+-- events:ID   list: event number n is item n - 1: STATE, STATE pPROGRESS or STATE aANSWER
+-- feed        stream of 'NUMBER ID', capped: which events came, in order
+-- waiting, waiting:low   by seq: what may be claimed now
+-- backoff     by time: what waits until then;  since, ttl   by time: all that waits
+-- leases      by time: what runs;  ended:STATE   by time of being forgotten
+-- workers, seen, commands   what supervisors told, when (by time), and what they are told
+-- armed:TOPIC   somebody looked and found nothing: the next change rings. So a busy queue rings
+--             once for each look and not once for each change.
+--
+-- A ttl ends only jobs that never ran.
+
+local P, call = KEYS[1], redis.call
+local now, retention_ms, feed_length = tonumber(ARGV[2]), ARGV[3], ARGV[4]
+if not now then
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local FIRST, AT_ONCE = 5, 1000
+local has_new_event = false
+local operations = {}
+
+local function whole(number)
+  return string.format('%d', number)
+end
+
+local function ring(topic)
+  if call('DEL', P .. 'armed:' .. topic) == 1 then
+    call('PUBLISH', P .. 'bell:' .. topic, 'ring')
+  end
+end
+
+local function ring_always(topic)
+  call('DEL', P .. 'armed:' .. topic)
+  call('PUBLISH', P .. 'bell:' .. topic, 'ring')
+end
+
+local function due(set, before)
+  return call('ZRANGEBYSCORE', P .. set, '-inf', before, 'LIMIT', 0, AT_ONCE)
+end
+
+local function append(id, event)
+  local number = call('RPUSH', P .. 'events:' .. id, event)
+  call('XADD', P .. 'feed', 'MAXLEN', '~', feed_length, '*', 'e', number .. ' ' .. id)
+  has_new_event = true
+end
+
+local function job_of(id)
+  local fields = call('HGETALL', P .. 'job:' .. id)
+  local job = {}
+  for i = 1, #fields, 2 do
+    job[fields[i]] = fields[i + 1]
+  end
+  return job
+end
+
+local function holds(id, token)
+  local held = call('HGET', P .. 'job:' .. id, 'token')
+  return held and held ~= '' and held == token
+end
+
+local function line_up(id, job, ready_at)
+  if ready_at > now then
+    call('ZADD', P .. 'backoff', ready_at, id)
+  else
+    call('ZADD', P .. (job.low == '1' and 'waiting:low' or 'waiting'), job.seq, id)
+  end
+  call('ZADD', P .. 'since', job.put_at, id)
+end
+
+local function leave_line(id)
+  for _, set in ipairs({'waiting', 'waiting:low', 'backoff', 'since', 'ttl'}) do
+    call('ZREM', P .. set, id)
+  end
+end
+
+local function finish(id, state, answer)
+  append(id, state .. ' a' .. answer)
+  call('HSET', P .. 'job:' .. id, 'state', state, 'token', '')
+  call('HDEL', P .. 'job:' .. id, 'input')
+  call('ZREM', P .. 'leases', id)
+  call('ZADD', P .. 'ended:' .. state, whole(now + retention_ms), id)
+  call('PEXPIRE', P .. 'job:' .. id, retention_ms)
+  call('PEXPIRE', P .. 'events:' .. id, retention_ms)
+end
+
+local function finish_with_error(id, state, error_json)
+  local job = job_of(id)
+  local waited_ms = (job.started_at or now) - job.put_at
+  local ran_ms = job.claimed_at and whole(now - job.claimed_at) or 'null'
+  local worker = job.worker and cjson.encode(job.worker) or 'null'
+  leave_line(id)
+  finish(id, state, string.format(
+    '{"id":%s,"status":"%s","delayTime":%s,"executionTime":%s,"workerId":%s,"error":',
+    cjson.encode(id), state, whole(waited_ms), ran_ms, worker) .. error_json .. '}')
+end
+
+local function expire(late_error)
+  for _, id in ipairs(due('ttl', '(' .. whole(now))) do
+    finish_with_error(id, 'TIMED_OUT', late_error)
+  end
+end
+
+local function give_back(id, reason, pause_ms, is_blameless)
+  local job = job_of(id)
+  if not is_blameless and tonumber(job.attempt) >= tonumber(job.most) then
+    local message = reason .. ' It was attempt ' .. job.attempt .. ' of ' .. job.most .. '.'
+    finish_with_error(id, 'FAILED',
+      '{"code":"child_died","message":' .. cjson.encode(message) .. ',"stage":"run"}')
+    return
+  end
+  call('HSET', P .. 'job:' .. id, 'state', 'IN_QUEUE', 'token', '')
+  call('HDEL', P .. 'job:' .. id, 'worker')
+  if is_blameless then
+    local attempt = call('HINCRBY', P .. 'job:' .. id, 'attempt', -1)
+    if attempt == 0 and job.ttl_at then
+      call('ZADD', P .. 'ttl', job.ttl_at, id)
+    end
+  end
+  call('ZREM', P .. 'leases', id)
+  line_up(id, job, now + pause_ms)
+  append(id, 'IN_QUEUE')
+  ring('work')
+end
+
+-- ID, input, time limit in ms or '', ttl in ms or '', 1 for low priority, attempts; and so on
+function operations.put()
+  local has_new_job = false
+  for i = FIRST, #ARGV, 6 do
+    local id, ttl_ms = ARGV[i], tonumber(ARGV[i + 3])
+    if call('EXISTS', P .. 'job:' .. id) == 0 then
+      local job = {seq = call('INCR', P .. 'seq'), put_at = whole(now), low = ARGV[i + 4]}
+      call('HSET', P .. 'job:' .. id, 'state', 'IN_QUEUE', 'input', ARGV[i + 1],
+        'limit', ARGV[i + 2], 'low', job.low, 'most', ARGV[i + 5], 'attempt', 0,
+        'seq', job.seq, 'put_at', job.put_at, 'token', '')
+      line_up(id, job, now)
+      if ttl_ms then
+        call('HSET', P .. 'job:' .. id, 'ttl_at', whole(now + ttl_ms))
+        call('ZADD', P .. 'ttl', whole(now + ttl_ms), id)
+      end
+      append(id, 'IN_QUEUE')
+      has_new_job = true
+    end
+  end
+  if has_new_job then
+    ring('work')
+  end
+end
+
+local function next_waiting()
+  local found = call('ZPOPMIN', P .. 'waiting')
+  if #found == 0 then
+    found = call('ZPOPMIN', P .. 'waiting:low')
+  end
+  return found[1]
+end
+
+-- lease in ms, error of late jobs; then worker, token; and so on
+function operations.claim()
+  local lease_ms, claims = ARGV[FIRST], {}
+  expire(ARGV[FIRST + 1])
+  for _, id in ipairs(due('backoff', whole(now))) do
+    call('ZREM', P .. 'backoff', id)
+    line_up(id, job_of(id), now)
+  end
+  for i = FIRST + 2, #ARGV, 2 do
+    local id = next_waiting()
+    if not id then
+      call('SET', P .. 'armed:work', 1)
+      break
+    end
+    local key, worker, token = P .. 'job:' .. id, ARGV[i], ARGV[i + 1]
+    leave_line(id)
+    call('ZADD', P .. 'leases', whole(now + lease_ms), id)
+    call('HSETNX', key, 'started_at', whole(now))
+    call('HSET', key, 'state', 'IN_PROGRESS', 'token', token, 'worker', worker,
+      'claimed_at', whole(now))
+    local attempt = call('HINCRBY', key, 'attempt', 1)
+    append(id, 'IN_PROGRESS')
+    local job = call('HMGET', key, 'input', 'limit', 'started_at', 'put_at')
+    claims[#claims + 1] = {id, token, worker, attempt, job[1], job[2], whole(job[3] - job[4])}
+  end
+  return claims
+end
+
+-- lease in ms; then ID, token; and so on. Gives 1 for each claim that is held still, else 0
+function operations.renew()
+  local held = {}
+  for i = FIRST + 1, #ARGV, 2 do
+    local is_held = holds(ARGV[i], ARGV[i + 1])
+    if is_held then
+      call('ZADD', P .. 'leases', whole(now + ARGV[FIRST]), ARGV[i])
+    end
+    held[#held + 1] = is_held and 1 or 0
+  end
+  return held
+end
+
+-- ID, token, progress; and so on
+function operations.report()
+  for i = FIRST, #ARGV, 3 do
+    if holds(ARGV[i], ARGV[i + 1]) then
+      append(ARGV[i], 'IN_PROGRESS p' .. ARGV[i + 2])
+    end
+  end
+end
+
+-- ID, token, state, answer; and so on. Gives 1 for each answer that was written, else 0
+function operations.finish()
+  local written = {}
+  for i = FIRST, #ARGV, 4 do
+    local is_held = holds(ARGV[i], ARGV[i + 1])
+    if is_held then
+      finish(ARGV[i], ARGV[i + 2], ARGV[i + 3])
+    end
+    written[#written + 1] = is_held and 1 or 0
+  end
+  return written
+end
+
+-- ID, token, reason, pause in ms, 1 if blameless
+function operations.give_back()
+  if holds(ARGV[FIRST], ARGV[FIRST + 1]) then
+    give_back(ARGV[FIRST], ARGV[FIRST + 2], tonumber(ARGV[FIRST + 3]), ARGV[FIRST + 4] == '1')
+  end
+end
+
+-- ID, error. Gives 0 if there is no such job
+function operations.cancel()
+  local state = call('HGET', P .. 'job:' .. ARGV[FIRST], 'state')
+  if not state then
+    return 0
+  end
+  if state == 'IN_QUEUE' or state == 'IN_PROGRESS' then
+    finish_with_error(ARGV[FIRST], 'CANCELLED', ARGV[FIRST + 1])
+    ring_always('work')
+  end
+  return 1
+end
+
+-- error of late jobs, expiry of workers in ms; then the pause in ms after attempt 1, 2 ...
+function operations.sweep()
+  -- What frees memory comes first: a Redis that is full still does that.
+  for _, state in ipairs({'COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT'}) do
+    for _, id in ipairs(due('ended:' .. state, '(' .. whole(now))) do
+      call('UNLINK', P .. 'job:' .. id, P .. 'events:' .. id)
+      call('ZREM', P .. 'ended:' .. state, id)
+    end
+  end
+  for _, worker in ipairs(due('seen', '(' .. whole(now - ARGV[FIRST + 1]))) do
+    call('ZREM', P .. 'seen', worker)
+    call('HDEL', P .. 'workers', worker)
+    call('HDEL', P .. 'commands', worker)
+  end
+  expire(ARGV[FIRST])
+  for _, id in ipairs(due('leases', '(' .. whole(now))) do
+    local job = job_of(id)
+    local place = math.min(FIRST + 1 + job.attempt, #ARGV)
+    give_back(id, 'Worker ' .. job.worker .. ' stopped renewing its lease (killed, or cut off).',
+      tonumber(ARGV[place]), false)
+  end
+end
+
+-- ID, number after which. Gives nothing (nil) if there is no such job
+function operations.events()
+  if call('EXISTS', P .. 'job:' .. ARGV[FIRST]) == 1 then
+    return call('LRANGE', P .. 'events:' .. ARGV[FIRST], ARGV[FIRST + 1], -1)
+  end
+  return false
+end
+
+-- cursor or '', most bytes. Gives the new cursor; then number, ID, event; and so on
+function operations.feed()
+  call('SET', P .. 'armed:events', 1)
+  if ARGV[FIRST] == '' then
+    local newest = call('XREVRANGE', P .. 'feed', '+', '-', 'COUNT', 1)[1]
+    return {newest and newest[1] or '0-0'}
+  end
+  local found, bytes = {ARGV[FIRST]}, 0
+  local entries = call('XRANGE', P .. 'feed', '(' .. ARGV[FIRST], '+', 'COUNT', AT_ONCE)
+  for _, entry in ipairs(entries) do
+    local number, id = string.match(entry[2][2], '^(%d+) (.*)$')
+    local event = call('LINDEX', P .. 'events:' .. id, number - 1)
+    if event then  -- else its job was forgotten already
+      bytes = bytes + #event
+      if #found > 1 and bytes > tonumber(ARGV[FIRST + 1]) then
+        break
+      end
+      found[#found + 1], found[#found + 2], found[#found + 3] = number, id, event
+    end
+    found[1] = entry[1]
+  end
+  return found
+end
+
+-- IDs. Gives 1 for each that is known, else 0
+function operations.known()
+  local found = {}
+  for i = FIRST, #ARGV do
+    found[#found + 1] = call('EXISTS', P .. 'job:' .. ARGV[i])
+  end
+  return found
+end
+
+-- Gives claimable, age of the oldest waiting in ms or '', then jobs by state in JobState's order
+function operations.counts()
+  local oldest = call('ZRANGE', P .. 'since', 0, 0, 'WITHSCORES')
+  local counts = {
+    call('ZCARD', P .. 'waiting') + call('ZCARD', P .. 'waiting:low')
+      + call('ZCOUNT', P .. 'backoff', '-inf', whole(now)),
+    oldest[2] and whole(now - oldest[2]) or '',
+    call('ZCARD', P .. 'since'),
+    call('ZCARD', P .. 'leases'),
+  }
+  for i = FIRST, #ARGV do
+    counts[#counts + 1] = call('ZCOUNT', P .. 'ended:' .. ARGV[i], whole(now), '+inf')
+  end
+  return counts
+end
+
+-- name, what is known of the worker; and so on
+function operations.announce()
+  for i = FIRST, #ARGV, 2 do
+    call('HSET', P .. 'workers', ARGV[i], ARGV[i + 1])
+    call('ZADD', P .. 'seen', whole(now), ARGV[i])
+  end
+end
+
+-- names
+function operations.withdraw()
+  for i = FIRST, #ARGV do
+    call('HDEL', P .. 'workers', ARGV[i])
+    call('ZREM', P .. 'seen', ARGV[i])
+    call('HDEL', P .. 'commands', ARGV[i])
+  end
+end
+
+-- expiry of workers in ms
+function operations.workers()
+  local names = call('ZRANGEBYSCORE', P .. 'seen', whole(now - ARGV[FIRST]), '+inf')
+  local found = {}
+  for _, name in ipairs(names) do
+    found[#found + 1] = call('HGET', P .. 'workers', name)
+  end
+  return found
+end
+
+-- expiry of workers in ms, name, command. Gives 0 if there is no such worker
+function operations.command()
+  local seen_at = call('ZSCORE', P .. 'seen', ARGV[FIRST + 1])
+  if not seen_at or tonumber(seen_at) < now - ARGV[FIRST] then
+    return 0
+  end
+  call('HSET', P .. 'commands', ARGV[FIRST + 1], ARGV[FIRST + 2])
+  ring_always('work')
+  return 1
+end
+
+-- names. Gives name, command; and so on
+function operations.take_commands()
+  local found = {}
+  for i = FIRST, #ARGV do
+    local command = call('HGET', P .. 'commands', ARGV[i])
+    if command then
+      call('HDEL', P .. 'commands', ARGV[i])
+      found[#found + 1], found[#found + 2] = ARGV[i], command
+    end
+  end
+  return found
+end
+
+-- topic
+function operations.arm()
+  call('SET', P .. 'armed:' .. ARGV[FIRST], 1)
+end
+
+local result = operations[ARGV[1]]()
+if has_new_event then
+  ring('events')
+end
+return result
