@@ -12,6 +12,7 @@ from visiondyno.specs.operations import (
     EvaluateInput,
     OperationInput,
     PredictInput,
+    ScoreSubmissionInput,
 )
 
 
@@ -39,6 +40,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("benchmark", BenchmarkInput),
         Operation("evaluate", EvaluateInput),
         Operation("predict", PredictInput),
+        Operation("score_submission", ScoreSubmissionInput),
     )
 }
 

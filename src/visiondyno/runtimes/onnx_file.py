@@ -84,7 +84,7 @@ def read_onnx(path: Path) -> OnnxFacts:
             data is missing or lies outside its folder.
     """
     data = _read_bytes(path)
-    model = _parse(data, path)
+    model = parse_onnx(data, path)
     graph = model.graph
     externals = _external_files(graph, path)
     digest = hashlib.sha256(data)
@@ -122,7 +122,12 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelError(f"{path} can't be read: {error.strerror}.") from error
 
 
-def _parse(data: bytes, path: Path) -> Any:
+def parse_onnx(data: bytes, path: Path) -> Any:
+    """The `ModelProto` in `data`; `path` is for messages.
+
+    Raises:
+        ModelError: it is empty, truncated or not an ONNX model.
+    """
     if not data:
         raise ModelError(f"{path} is empty (0 bytes); export or fetch the model again.")
     for start, kind in _FIRST_BYTES_OF_OTHERS:

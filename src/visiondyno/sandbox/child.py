@@ -25,6 +25,7 @@ from visiondyno.sandbox.limits import Limits, scrubbed
 Emit = Callable[[dict[str, Any]], None]
 _POLL_S = 0.2
 _KEPT_STDERR_BYTES = 4000
+_LAST_WORDS = 300
 _LONGEST_UNTRUSTED_BYTES = 1_000_000
 
 
@@ -179,7 +180,7 @@ def _death(child: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> OperationFail
     stderr.seek(0, os.SEEK_END)
     stderr.seek(max(0, stderr.tell() - _KEPT_STDERR_BYTES))
     said = stderr.read().decode(errors="replace").strip()
-    last = f" Its last words: {said.splitlines()[-1]}" if said else ""
+    last = f" Its last words: {said.splitlines()[-1][-_LAST_WORDS:]}" if said else ""
     return ChildDied(
         f"The model's process ended {how} before it answered.{hint}{last}", traceback=said or None
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visiondyno.errors import SpecError
+from visiondyno.specs.evaluation_task import EvaluationTask
 
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 """How load is applied, in MLPerf's terms."""
@@ -102,6 +103,23 @@ class PredictInput(OperationInput):
     confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class ScoreSubmissionInput(OperationInput):
+    """Score a model that somebody handed in for an evaluation task, in a sandbox.
+
+    Attributes:
+        task: whole, so that a worker needs no folder of tasks.
+        model: the blob, `sha256:` and 64 hexadecimal digits.
+        file_name: what messages call the file.
+        blobs_url: where the blob is, for a worker that has no address of blobs of its own.
+    """
+
+    operation: Literal["score_submission"] = "score_submission"
+    task: EvaluationTask
+    model: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    file_name: Annotated[str, Field(min_length=1, max_length=255)] = "model.onnx"
+    blobs_url: str | None = None
 
 
 def parse(kind: type[BaseModel], payload: Any, what: str) -> Any:
