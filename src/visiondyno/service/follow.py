@@ -33,6 +33,7 @@ class Follower:
         record: the job after the last event that this process recorded.
         is_sent: the executor may know it under `record.transport_id`.
         cancel_wanted: the user wants it cancelled.
+        cancel_told: the executor was told so.
         refused: numbers of events of this dispatch that the store can't take, and why.
     """
 
@@ -42,6 +43,7 @@ class Follower:
         self.is_sent = is_sent
         self.is_lost = False
         self.cancel_wanted = record.cancel_requested
+        self.cancel_told = False
         self.refused: dict[int, Exception] = {}
         self.ended: RecordedEvent | None = None
         self.task: asyncio.Task[None] | None = None
@@ -125,7 +127,9 @@ class Followers:
         except JobLost:
             await self._end_unsent(record, JobState.CANCELLED)
         except TransportDown:
-            return  # the store has the wish: the follower tells the executor when it can
+            return  # the store has the wish: it is passed on when that is possible again
+        if follower is not None:
+            follower.cancel_told = True
 
     async def reconcile(self) -> None:
         """Follow what nobody follows here, pass on cancels, and put back what was lost."""
@@ -136,6 +140,9 @@ class Followers:
         )
         if open_count != len(self._following):
             await self.read_open()
+        for follower in list(self._following.values()):
+            if follower.cancel_wanted and not follower.cancel_told:
+                await self.cancel(follower.record)
         await self._find_lost()
 
     async def read_open(self) -> None:

@@ -1,0 +1,364 @@
+"""Nothing accepted is lost: transports that forget, go down, repeat; a store that refuses."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.executor_contract import request, run_test_operation
+from faulty_executors import FaultyExecutor, running_service
+from visiondyno.blobs.folder import FolderBlobs
+from visiondyno.errors import SpecError, StorageFull, TransportDown
+from visiondyno.executors.inline import InlineExecutor
+from visiondyno.job import JobState, Policy
+from visiondyno.service import Service
+from visiondyno.service.jobs import JobService
+from visiondyno.settings import Settings
+from visiondyno.store.records import NewJob, Observed, RecordedEvent
+from visiondyno.store.sql import open_store
+
+Scenario = Callable[[Service, FaultyExecutor], Awaitable[None]]
+
+
+def check(folder: Path, scenario: Scenario) -> None:
+    async def main() -> None:
+        executor = FaultyExecutor()
+        async with asyncio.timeout(60), running_service(folder, executor) as service:
+            await scenario(service, executor)
+
+    asyncio.run(main())
+
+
+async def events_of(jobs: JobService, job_id: str) -> list[RecordedEvent]:
+    return [event async for event in jobs.watch(job_id)]
+
+
+async def until_started(jobs: JobService, job_id: str) -> None:
+    async for recorded in jobs.watch(job_id):
+        if recorded.event.progress == {"stage": "started"}:
+            return
+
+
+def assert_whole(events: Sequence[RecordedEvent]) -> None:
+    """Numbers without gaps, and only the last event terminal."""
+    numbers = [one.event.number for one in events]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert [one.event.state.is_terminal for one in events] == [False] * (len(events) - 1) + [True]
+
+
+def test_a_job_is_accepted_while_the_transport_is_down_and_runs_later(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.is_down = True
+        job = await service.jobs.submit(request("echo", say="x"))
+        assert (await service.jobs.wait(job.id, 0.3)).state == JobState.IN_QUEUE
+        assert "Redis" in (await service.readiness()).checks["queue"]
+        await service.jobs.reconcile()
+        executor.is_down = False
+        assert (await service.jobs.wait(job.id, 30)).state == JobState.COMPLETED
+        assert_whole(await events_of(service.jobs, job.id))
+
+    check(tmp_path, scenario)
+
+
+def test_a_cancel_while_the_transport_is_down_takes_effect_when_it_is_back(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        running = await service.jobs.submit(request("until stopped"))
+        await until_started(service.jobs, running.id)
+        executor.is_down = True
+        cancelling = asyncio.create_task(service.jobs.cancel(running.id))
+        unsent = await service.jobs.submit(request("echo", say="never"))
+        also_cancelling = asyncio.create_task(service.jobs.cancel(unsent.id))
+        await asyncio.sleep(0.05)
+        executor.is_down = False
+        await asyncio.gather(cancelling, also_cancelling)
+        # The follower of the running job still watches; the next look passes the wish on.
+        await service.jobs.reconcile()
+        for job in (running, unsent):
+            assert (await service.jobs.wait(job.id, 30)).state == JobState.CANCELLED
+        assert f"{unsent.id}.1" not in executor.submitted
+
+    check(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("is_deaf", [False, True], ids=["told", "not told"])
+def test_what_the_transport_forgets_is_put_back_and_runs(tmp_path: Path, is_deaf: bool) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.is_deaf = is_deaf
+        running = await service.jobs.submit(request("until stopped"))
+        await until_started(service.jobs, running.id)
+        waiting = [await service.jobs.submit(request("echo", say=str(n))) for n in range(5)]
+        while len(executor.submitted) < 6:
+            await asyncio.sleep(0.001)
+        await executor.forget_all()
+        if is_deaf:
+            await service.jobs.reconcile()
+        await until_state_with_dispatch(service, running.id, 2)
+        await service.jobs.cancel(running.id)
+        for number, job in enumerate(waiting):
+            ended = await service.jobs.wait(job.id, 30)
+            assert ended.state == JobState.COMPLETED
+            assert ended.answer is not None
+            assert ended.answer.result() == {"said": str(number)}
+            assert_whole(await events_of(service.jobs, job.id))
+        events = await events_of(service.jobs, running.id)
+        assert_whole(events)
+        states = [one.event.state for one in events if one.event.progress is None]
+        assert states[:3] == ["IN_QUEUE", "IN_PROGRESS", "IN_QUEUE"]
+        assert states[-1] == "CANCELLED"
+
+    check(tmp_path, scenario)
+
+
+async def until_state_with_dispatch(service: Service, job_id: str, dispatch: int) -> None:
+    while (await service.jobs.get(job_id)).dispatch < dispatch:
+        await asyncio.sleep(0.005)
+
+
+def test_a_transport_that_delivers_twice_is_recorded_once(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.repeats = True
+        job = await service.jobs.submit(request("echo", say="x", steps=5))
+        events = await events_of(service.jobs, job.id)
+        assert_whole(events)
+        assert [one.event.progress["done"] for one in events if one.event.progress] == [*range(5)]
+        assert await events_of(service.jobs, job.id) == events
+
+    check(tmp_path, scenario)
+
+
+def test_a_job_cancelled_while_it_is_being_sent_does_not_run(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.holds = asyncio.Event()
+        job = await service.jobs.submit(request("until stopped"))
+        await asyncio.sleep(0)
+        assert (await service.jobs.cancel(job.id)).state == JobState.CANCELLED
+        executor.holds.set()
+        while not (await executor.health()).jobs["CANCELLED"]:
+            await asyncio.sleep(0.001)
+        assert_whole(await events_of(service.jobs, job.id))
+
+    check(tmp_path, scenario)
+
+
+def test_ttl_goes_on_counting_while_a_job_is_put_back(tmp_path: Path) -> None:
+    now = [1_000_000.0]
+
+    async def main() -> None:
+        executor = FaultyExecutor()
+        settings = Settings(home=tmp_path)
+        store = open_store(f"sqlite:///{tmp_path / 'store.sqlite'}", clock=lambda: now[0])
+        blobs = FolderBlobs(tmp_path / "blobs")
+        async with (
+            asyncio.timeout(60),
+            Service(settings, store, executor, blobs, clock=lambda: now[0]) as service,
+        ):
+            busy = await service.jobs.submit(request("until stopped"))
+            await until_started(service.jobs, busy.id)
+            policy = Policy(ttl_ms=60_000)
+            short = await service.jobs.submit(request("echo", Policy(ttl_ms=10_000), say="s"))
+            long = await service.jobs.submit(request("echo", policy, say="l"))
+            retried = await service.jobs.submit(request("refuse", policy))
+            while len(executor.submitted) < 4:
+                await asyncio.sleep(0.001)
+            now[0] += 20
+            await executor.forget_all()
+            expired = await service.jobs.wait(short.id, 30)
+            assert (expired.state, expired.attempts) == (JobState.TIMED_OUT, 0)
+            assert expired.answer is not None
+            assert expired.answer.error is not None
+            assert "ttl" in expired.answer.error.message
+            await service.jobs.cancel(busy.id)
+            assert (await service.jobs.wait(long.id, 30)).state == JobState.COMPLETED
+            assert executor.requests[f"{long.id}.1"].policy.ttl_ms == 40_000
+            assert (await service.jobs.wait(retried.id, 30)).state == JobState.FAILED
+            now[0] += 1000
+            await service.jobs.retry(retried.id)  # waits anew: its ttl begins now
+            assert (await service.jobs.wait(retried.id, 30)).state == JobState.FAILED
+            assert executor.requests[f"{retried.id}.2"].policy.ttl_ms == 60_000
+
+    asyncio.run(main())
+
+
+def test_a_service_that_starts_takes_up_what_the_last_one_left(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            async with running_service(tmp_path) as first:
+                running = await first.jobs.submit(request("until stopped"))
+                await until_started(first.jobs, running.id)
+                waiting = [await first.jobs.submit(request("echo", say="x")) for _ in range(20)]
+                wanted = await first.jobs.submit(request("echo", say="x"))
+                first.store.jobs.request_cancel(wanted.id)  # noted, and then the process ended
+            # The inline executor took everything with it.
+            async with running_service(tmp_path) as second:
+                await until_state_with_dispatch(second, running.id, 2)
+                assert (await second.jobs.cancel(running.id)).state == JobState.CANCELLED
+                for job in waiting:
+                    assert (await second.jobs.wait(job.id, 30)).state == JobState.COMPLETED
+                assert (await second.jobs.wait(wanted.id, 30)).state == JobState.CANCELLED
+
+    asyncio.run(main())
+
+
+def test_two_services_over_one_store_record_each_event_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        executor = FaultyExecutor()
+        executor.is_shared = True
+        async with (
+            asyncio.timeout(60),
+            running_service(tmp_path, executor) as one,
+            running_service(tmp_path, executor) as other,
+        ):
+            jobs = [await one.jobs.submit(request("echo", say="x", steps=3)) for _ in range(20)]
+            held = await one.jobs.submit(request("until stopped"))
+            watching = asyncio.create_task(events_of(other.jobs, held.id))
+            await other.jobs.reconcile()
+            await until_started(one.jobs, held.id)
+            await other.jobs.cancel(held.id)
+            for job in jobs:
+                await one.jobs.wait(job.id, 30)
+                events = await events_of(other.jobs, job.id)
+                assert_whole(events)
+                assert len(events) == 6
+            events = await watching
+            assert_whole(events)
+            assert events == await events_of(one.jobs, held.id)
+            assert (await one.jobs.get(held.id)).attempts == 1
+        executor.is_shared = False
+        await executor.close()
+
+    asyncio.run(main())
+
+
+def test_a_watcher_sees_what_only_another_process_follows(tmp_path: Path) -> None:
+    async def main() -> None:
+        executor = FaultyExecutor()
+        async with (
+            asyncio.timeout(60),
+            running_service(tmp_path, executor) as one,
+            running_service(tmp_path) as other,
+        ):
+            executor.holds = asyncio.Event()
+            job = await one.jobs.submit(request("echo", say="x", steps=3))
+            watching = asyncio.create_task(events_of(other.jobs, job.id))
+            await asyncio.sleep(0.01)
+            executor.holds.set()
+            assert_whole(await watching)
+
+    asyncio.run(main())
+
+
+class RefusingJobs:
+    """The real job store, but for what `refuses` says of a new job or an event."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.refuses: Callable[[NewJob | Observed], Exception | None] = lambda _: None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def add(self, jobs: Sequence[NewJob]) -> None:
+        self._check(jobs)
+        self._store.add(jobs)
+
+    def record(self, observed: Sequence[Observed]) -> list[RecordedEvent]:
+        self._check(observed)
+        recorded: list[RecordedEvent] = self._store.record(observed)
+        return recorded
+
+    def _check(self, items: Sequence[NewJob | Observed]) -> None:
+        for item in items:
+            error = self.refuses(item)
+            if error is not None:
+                raise error
+
+
+def check_refusing(folder: Path, scenario: Callable[[Service, RefusingJobs], Any]) -> None:
+    async def main() -> None:
+        store = open_store(f"sqlite:///{folder / 'store.sqlite'}")
+        jobs = RefusingJobs(store.jobs)
+        store.jobs = jobs  # type: ignore[assignment]
+        executor = InlineExecutor(run_test_operation)
+        blobs = FolderBlobs(folder / "blobs")
+        async with (
+            asyncio.timeout(60),
+            Service(Settings(home=folder), store, executor, blobs) as service,
+        ):
+            await scenario(service, jobs)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [StorageFull, SpecError, TransportDown])
+def test_a_refused_job_is_not_accepted_and_its_neighbours_are(
+    tmp_path: Path, kind: type[Exception]
+) -> None:
+    def refuse(item: NewJob | Observed) -> Exception | None:
+        poisoned = isinstance(item, NewJob) and item.request.input["say"] == "poison"
+        return kind("The disk is full; make room.") if poisoned else None
+
+    async def scenario(service: Service, jobs: RefusingJobs) -> None:
+        jobs.refuses = refuse
+        says = ["a", "b", "poison", "c"]
+        each = await asyncio.gather(
+            *(service.jobs.submit(request("echo", say=say)) for say in says),
+            return_exceptions=True,
+        )
+        refused = [answer for answer in each if isinstance(answer, BaseException)]
+        # A store that can't be reached isn't asked once for each of a batch.
+        assert len(refused) == (4 if kind is TransportDown else 1)
+        assert {type(error) for error in refused} == {kind}
+        for answer in each:
+            if not isinstance(answer, BaseException):
+                assert (await service.jobs.wait(answer.id, 30)).state == JobState.COMPLETED
+        assert sum((await service.jobs.counts()).values()) == 4 - len(refused)
+
+    check_refusing(tmp_path, scenario)
+
+
+def test_a_full_disk_holds_events_up_and_loses_none(tmp_path: Path) -> None:
+    async def scenario(service: Service, jobs: RefusingJobs) -> None:
+        left = [3]
+
+        def full(item: NewJob | Observed) -> Exception | None:
+            if isinstance(item, Observed) and item.event.number == 4 and left[0]:
+                left[0] -= 1
+                return StorageFull("The disk is full; make room.")
+            return None
+
+        jobs.refuses = full
+        job = await service.jobs.submit(request("echo", say="x", steps=8))
+        events = await events_of(service.jobs, job.id)
+        assert_whole(events)
+        assert [one.event.progress["done"] for one in events if one.event.progress] == [*range(8)]
+
+    check_refusing(tmp_path, scenario)
+
+
+def test_an_answer_that_cannot_be_stored_fails_its_job_alone(tmp_path: Path) -> None:
+    def refuse(item: NewJob | Observed) -> Exception | None:
+        if not isinstance(item, Observed):
+            return None
+        answer, progress = item.event.answer, item.event.progress
+        bad_answer = answer is not None and answer.output == {"said": "poison"}
+        bad_progress = progress is not None and progress.get("done") == 2
+        return ValueError("no such text") if bad_answer or bad_progress else None
+
+    async def scenario(service: Service, jobs: RefusingJobs) -> None:
+        jobs.refuses = refuse
+        poisoned = await service.jobs.submit(request("echo", say="poison", steps=4))
+        fine = [await service.jobs.submit(request("echo", say="x")) for _ in range(10)]
+        failed = await service.jobs.wait(poisoned.id, 30)
+        assert failed.state == JobState.FAILED
+        assert failed.answer is not None
+        assert failed.answer.error is not None
+        assert "could not be stored" in failed.answer.error.message
+        events = await events_of(service.jobs, poisoned.id)
+        assert_whole(events)
+        assert [e.event.progress["done"] for e in events if e.event.progress] == [0, 1, 3]
+        for job in fine:
+            assert (await service.jobs.wait(job.id, 30)).state == JobState.COMPLETED
+
+    check_refusing(tmp_path, scenario)
