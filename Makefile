@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core
+.PHONY: help demo test test-core chaos check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -19,6 +19,9 @@ test: setup-dev ## every test, with branch coverage
 
 test-core: setup-test-core ## every test that needs no torch, in an environment that has none
 	@$(CORE_VENV)/bin/pytest -n 2 --dist loadfile -m "not torch"
+
+chaos: setup-dev ## kill workers, server and Redis under load, on both queues; minutes; last line: the figures
+	@PYTHONPATH=tests $(BIN)/python -m chaos
 
 check: setup-check ## lint, format, types, import layers, links, generated docs
 	@$(BIN)/ruff check

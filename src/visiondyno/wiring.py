@@ -68,11 +68,14 @@ def make_queue(settings: "Settings") -> "JobQueue":
     return open_queue(queue_address(settings), settings.result_expiry_s)
 
 
-def make_queue_executor(settings: "Settings", *, own_workers: bool | None = None) -> Executor:
+def make_queue_executor(
+    settings: "Settings", *, own_workers: bool | None = None, entry: str = "visiondyno.worker:run"
+) -> Executor:
     """`local` or `redis`, as the settings say.
 
     Args:
         settings: queue, workers and limits.
+        entry: `package.module:function` that the workers run jobs with.
         own_workers: whether worker processes of this server's serve the queue too; None: those of
             the local queue do, those of Redis are started with `dyno worker`.
     """
@@ -96,6 +99,7 @@ def make_queue_executor(settings: "Settings", *, own_workers: bool | None = None
     scale = ScaleLimits(settings.workers_min, most, settings.idle_timeout_s)
     workers = replace(
         queue_workers(queue_address(settings), scale),
+        entry=entry,
         lease_s=settings.lease_s,
         retention_s=settings.result_expiry_s,
         gpu_memory_fraction=settings.gpu_memory_fraction,
