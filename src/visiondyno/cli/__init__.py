@@ -16,6 +16,12 @@ _COMMANDS = {
     "report": "Merge reports: their models side by side, and how each model's runs agree.",
     "predict": "Run a model on images; print what it finds, or draw it.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",
+    "up": "Start the server: job API, dashboard, submissions, and workers on this machine.",
+    "worker": "Run worker processes for a queue on Redis, on this machine.",
+    "jobs": "List, show, follow, cancel and retry a server's jobs; print their logs.",
+    "workers": "List a server's workers; drain, resume or restart one.",
+    "keys": "Make, list and revoke the API keys of this machine's server.",
+    "db": "Upgrade, back up and restore the server's database.",
     "doctor": "Say what this machine can measure, and what is missing.",
     "models": "List models, show what a model file says of itself, write model cards.",
     "datasets": (
