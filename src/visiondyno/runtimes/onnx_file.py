@@ -18,17 +18,10 @@ from visiondyno.runtimes.onnx_weights import (
     edge_quantisation,
     effective_precision,
 )
+from visiondyno.runtimes.signatures import foreign_format
 from visiondyno.specs.model_card import Quantisation
 
 Shape = tuple[int | None, ...]
-
-_FIRST_BYTES_OF_OTHERS = (
-    (b"PK\x03\x04", "a zip archive (a PyTorch .pt file is one)"),
-    (b"\x80\x02", "a Python pickle"),
-    (b"\x89HDF", "an HDF5 file (Keras)"),
-    (b"<", "a text file (HTML or XML: an error page saved as a model?)"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with 'git lfs pull'"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +123,8 @@ def parse_onnx(data: bytes, path: Path) -> Any:
     """
     if not data:
         raise ModelError(f"{path} is empty (0 bytes); export or fetch the model again.")
-    for start, kind in _FIRST_BYTES_OF_OTHERS:
-        if data.startswith(start):
-            raise ModelError(f"{path} isn't an ONNX file but {kind}; give an ONNX export.")
+    if (kind := foreign_format(data)) is not None:
+        raise ModelError(f"{path} isn't an ONNX file but {kind}; give an ONNX export.")
     # An ONNX file begins with its IR version: field 1, a small varint.
     looks_like_onnx = data[0] == 0x08
     try:

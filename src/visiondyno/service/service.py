@@ -13,6 +13,7 @@ from visiondyno.service.comparisons import ComparisonService
 from visiondyno.service.jobs import JobService
 from visiondyno.service.keys import KeyService
 from visiondyno.service.readiness import Readiness
+from visiondyno.service.submissions import SubmissionService
 from visiondyno.service.webhooks import Webhooks, load_secret
 from visiondyno.settings import Settings
 from visiondyno.store.base import Store
@@ -37,6 +38,7 @@ class Service:
         self._clock = clock
         self.jobs = JobService(settings, store.jobs, executor, clock)
         self.comparisons = ComparisonService(settings, self.jobs, store.comparisons, clock)
+        self.submissions = SubmissionService(settings, self.jobs, store.submissions, blobs, clock)
         self.keys = KeyService(store.keys, clock)
         self.jobs.on_recorded(self._ring)
         self._webhooks: Webhooks | None = None
@@ -53,6 +55,7 @@ class Service:
         await self.executor.start()
         await self.jobs.start()
         await self.comparisons.start()
+        await self.submissions.start()
         self._webhooks.start()
 
     async def close(self) -> None:
