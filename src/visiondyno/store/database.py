@@ -16,8 +16,9 @@ from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     NoSuchModuleError,
-    SQLAlchemyError,
+    ProgrammingError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql.expression import Insert, Update
 
 from visiondyno.errors import (
@@ -34,7 +35,9 @@ BUSY_TIMEOUT_MS = 10_000
 """How long a SQLite connection waits for another process's write."""
 
 _WRITES = "visiondyno_writes"
-_DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
+# PostgreSQL's SQLSTATEs.
+_DISK_FULL = "53100"
+_NOT_OURS_TO_USE = {"42P01", "42501", "3F000"}  # no such table, not allowed, no such schema
 
 
 def database_url(settings: Settings) -> str:
@@ -128,11 +131,12 @@ class Database:
         except UnicodeEncodeError as error:
             raise SpecError("A text isn't valid Unicode, so it can't be stored.") from error
         except DBAPIError as error:
+            if _is_defect(error):
+                raise
             raise _translation(error, self.name) from error
-        except SQLAlchemyError as error:
+        except PoolTimeout as error:
             raise TransportDown(
-                f"The database {self.name} couldn't be used ({type(error).__name__}: {error}). "
-                "Try again shortly."
+                f"All connections to the database {self.name} are in use. Try again shortly."
             ) from error
 
 
@@ -226,6 +230,12 @@ def _postgres_engine(url: URL) -> Engine:
         raise MissingExtra("postgres", "A store in PostgreSQL") from error
 
 
+def _is_defect(error: DBAPIError) -> bool:
+    """Whether asking again can't help, as the statement itself is wrong."""
+    state = getattr(error.orig, "sqlstate", None)
+    return isinstance(error, ProgrammingError) and state not in _NOT_OURS_TO_USE
+
+
 def _translation(error: DBAPIError, name: str) -> VisionDynoError:
     original = error.orig
     code = getattr(original, "sqlite_errorcode", None)
@@ -241,7 +251,13 @@ def _translation(error: DBAPIError, name: str) -> VisionDynoError:
         return SpecError(f"A value can't be stored: {said}.")
     if code == sqlite3.SQLITE_NOTADB:
         return SpecError(f"{name} isn't a SQLite database; name another file.")
-    return TransportDown(f"The database {name} can't be used just now: {said}.")
+    if code is not None and code & 0xFF == sqlite3.SQLITE_CORRUPT:
+        return TransportDown(
+            f"The database {name} is damaged: {said}. Stop the server and restore a backup."
+        )
+    return TransportDown(
+        f"The database {name} can't be used just now: {said}. Try again when it is back."
+    )
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -28,7 +28,14 @@ from visiondyno.store.codec import (
 from visiondyno.store.database import BatchStatement, Database
 from visiondyno.store.records import JobFilter, JobRecord, NewJob, Observed, RecordedEvent
 from visiondyno.store.standing import CHANGING, COLUMNS, Standing
-from visiondyno.store.tables import idempotency_keys, job_events, job_requests, jobs, webhooks
+from visiondyno.store.tables import (
+    RETRIED,
+    idempotency_keys,
+    job_events,
+    job_requests,
+    jobs,
+    webhooks,
+)
 
 _OPEN = [state.value for state in JobState if not state.is_terminal]
 _IDS_AT_ONCE = 5_000  # databases limit the parameters of one statement
@@ -131,11 +138,7 @@ class SqlJobStore(JobStore):
             return connection.execute(query).scalar()
 
     def count_retried(self, endpoint: str) -> int:
-        query = (
-            select(func.count())
-            .select_from(jobs)
-            .where(jobs.c.endpoint == endpoint, jobs.c.attempts > 1)
-        )
+        query = select(func.count()).select_from(jobs).where(jobs.c.endpoint == endpoint, RETRIED)
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    literal_column,
 )
 
 metadata = MetaData(
@@ -24,6 +25,9 @@ metadata = MetaData(
         "uq": "uq_%(table_name)s_%(column_0_name)s",
     }
 )
+
+RETRIED = literal_column("attempts") > literal_column("1")
+"""Jobs that ran more than once; literal, so that SQLite sees that the index for it serves."""
 
 # What changes with each event is kept small: SQLite writes a changed row anew as a whole, so the
 # request (megabytes, perhaps) is beside it, and an answer lies with its terminal event alone.
@@ -49,6 +53,7 @@ jobs = Table(
     Column("owner", Text),
     Index(None, "created_at"),
     Index(None, "state", "created_at", "endpoint"),
+    Index("ix_jobs_retried", "endpoint", sqlite_where=RETRIED, postgresql_where=RETRIED),
     sqlite_with_rowid=False,
 )
 

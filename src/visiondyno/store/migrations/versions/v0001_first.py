@@ -43,6 +43,10 @@ def _jobs() -> None:
     op.create_index(
         "ix_jobs_state_created_at_endpoint", "jobs", ["state", "created_at", "endpoint"]
     )
+    retried = sa.text("attempts > 1")
+    op.create_index(
+        "ix_jobs_retried", "jobs", ["endpoint"], sqlite_where=retried, postgresql_where=retried
+    )
 
 
 def _beside_jobs() -> None:
