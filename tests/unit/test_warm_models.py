@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tiny_models import write_detector
 from visiondyno import worker
-from visiondyno.errors import Cancelled, ModelError
+from visiondyno.errors import Cancelled, ModelError, Unavailable
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.model_source import warm_models
 from visiondyno.operations.worker_models import WorkerModels, default_capacity_bytes
@@ -301,6 +301,13 @@ def test_a_worker_imports_the_runtimes_with_its_first_model() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "[False, True]"
+
+
+def test_a_device_that_is_not_here_is_told_and_keeps_nothing() -> None:
+    models = warm_models(1 << 30)
+    with pytest.raises(Unavailable), models.open("fake:detection", LoadOptions(device="cuda")):
+        pytest.fail("the fake runtime has no such device")
+    assert models.kept_bytes == 0
 
 
 def test_a_workers_models_take_a_part_of_the_memory_only() -> None:

@@ -192,10 +192,7 @@ def _took(job: dict[str, Any]) -> str:
 
 
 def _last_word(job: dict[str, Any]) -> str:
-    """The error of one that failed, else what the operation said last."""
-    error = (job.get("answer") or {}).get("error")
-    if error:
-        return str(error["message"])
+    """What the operation said last."""
     said = job.get("progress") or {}
     counted = f" {said['done']}/{said['total']}" if "done" in said and "total" in said else ""
     return f"{said.get('stage', said.get('log', ''))}{counted}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from visiondyno.errors import SpecError, TransportDown
+from visiondyno.errors import SpecError
 from visiondyno.executors.open_queue import is_redis, open_queue
 from visiondyno.executors.scaling import ScaleLimits
 from visiondyno.executors.supervisor import Supervisor, SupervisorOptions
@@ -91,7 +91,8 @@ def command(slots: tuple[int, int] | None, drain_s: float, **flags: Any) -> None
         )
     if not is_redis(settings.queue_url):
         raise SpecError("--redis takes a URL such as redis://HOST:6379/0 (rediss:// with TLS).")
-    _look_at_queue(settings.queue_url)
+    # A missing extra ends it here; a Redis that isn't up yet is waited for.
+    open_queue(settings.queue_url).close()
     environ = _environ(settings)
     _say_share(environ)
     least = settings.workers_max if slots is None else settings.workers_min
@@ -109,14 +110,6 @@ def command(slots: tuple[int, int] | None, drain_s: float, **flags: Any) -> None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     click.echo(f"{_count(least, settings.workers_max)} for the queue; Ctrl-C stops.", err=True)
     supervisor.run()
-
-
-def _look_at_queue(url: str) -> None:
-    """A missing extra ends it here; a Redis that isn't up yet is waited for, and that is said."""
-    try:
-        open_queue(url).close()
-    except TransportDown as error:
-        click.echo(f"Note: {error.message} Trying again until it is there.", err=True)
 
 
 def _environ(settings: Any) -> dict[str, str]:
