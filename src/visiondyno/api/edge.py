@@ -11,8 +11,12 @@ from visiondyno.api.problems import respond_to
 
 _log = logging.getLogger(__name__)
 
-# A HEAD would begin these streams, or take what the next GET is to have; blobs have their own.
-_NO_HEAD = ("events", "stream")
+# Where HEAD is GET without a body. Not blobs and pages, which have their own, and not streams,
+# which it would begin, or take what the next GET is to have.
+_HEAD_AS_GET = frozenset(
+    {"health", "ready", "metrics", "docs", "openapi.json", "v2", "api", "submit"}
+)
+_STREAMS = frozenset({"events", "stream"})
 
 
 class Edge:
@@ -76,7 +80,7 @@ def _normalised(scope: Scope) -> Scope:
     path: str = scope["path"]
     parts = route_path(scope).strip("/").split("/")
     method = scope["method"]
-    if method == "HEAD" and parts[0] != "blobs" and not any(part in _NO_HEAD for part in parts):
+    if method == "HEAD" and parts[0] in _HEAD_AS_GET and not _STREAMS.intersection(parts):
         method = "GET"
     if len(path) > 1 and path.endswith("/") and parts != [""]:
         path = path.rstrip("/")

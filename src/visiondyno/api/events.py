@@ -88,7 +88,9 @@ def event_stream(events: AsyncIterator[RecordedEvent]) -> Response:
         async for recorded in events:
             view = JobEventView.of(recorded)
             yield ServerSentEvent(
-                data=view.model_dump_json(by_alias=True, exclude_none=True), id=str(view.number)
+                data=view.model_dump_json(by_alias=True, exclude_none=True),
+                id=str(view.number),
+                sep="\n",
             )
 
     return EventSourceResponse(lines(), ping=_PING_S, sep="\n")

@@ -70,7 +70,7 @@ class LeaderboardRowView(BaseModel):
     Attributes:
         rank: tied rows share it.
         low, high: the score's 95 % interval.
-        tied_with: submissions whose score can't be told from this one's.
+        tied_with: names of the other rows of its rank: scores that can't be told apart.
         submitted_at: seconds since the epoch.
     """
 
