@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from tiny_models import write_detector
 from visiondyno import worker
 from visiondyno.cli import doctor, doctor_workers
 from visiondyno.errors import ModelError, Unavailable
+from visiondyno.executors.base import Executor
+from visiondyno.http_client import ServerClient
 from visiondyno.operations.context import OperationContext
 from visiondyno.probes.slots import HostMemory, gpu_memories
+from visiondyno.wiring import make_queue_executor
 
 GB = 10**9
 
@@ -46,6 +50,28 @@ def test_a_well_server_passes_every_step(live: LiveApi) -> None:
     assert re.search(r": [1-9]\d* objects found", lines[3]), "the scene holds some"
     steps = json.loads(dyno_doctor("--server", live.url, "--json").stdout)
     assert [step["ok"] for step in steps] == [True] * 5
+
+
+class SupervisedApi(LiveApi):
+    """The API over a worker process of its own, as `dyno up` has it."""
+
+    def _make_executor(self) -> Executor:
+        return make_queue_executor(self.settings)
+
+
+def test_the_second_time_the_worker_has_the_model_warm(tmp_path: Path) -> None:
+    with SupervisedApi(tmp_path) as running, ServerClient(running.url) as client:
+        while not client.readiness()["ready"]:
+            time.sleep(0.05)  # pytest's own timeout ends it
+        for _ in range(2):
+            result = dyno_doctor("--server", running.url)
+            assert result.return_value == 0, result.output
+        told = []
+        for job in client.find_jobs()["jobs"]:
+            events = client.events(job["id"])
+            said = [event.progress for event in events if event.progress is not None]
+            told += [one["warm"] for one in said if "warm" in one]
+    assert told == [True, False]  # the newest first
 
 
 def test_the_first_step_that_fails_ends_it_with_the_next_thing_to_do(live: LiveApi) -> None:

@@ -1,8 +1,6 @@
 """Warm models: what is kept, what is closed, and when a model is loaded anew."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +13,9 @@ from hypothesis import strategies as st
 
 from tiny_models import write_detector
 from visiondyno import worker
-from visiondyno.errors import Cancelled, ModelError, Unavailable
+from visiondyno.errors import Cancelled, DatasetError, ModelError, Unavailable
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.model_source import warm_models
-from visiondyno.operations.worker_models import WorkerModels, default_capacity_bytes
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.runtimes.card_file import card_path
 from visiondyno.runtimes.model_cards import write_card
@@ -129,7 +126,19 @@ def test_of_models_with_a_share_of_the_gpu_one_is_kept() -> None:
     assert use(models, fake(1))
 
 
-@pytest.mark.parametrize("error", [KeyError("a defect"), Cancelled("by the user")])
+@pytest.mark.parametrize("error", [Cancelled("by the user"), DatasetError("an empty image")])
+def test_an_error_that_is_not_the_models_leaves_it_warm(error: Exception) -> None:
+    models, memory = make(100)
+    for _ in range(2):
+        with pytest.raises(type(error)), models.open(fake(1), LoadOptions()):
+            raise error
+    assert is_open(memory.loaded[0])
+    assert use(models, fake(1))
+    assert len(memory.loaded) == 1
+    assert models.kept_bytes == 10
+
+
+@pytest.mark.parametrize("error", [KeyError("a defect"), ModelError("stopped while running")])
 def test_a_use_that_failed_closes_the_model(error: Exception) -> None:
     models, memory = make(100)
     use(models, fake(1))
@@ -148,6 +157,10 @@ def test_a_cancel_before_loading_loads_nothing() -> None:
     with pytest.raises(Cancelled), models.open(fake(1), LoadOptions(), stop):
         pytest.fail("it was cancelled")
     assert memory.loaded == []
+    use(models, fake(1))
+    with pytest.raises(Cancelled), models.open(fake(1), LoadOptions(), stop):
+        pytest.fail("it was cancelled")
+    assert use(models, fake(1))
 
 
 def test_who_opens_a_model_in_use_gets_their_own() -> None:
@@ -283,38 +296,8 @@ def test_evaluate_takes_the_warm_model_too(tmp_path: Path) -> None:
     models.close()
 
 
-def test_a_worker_imports_the_runtimes_with_its_first_model() -> None:
-    code = (
-        "import sys\n"
-        "from visiondyno.operations.worker_models import WorkerModels\n"
-        "models = WorkerModels()\n"
-        "models.close()\n"
-        "assert 'onnxruntime' not in sys.modules\n"
-        "from visiondyno.runtimes.base import LoadOptions\n"
-        "told = []\n"
-        "for _ in range(2):\n"
-        "    with models.open('fake:detection', LoadOptions(), told.append): pass\n"
-        "models.close()\n"
-        "print(told)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout.strip() == "[False, True]"
-
-
 def test_a_device_that_is_not_here_is_told_and_keeps_nothing() -> None:
     models = warm_models(1 << 30)
     with pytest.raises(Unavailable), models.open("fake:detection", LoadOptions(device="cuda")):
         pytest.fail("the fake runtime has no such device")
     assert models.kept_bytes == 0
-
-
-def test_a_workers_models_take_a_part_of_the_memory_only() -> None:
-    assert 0 < default_capacity_bytes() <= 4 << 30
-    models = WorkerModels(capacity_bytes=1)
-    told: list[bool] = []
-    for _ in range(2):
-        with models.open("visiondyno:street-n", LoadOptions(), told.append):
-            pass
-    assert told == [False, False]

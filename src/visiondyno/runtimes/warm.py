@@ -7,6 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from visiondyno.errors import (
+    Cancelled,
+    ClassMismatch,
+    DatasetError,
+    SpecError,
+    TimeLimitExceeded,
+)
 from visiondyno.runtimes.base import Device, LoadedModel, LoadOptions
 from visiondyno.runtimes.card_file import card_path
 from visiondyno.runtimes.references import resolve_reference
@@ -17,6 +24,9 @@ Announce = Callable[[bool], None]
 
 _Key = tuple[str, Path | None, LoadOptions]
 _Stamp = tuple[int, int, int] | None
+
+_NOT_THE_MODELS = (Cancelled, TimeLimitExceeded, ClassMismatch, DatasetError, SpecError)
+"""Errors that end a use of a model without a doubt about the model."""
 
 
 @dataclass(slots=True)
@@ -41,7 +51,7 @@ class WarmModels:
 
     A model is loaded anew when one of its files (the model, its card, its external weights) has
     another inode, size or time of change than when it was loaded. It isn't kept if it alone
-    exceeds the capacity, or if its use ended in an exception: what broke may be the model. Of the
+    exceeds the capacity, or if its use ended in an error that may be the model's. Of the
     models with a limit of GPU memory only one is kept, because each session may use the whole
     limit; it counts as its file's size: the limit bounds it, and what the GPU has in use is other
     processes' too.
@@ -85,18 +95,23 @@ class WarmModels:
         entry = self._take(key)
         before_bytes = self._used_bytes(options.device)
         was_kept = entry is not None
+        is_sound = False
         try:
             announce(was_kept)
             if entry is None:
                 entry = self._load_cold(key)
             yield entry.model
-        except BaseException:
-            if entry is not None:
-                entry.model.close()
+            is_sound = True
+        except _NOT_THE_MODELS:
+            is_sound = True
             raise
-        if not was_kept:
-            entry.size_bytes = self._size(entry, before_bytes)
-        self._keep(entry)
+        finally:
+            if entry is not None and not is_sound:
+                entry.model.close()
+            elif entry is not None:
+                if not was_kept:
+                    entry.size_bytes = self._size(entry, before_bytes)
+                self._keep(entry)
 
     def close(self) -> None:
         """Close every kept model, and keep none from now on."""
