@@ -250,10 +250,13 @@ def test_a_result_recorded_just_before_the_end_is_kept_at_the_next_start(
             done = await finished(service, record)
             # As if the process had died between the job's end and this; and one without a job.
             service.store.comparisons.save(record)
-            service.store.comparisons.save(replace(record, id="orphan"))
+            old = record.created_at - 1000
+            service.store.comparisons.save(replace(record, id="orphan", created_at=old))
+            service.store.comparisons.save(replace(record, id="another server's"))
         async with asyncio.timeout(200), running_service(tmp_path) as later:
             assert await later.comparisons.get(record.id) == done
-            assert len(await later.comparisons.find()) == 1
+            kept = {found.id for found in await later.comparisons.find()}
+            assert kept == {record.id, "another server's"}
 
     asyncio.run(main())
 

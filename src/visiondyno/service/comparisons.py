@@ -30,6 +30,7 @@ from visiondyno.store.records import (
 _LOG = logging.getLogger(__name__)
 _LOOK_BACK = 100
 """Jobs and comparisons looked at when the service starts, newest first."""
+_YOUNG_S = 300.0
 _IDENTIFY_S = 60.0
 """A data set that takes longer to read isn't waited for: the comparison runs at once."""
 
@@ -57,8 +58,11 @@ class ComparisonService:
         for job in await self._jobs.find(recent):
             await self._keep(job)
         for record in await self.find(_LOOK_BACK):
-            if record.comparison is None and not await self._has_job(record.id):
-                await self._jobs.recorder.call(self._store.delete, record.id)  # nobody knows it
+            if record.comparison is not None or await self._has_job(record.id):
+                continue
+            # Nobody was told its id. A young one may be another server's, about to get its job.
+            if record.created_at < self._clock() - _YOUNG_S:
+                await self._jobs.recorder.call(self._store.delete, record.id)
 
     async def submit(
         self,
