@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from contracts.executor_contract import run_test_operation
 from visiondyno.api import make_api
@@ -56,11 +57,13 @@ class LiveApi:
         folder: Path,
         run: Run = run_api_operation,
         clocks: dict[str, Callable[[], float]] | None = None,
+        root_path: str = "",
         **settings: Any,
     ) -> None:
         self.settings = Settings(home=folder, _env_file=None, **settings)
         self._run = run
         self._clocks = clocks or {}
+        self._root_path = root_path
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._started = threading.Event()
@@ -111,13 +114,16 @@ class LiveApi:
         """What runs the jobs; a subclass may give another."""
         return InlineExecutor(self._run)
 
+    def _make_app(self) -> FastAPI:
+        """What is served; a subclass may give more."""
+        return make_api(self.service, **self._clocks)
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.service: Service = make_service(self.settings, self._make_executor())
         async with self.service:
-            app = make_api(self.service, **self._clocks)
             config = uvicorn.Config(
-                app, log_config=None, lifespan="off", timeout_graceful_shutdown=5
+                self._make_app(), log_config=None, lifespan="off", timeout_graceful_shutdown=5
             )
             self._server = uvicorn.Server(config)
             serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))

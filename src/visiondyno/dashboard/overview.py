@@ -69,7 +69,8 @@ class Overview:
 
     async def page(self, request: Request) -> Response:
         """`GET /`."""
-        context = self._context(request, await self._look())
+        # Whoever reloads wants to see what became of what they just did.
+        context = self._context(request, await self._look(keep_s=0))
         return self._site.show(request, "overview.html.j2", **context)
 
     async def regions(self, request: Request) -> Regions:
@@ -99,9 +100,9 @@ class Overview:
             "spark": sparkline(self._throughput.bars(), label),
         }
 
-    async def _look(self) -> Snapshot:
+    async def _look(self, keep_s: float = KEEP_S) -> Snapshot:
         async with self._lock:
-            if self._snapshot is None or time.monotonic() - self._read_s > KEEP_S:
+            if self._snapshot is None or time.monotonic() - self._read_s > keep_s:
                 self._snapshot = await self._read()
                 self._read_s = time.monotonic()
             return self._snapshot

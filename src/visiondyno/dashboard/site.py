@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -85,6 +85,8 @@ class Site:
                 response = self._to_login(request, error)
             except VisionDynoError as error:
                 response = self._problem(request, error)
+            except ClientDisconnect:
+                raise  # nobody is there to be answered
             except Exception:
                 _log.exception("The dashboard's page %s failed", request.url.path)
                 response = self._problem(

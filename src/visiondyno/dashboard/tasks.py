@@ -22,9 +22,9 @@ from visiondyno.dashboard.site import (
 )
 from visiondyno.errors import NotFound, SpecError, VisionDynoError
 from visiondyno.report.format import number
-from visiondyno.service.submissions import LeaderboardRow
+from visiondyno.service.leaderboard import LeaderboardRow
 from visiondyno.specs.evaluation_task import EvaluationTask
-from visiondyno.store.records import KeyScope, SubmissionRecord
+from visiondyno.store.records import KeyScope
 
 SHOWN = 30
 
@@ -40,7 +40,6 @@ class BoardRow:
     row: LeaderboardRow
     rank: str
     bar: Markup
-    own: bool
 
 
 class TaskPages:
@@ -110,18 +109,15 @@ class TaskPages:
 
     async def _context(self, request: Request) -> dict[str, Any]:
         task = self._task(request)
-        sent = [
-            found
-            for found in await self._site.service.submissions.find(task.name, SHOWN)
-            if _is_shown(found, request)
-        ]
+        viewer = viewer_of(request)
+        only = viewer.id if viewer is not None and viewer.scope == KeyScope.SUBMIT else None
+        sent = await self._site.service.submissions.find(task.name, SHOWN, owner=only)
         rows = await self._site.service.submissions.leaderboard(task.name)
-        own = {found.id for found in sent}
         now = time.time()
         return {
             "task": task,
             "sent": sent,
-            "board": _board(rows, own),
+            "board": _board(rows),
             "base": base_of(request),
             "over": task.is_over(now),
             "ranks_by": task.ranking_split(now),
@@ -139,13 +135,7 @@ class TaskPages:
         return tasks[name]
 
 
-def _is_shown(submission: SubmissionRecord, request: Request) -> bool:
-    """A viewer sees their own; one whose key may do everything sees all."""
-    viewer = viewer_of(request)
-    return viewer is None or viewer.scope == KeyScope.ALL or submission.owner == viewer.id
-
-
-def _board(rows: list[LeaderboardRow], own: set[str]) -> list[BoardRow]:
+def _board(rows: list[LeaderboardRow]) -> list[BoardRow]:
     scale = score_scale([_interval(row) for row in rows])
     ranks = [row.rank for row in rows]
     found = []
@@ -158,7 +148,6 @@ def _board(rows: list[LeaderboardRow], own: set[str]) -> list[BoardRow]:
                 row,
                 f"{row.rank}{'=' if ranks.count(row.rank) > 1 else ''}",
                 score_bar(scale, row.score, row.low, row.high, label),
-                row.submission_id in own,
             )
         )
     return found

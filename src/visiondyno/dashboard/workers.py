@@ -35,18 +35,17 @@ class WorkerPages:
         try:
             await self._jobs.command_worker(name, WorkerCommand(text))
         except VisionDynoError as error:
-            return await self._show(request, error, name)
+            return await self._show(request, error)
         return see_other("/workers", text)
 
-    async def _show(
-        self, request: Request, error: VisionDynoError | None = None, name: str = ""
-    ) -> Response:
+    async def _show(self, request: Request, error: VisionDynoError | None = None) -> Response:
         return self._site.show(
             request,
             "workers.html.j2",
             status=200 if error is None else error.http_status,
-            **{**await self._context(), "error": error, "at_worker": name},
+            error=error,
+            **await self._context(),
         )
 
     async def _context(self) -> dict[str, Any]:
-        return {"workers": await self._jobs.workers(), "error": None, "at_worker": ""}
+        return {"workers": await self._jobs.workers()}
