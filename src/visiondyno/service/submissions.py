@@ -162,9 +162,11 @@ class SubmissionService:
         """
         return await self._shown(await self._get(task, submission_id))
 
-    async def find(self, task: str | None = None, limit: int = 100) -> list[SubmissionRecord]:
-        """Submissions, newest first."""
-        records = await self._jobs.recorder.read(self._store.find, task, None, limit)
+    async def find(
+        self, task: str | None = None, limit: int = 100, *, owner: str | None = None
+    ) -> list[SubmissionRecord]:
+        """Submissions, newest first; of everybody if `owner` is None."""
+        records = await self._jobs.recorder.read(self._store.find, task, owner, limit)
         return list(await asyncio.gather(*(self._shown(record) for record in records)))
 
     async def leaderboard(self, task: str) -> list[LeaderboardRow]:
