@@ -206,10 +206,16 @@ class ClaimContract:
         assert bench.queue.counts().claimable == 2
         assert bench.claimed_ids(2) == ["a", "c"]
 
-    def test_pauses_grow_with_attempts(self, bench: Bench) -> None:
+    @pytest.mark.parametrize("how", ["give back", "lapse"])
+    def test_pauses_grow_with_attempts(self, bench: Bench, how: str) -> None:
         bench.put("a", max_attempts=6)
         for attempt in range(1, 6):
-            bench.queue.give_back(bench.claim(), "It died.")
+            claim = bench.claim()
+            if how == "give back":
+                bench.queue.give_back(claim, "It died.")
+            else:
+                bench.clock.advance(LEASE_S + 1)
+                bench.queue.sweep()
             bench.clock.advance(backoff_s(attempt) - 0.1)
             assert bench.claimed_ids() == []
             bench.clock.advance(0.2)
@@ -250,3 +256,10 @@ class ClaimContract:
             assert claim.attempt == 1
             bench.queue.give_back(claim, "The supervisor stops.", blameless=True)
         assert bench.states("a") == ["IN_QUEUE", *["IN_PROGRESS", "IN_QUEUE"] * 3]
+
+    def test_a_ttl_still_ends_a_job_whose_attempt_did_not_count(self, bench: Bench) -> None:
+        bench.put("a", policy=Policy(ttl_ms=1500))
+        bench.queue.give_back(bench.claim(), "The supervisor stops.", blameless=True)
+        bench.clock.advance(2)
+        assert bench.claimed_ids() == []
+        assert bench.states("a") == ["IN_QUEUE", "IN_PROGRESS", "IN_QUEUE", "TIMED_OUT"]

@@ -292,10 +292,11 @@ class QueueContract(ClaimContract):
         try:
             assert look() == []
             assert not rings(bell, 0)
-            bench.put("a")
-            assert rings(bell)
-            assert len(look()) == 1
-            assert not rings(bell, 0)
+            for job_id in ("b", "a"):
+                bench.put(job_id)
+                assert rings(bell)
+                assert [claim.job_id for claim in look()] == [job_id]
+                assert not rings(bell, 0)
             bench.queue.cancel("a")
             assert rings(bell)
             look()
