@@ -10,6 +10,7 @@ import pytest
 
 from blob_servers import BlobServer, blob_server
 from contracts.blob_contract import ABSENT, BlobContract, chunks_of, content, read, sha256_of
+from live_api import LiveApi
 from services import free_port
 from visiondyno.blobs.base import CHUNK_BYTES, CollectableBlobs
 from visiondyno.blobs.http import HttpBlobs
@@ -34,18 +35,26 @@ def flip_a_byte(folder: Path, sha256: str) -> None:
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
 
 
+@pytest.fixture(scope="module")
+def live_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
+    home = tmp_path_factory.mktemp("home")
+    with LiveApi(home, require_keys=True, rate_limit_per_minute=0) as api:
+        yield api
+
+
 class TestHttpBlobs(BlobContract):
+    """Against the server's own routes."""
+
     @pytest.fixture(autouse=True)
-    def server(self, tmp_path: Path) -> Iterator[None]:
-        with blob_server(tmp_path / "server") as server:
-            self.url = server.url
-            yield
+    def server_and_key(self, live_api: LiveApi) -> None:
+        self.folder = live_api.settings.folder / "blobs"
+        self.url, self.key = f"{live_api.url}/blobs", live_api.make_key()
 
     def make_store(self, place: Path) -> HttpBlobs:
-        return HttpBlobs(self.url, sleep=no_wait)
+        return HttpBlobs(self.url, self.key, sleep=no_wait)
 
     def damage(self, place: Path, sha256: str) -> None:
-        flip_a_byte(place / "server", sha256)
+        flip_a_byte(self.folder, sha256)
 
 
 async def no_wait(seconds: float) -> None:
