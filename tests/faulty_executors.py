@@ -24,6 +24,7 @@ class FaultyExecutor(Executor):
         is_down: every method raises `TransportDown`.
         is_deaf: watchers of a forgotten job aren't told that it is lost.
         repeats: each event is delivered twice.
+        cuts: so many watches end after their first event.
         is_shared: `close` does nothing: another service uses it too.
         holds: submits wait for this event before they are passed on.
         submitted: transport ids, in order.
@@ -39,6 +40,7 @@ class FaultyExecutor(Executor):
         self.is_down = False
         self.is_deaf = False
         self.repeats = False
+        self.cuts = 0
         self.is_shared = False
         self.holds: asyncio.Event | None = None
         self.submitted: list[str] = []
@@ -83,6 +85,9 @@ class FaultyExecutor(Executor):
                     return
                 for _ in range(2 if self.repeats else 1):
                     yield event
+                if self.cuts:
+                    self.cuts -= 1
+                    return
         finally:
             lost.cancel()
 

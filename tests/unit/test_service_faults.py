@@ -128,6 +128,100 @@ def test_a_transport_that_delivers_twice_is_recorded_once(tmp_path: Path) -> Non
     check(tmp_path, scenario)
 
 
+def test_a_watch_that_breaks_off_is_taken_up_again(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.cuts = 2
+        job = await service.jobs.submit(request("echo", say="x", steps=5))
+        events = await events_of(service.jobs, job.id)
+        assert_whole(events)
+        assert len(events) == 8
+        assert executor.cuts == 0
+
+    check(tmp_path, scenario)
+
+
+def test_a_running_job_that_was_forgotten_can_be_cancelled(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.is_deaf = True
+        job = await service.jobs.submit(request("until stopped"))
+        await until_started(service.jobs, job.id)
+        await executor.forget_all()
+        cancelled = await service.jobs.cancel(job.id)
+        assert cancelled.state == JobState.CANCELLED
+        assert cancelled.answer is not None
+        assert cancelled.answer.error is not None
+        assert cancelled.answer.error.code == "cancelled"
+        assert_whole(await events_of(service.jobs, job.id))
+        await service.jobs.reconcile()  # finds that nothing follows it any more
+        assert executor.submitted == [f"{job.id}.1"]
+
+    check(tmp_path, scenario)
+
+
+def test_a_cancel_asked_of_a_process_that_died_is_passed_on(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        job = await service.jobs.submit(request("until stopped"))
+        await until_started(service.jobs, job.id)
+        service.store.jobs.request_cancel(job.id)  # by another process, and there it ends
+        while not (await service.jobs.get(job.id)).state.is_terminal:
+            await service.jobs.reconcile()
+        assert (await service.jobs.get(job.id)).state == JobState.CANCELLED
+
+    check(tmp_path, scenario)
+
+
+def test_two_services_put_a_forgotten_job_back_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        executor = FaultyExecutor()
+        executor.is_shared = True
+        async with (
+            asyncio.timeout(60),
+            running_service(tmp_path, executor) as one,
+            running_service(tmp_path, executor) as other,
+        ):
+            job = await one.jobs.submit(request("until stopped"))
+            await until_started(one.jobs, job.id)
+            await other.jobs.reconcile()
+            for dispatch in range(2, 5):
+                await executor.forget_all()
+                await until_state_with_dispatch(one, job.id, dispatch)
+                while not (await executor.health()).workers_busy:
+                    await asyncio.sleep(0.001)
+                while (await one.jobs.get(job.id)).state != JobState.IN_PROGRESS:
+                    await asyncio.sleep(0.001)
+            assert (await one.jobs.get(job.id)).dispatch == 4
+            await other.jobs.cancel(job.id)
+            assert_whole(await events_of(one.jobs, job.id))
+        assert set(executor.submitted) == {f"{job.id}.{number}" for number in range(1, 5)}
+        executor.is_shared = False
+        await executor.close()
+
+    asyncio.run(main())
+
+
+def test_a_store_that_cannot_be_read_for_a_while_stops_nothing(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        job = await service.jobs.submit(request("until stopped"))
+        await until_started(service.jobs, job.id)
+        real, left = service.store.jobs.get, [3]
+
+        def unreadable(job_id: str) -> Any:
+            if left[0]:
+                left[0] -= 1
+                raise TransportDown("The database can't be reached; look at its server.")
+            return real(job_id)
+
+        service.store.jobs.get = unreadable  # type: ignore[method-assign]
+        await executor.forget_all()
+        while left[0]:
+            await asyncio.sleep(0.01)
+        await until_state_with_dispatch(service, job.id, 2)
+        await service.jobs.cancel(job.id)
+        assert_whole(await events_of(service.jobs, job.id))
+
+    check(tmp_path, scenario)
+
+
 def test_a_job_cancelled_while_it_is_being_sent_does_not_run(tmp_path: Path) -> None:
     async def scenario(service: Service, executor: FaultyExecutor) -> None:
         executor.holds = asyncio.Event()

@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from visiondyno.errors import OperationFailed, TransportDown, Unavailable
 from visiondyno.executors.base import Executor, JobLost
-from visiondyno.job import JobAnswer, JobError, JobEvent, JobRequest, JobState
+from visiondyno.job import JobRequest, JobState
 from visiondyno.service.feeds import Feed, Feeds
+from visiondyno.service.job_events import advanced, to_record
 from visiondyno.service.recorder import Recorder, Stream
 from visiondyno.store.base import JobStore
 from visiondyno.store.records import JobRecord, Observed, RecordedEvent
@@ -24,6 +24,12 @@ _MOST_UNWRITTEN = 64
 """Events of one job on their way to the store before its follower waits."""
 _SAY_AGAIN_S = 30.0
 _KNOWN_AT_ONCE = 1000
+_READ_ALL_EVERY = 12
+"""Looks until all open jobs are read, though their number says that all are followed."""
+
+
+class _AgainError(Exception):
+    """The job must be read again before anything else is done for it."""
 
 
 class Follower:
@@ -86,6 +92,7 @@ class Followers:
         self._following: dict[str, Follower] = {}
         self._expected: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looks = 0
         self._said_at = float("-inf")
         self._closed = False
 
@@ -138,7 +145,8 @@ class Followers:
             for state, count in (await self._recorder.read(self._jobs.counts, None)).items()
             if not state.is_terminal
         )
-        if open_count != len(self._following):
+        self._looks += 1
+        if open_count != len(self._following) or self._looks % _READ_ALL_EVERY == 0:
             await self.read_open()
         for follower in list(self._following.values()):
             if follower.cancel_wanted and not follower.cancel_told:
@@ -171,8 +179,9 @@ class Followers:
         task.add_done_callback(self._tasks.discard)
 
     async def _follow(self, follower: Follower) -> None:
-        while not await self._try_once(follower):
-            pass
+        has_ended = follower.is_lost and await self._pause(follower)
+        while not has_ended:
+            has_ended = await self._try_once(follower)
         # Before the listeners: a retry may follow at once, and needs a follower of its own.
         job_id = follower.record.id
         if self._following.get(job_id) is follower:
@@ -189,6 +198,8 @@ class Followers:
             return await self._step(follower)
         except JobLost:
             follower.is_lost = True
+        except _AgainError:
+            follower.is_lost = False
         except Unavailable as error:
             self._say(f"Jobs wait: {error.message}")
         except Exception:
@@ -200,6 +211,7 @@ class Followers:
         if follower.cancel_wanted and follower.is_sent:
             try:
                 await self._executor.cancel(follower.record.transport_id)
+                follower.cancel_told = True
             except JobLost:
                 follower.is_sent = False
         if not follower.is_sent:
@@ -223,7 +235,7 @@ class Followers:
         follower.feed.is_live = True
         events = self._executor.watch(follower.record.transport_id, follower.record.seen)
         async for event in events:
-            taken = _substitute(event, follower.refused.get(event.number))
+            taken = to_record(event, follower.refused.get(event.number))
             if taken is None:
                 continue
             self._recorder.observe(Observed(job_id, dispatch, taken, self._clock()), stream)
@@ -237,11 +249,11 @@ class Followers:
                 number = stream.failed.event.number
                 _LOG.warning("The store refuses event %d of job %s: %s", number, job_id, error)
                 follower.refused[number] = error
-                raise TransportDown("The store refused an event; it is left out.") from error
+                raise _AgainError from error
             if ends:
                 if follower.ended is not None:
                     return True
-                raise TransportDown(f"Another process has seen to job {job_id}.")
+                raise _AgainError  # another process has seen to the job
             follower.pause_s = _FIRST_PAUSE_S
         raise OperationFailed(f"The executor ended its events of job {job_id} without an answer.")
 
@@ -270,28 +282,31 @@ class Followers:
             put_back = await self._recorder.call(self._jobs.put_back, record.id, record.dispatch)
             self._feeds.look(record.id)
             if put_back is None:
-                follower.is_lost = False
-                raise TransportDown(f"Job {record.id} was put back by another process.")
+                raise _AgainError  # another process has put it back
             follower.take_fresh(put_back)
         follower.is_sent = follower.is_lost = False
 
     async def _pause(self, follower: Follower) -> bool:
-        """Wait a little longer each time and read the job again; whether it has ended."""
-        if not follower.is_lost or follower.pause_s > _FIRST_PAUSE_S:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(follower.pause_s * random.uniform(0.5, 1)):  # noqa: S311
-                    await follower.poked.wait()
-        follower.poked.clear()
-        follower.pause_s = min(2 * follower.pause_s, _LONGEST_PAUSE_S)
-        try:
-            fresh = await self._recorder.read(self._jobs.get, follower.record.id)
-        except Unavailable as error:
-            self._say(f"Jobs wait: {error.message}")
+        """Wait a little longer each time, until the job can be read; whether it has ended."""
+        waits = not follower.is_lost or follower.pause_s > _FIRST_PAUSE_S
+        while True:
+            if waits:
+                with contextlib.suppress(TimeoutError):
+                    share = random.uniform(0.5, 1)  # noqa: S311  # spreads load, hides nothing
+                    async with asyncio.timeout(follower.pause_s * share):
+                        await follower.poked.wait()
+            follower.poked.clear()
+            follower.pause_s = min(2 * follower.pause_s, _LONGEST_PAUSE_S)
+            try:
+                fresh = await self._recorder.read(self._jobs.get, follower.record.id)
+            except Unavailable as error:
+                self._say(f"Jobs wait: {error.message}")
+                waits = True
+                continue
+            if fresh is None or fresh.state.is_terminal:
+                return True
+            follower.take_fresh(fresh)
             return False
-        if fresh is None or fresh.state.is_terminal:
-            return True
-        follower.take_fresh(fresh)
-        return False
 
     async def _end_unsent(self, record: JobRecord, state: JobState) -> None:
         """End a job that the executor doesn't have."""
@@ -308,29 +323,28 @@ class Followers:
 
     async def _find_lost(self) -> None:
         """Put back what the executor doesn't know, though nobody told its follower."""
-        sent = [one for one in self._following.values() if one.feed.is_live and one.is_sent]
+        sent = [
+            (one, one.record.transport_id)
+            for one in self._following.values()
+            if one.feed.is_live and one.is_sent
+        ]
         for start in range(0, len(sent), _KNOWN_AT_ONCE):
             some = sent[start : start + _KNOWN_AT_ONCE]
-            known = await self._executor.known([one.record.transport_id for one in some])
-            for follower in some:
-                is_same = self._following.get(follower.record.id) is follower
-                if is_same and follower.feed.is_live and follower.record.transport_id not in known:
+            known = await self._executor.known([transport_id for _, transport_id in some])
+            for follower, transport_id in some:
+                if transport_id not in known and follower.record.transport_id == transport_id:
                     await self._begin_again(follower)
 
     async def _begin_again(self, follower: Follower) -> None:
+        if self._following.get(follower.record.id) is not follower or not follower.feed.is_live:
+            return  # it has ended, or its follower has noticed
         assert follower.task is not None, "a follower is started when it is made"
         follower.task.cancel()
         await asyncio.gather(follower.task, return_exceptions=True)
-        if self._closed or self._following.get(follower.record.id) is not follower:
-            return
-        follower.is_lost = True
-        follower.feed.is_live = False
-        if await self._pause(follower):
-            follower.is_lost = False  # it has ended: its watch, in the store, says how
-            del self._following[follower.record.id]
-            self._feeds.drop(follower.record.id, follower.feed)
-            return
-        self._start(follower)
+        if not self._closed and self._following.get(follower.record.id) is follower:
+            follower.is_lost = True
+            follower.feed.is_live = False
+            self._start(follower)
 
     def _say(self, sentence: str) -> None:
         now = self._clock()
@@ -346,45 +360,3 @@ _UNSENT = {
         "The job waited past its policy's ttl and did not run; give it a longer one.",
     ),
 }
-
-
-def advanced(record: JobRecord, recorded: RecordedEvent) -> JobRecord:
-    """The record after one more event, as the store's row follows its events."""
-    event = recorded.event
-    changes: dict[str, object] = {"last_number": event.number}
-    if event.state != record.state:
-        changes["state"] = event.state
-        if event.state == JobState.IN_QUEUE:
-            changes["started_at"] = None
-        elif event.state == JobState.IN_PROGRESS:
-            changes |= {"attempts": record.attempts + 1, "started_at": recorded.at}
-    if event.progress is not None:
-        changes["progress"] = event.progress
-    if event.answer is not None:
-        changes |= {"answer": event.answer, "ended_at": recorded.at}
-        changes["worker_id"] = event.answer.worker_id or record.worker_id
-    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
-
-
-def _substitute(event: JobEvent, refused: Exception | None) -> JobEvent | None:
-    """What is recorded for an executor's event; None: nothing."""
-    if event.number == 1 and event.state == JobState.IN_QUEUE:
-        return None  # the store made its own when the job was added or put back
-    if refused is None:
-        return event
-    if event.answer is None:
-        return None
-    error = JobError(
-        code="internal",
-        message="The job ended and its answer could not be stored: "
-        f"{type(refused).__name__}. Retry it, and report this if it comes again.",
-    )
-    answer = JobAnswer(
-        id=event.answer.id,
-        status=JobState.FAILED,
-        delay_time_ms=event.answer.delay_time_ms,
-        execution_time_ms=event.answer.execution_time_ms,
-        worker_id=event.answer.worker_id,
-        error=error,
-    )
-    return event.model_copy(update={"state": JobState.FAILED, "answer": answer})

@@ -298,7 +298,7 @@ class JobService:
     async def _watch_feed(
         self, job_id: str, feed: Feed, after: int
     ) -> AsyncGenerator[RecordedEvent, None]:
-        looks, is_overdue = feed.looks, False
+        looks, is_overdue = 0, False
         while True:
             is_over = feed.is_over
             found = feed.after(after)
