@@ -17,7 +17,7 @@ from visiondyno.store.records import JobKind
 
 @click.group()
 def command() -> None:
-    """List a server's jobs, show, follow, cancel or retry one, print its log."""
+    """List, show, follow, cancel and retry a server's jobs; print their logs."""
 
 
 @command.command("list")
