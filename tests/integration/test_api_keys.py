@@ -1,5 +1,6 @@
 """Who may do what over HTTP, how often, and from which pages."""
 
+import asyncio
 import json
 import re
 import time
@@ -117,7 +118,7 @@ def test_a_key_of_scope_submit_reaches_submissions_only(api: LiveApi) -> None:
 def test_a_route_that_no_gate_guards_does_not_open() -> None:
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     with pytest.raises(KeyError):
-        key_of(Request(scope), None)
+        asyncio.run(key_of(Request(scope), None))
 
 
 def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def pass_gate(scope: Scope, key: ApiKeyRecord | None) -> None:
     scope[_GATE] = key
 
 
-def key_of(request: Request, _: Annotated[Any, _BEARER]) -> ApiKeyRecord | None:
+async def key_of(request: Request, _: Annotated[Any, _BEARER]) -> ApiKeyRecord | None:
     """The key that the gate found, before the body was read."""
     key: ApiKeyRecord | None = request.scope[_GATE]  # KeyError: a route that no gate guards
     return key
@@ -66,7 +66,7 @@ def key_of(request: Request, _: Annotated[Any, _BEARER]) -> ApiKeyRecord | None:
 Key = Annotated[ApiKeyRecord | None, Depends(key_of)]
 
 
-def owner_of(key: Key) -> str | None:
+async def owner_of(key: Key) -> str | None:
     """The id of the key that the gate found; None where no key was needed."""
     return None if key is None else key.id
 

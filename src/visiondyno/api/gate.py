@@ -14,7 +14,7 @@ from visiondyno.service import Service
 from visiondyno.settings import Settings
 
 _GUARDED = frozenset({"v2", "api", "submit", "blobs"})
-_OPEN = frozenset({"/submit/health"})
+_OPEN = frozenset({("GET", "/submit/health")})
 _ENVELOPE_BYTES = 1_000_000  # of a multipart body around its file
 
 
@@ -31,7 +31,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = route_path(scope) if scope["type"] == "http" else ""
-        if path in _OPEN or path.strip("/").split("/")[0] not in _GUARDED:
+        if path.strip("/").split("/")[0] not in _GUARDED or (scope["method"], path) in _OPEN:
             await self._app(scope, receive, send)
             return
         body = LimitedBody(receive, body_limit(path, self._service.settings))

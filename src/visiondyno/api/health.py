@@ -25,7 +25,7 @@ class Ready(BaseModel):
     checks: dict[str, str]
 
 
-def _service_of(request: Request) -> Service:
+async def _service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

@@ -20,7 +20,7 @@ def guarded_router(tag: str) -> APIRouter:
     )
 
 
-def _service_of(request: Request) -> Service:
+async def _service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

@@ -129,7 +129,7 @@ class StreamCursors:
             self._read.popitem(last=False)
 
 
-def _known_endpoint(
+async def _known_endpoint(
     service: Api,
     endpoint: Annotated[str, Path(description="The endpoint's name.", examples=["default"])],
 ) -> str:

@@ -93,8 +93,8 @@ class Upload:
                 if data is None:
                     return
                 yield data
-            if not await self._read_on():
-                raise BadBody("The body ends in the middle of a part; send it again.")
+            more = await self._read_on()
+            assert more, "a part ends before the form does"
 
     async def _read_field(self, name: str) -> str:
         value = bytearray()
