@@ -101,7 +101,8 @@ class _SmokeTest:
 
     def _queue_status(self) -> str:
         found = self._server.queue_status()
-        return f"{found['queue_length']} waiting, {len(found['workers'])} workers"
+        workers = len(found["workers"])
+        return f"{found['queue_length']} waiting, {workers} worker{'' if workers == 1 else 's'}"
 
 
 def examine_server(server: ServerClient, endpoint: str, limit_s: float) -> list[Step]:

@@ -51,7 +51,7 @@ def list_workers(as_json: bool, url: str, api_key: str | None) -> None:
             f"{worker['restarts']:,}",
             _gigabytes(worker.get("rss_bytes")),
             _gpu(worker),
-            _share(worker.get("gpu_memory_fraction")),
+            _share(worker),
         )
     Console().print(table)
 
@@ -84,5 +84,8 @@ def _gpu(worker: dict[str, Any]) -> str:
     return f"{worker['gpu']}, {_gigabytes(worker.get('gpu_memory_used_bytes'))} in use"
 
 
-def _share(fraction: float | None) -> str:
-    return "all" if fraction is None else f"{fraction:g}"
+def _share(worker: dict[str, Any]) -> str:
+    fraction = worker.get("gpu_memory_fraction")
+    if fraction is not None:
+        return f"{fraction:g}"
+    return "all" if worker.get("gpu") else ""
