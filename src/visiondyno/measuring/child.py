@@ -6,13 +6,14 @@ scores the predictions and makes measures of the samples.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 from pydantic import BaseModel, ConfigDict
 
+from visiondyno.measuring.described import describe
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.pipeline import predict_each
 from visiondyno.measuring.prediction_files import save_predictions
@@ -28,7 +29,7 @@ from visiondyno.probes.base import watch
 from visiondyno.probes.gpu import device_used_bytes
 from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.probes.memory import MemoryProbe
-from visiondyno.runtimes.base import LoadedModel, LoadOptions, ModelDescription
+from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.runtimes.registry import load_model
 from visiondyno.specs.operations import Engine, Scenario
 
@@ -117,12 +118,6 @@ def _load_options(spec: ChildInput, emit: Emit) -> LoadOptions:
         intra_op_threads=spec.threads,
         gpu_memory_limit_bytes=None if share is None else share.limit_bytes,
     )
-
-
-def describe(description: ModelDescription) -> dict[str, Any]:
-    """A model's description as JSON."""
-    plain = {field.name: getattr(description, field.name) for field in fields(description)}
-    return {**plain, "card": description.card.model_dump(mode="json", by_alias=True)}
 
 
 def _scenarios(spec: ChildInput, load: Load) -> dict[str, Any]:

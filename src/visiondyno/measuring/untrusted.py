@@ -13,7 +13,7 @@ import cv2
 from pydantic import BaseModel, ConfigDict
 
 from visiondyno.errors import ModelError, VisionDynoError
-from visiondyno.measuring.child import describe
+from visiondyno.measuring.described import describe
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.pipeline import predict_each
 from visiondyno.measuring.prediction_files import save_predictions

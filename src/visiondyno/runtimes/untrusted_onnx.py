@@ -256,8 +256,10 @@ def _check_by_onnx(model: Any) -> None:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
         # The checker's native exceptions share no base class but Exception.
-        reason = " ".join(str(error).split())[:_LONGEST_REASON]
-        raise ModelError(f"ONNX's checker refuses the model: {reason}") from error
+        reason = " ".join(str(error).split())[:_LONGEST_REASON].rstrip(".")
+        raise ModelError(
+            f"ONNX's checker refuses the model: {reason}. Correct the export."
+        ) from error
 
 
 def _check_input(found: GraphInput, rule: InputRule) -> None:

@@ -1,0 +1,103 @@
+"""Uploads that mean harm or are broken: refused with a reason, and the worker goes on."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostile_models import HOSTILE, MALFORMED, Case, harmless, write_hidden_data
+from visiondyno import worker
+from visiondyno.errors import VisionDynoError
+from visiondyno.operations.context import OperationContext
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The worker's home, with the hidden data beside it."""
+    folder = tmp_path_factory.mktemp("worker")
+    write_hidden_data(folder / "hidden", IMAGES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISIONDYNO_HOME", str(folder / "home"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def completed() -> dict[str, float]:
+    """Scores of twins by digest: many cases have the same one."""
+    return {}
+
+
+def task(folder: Path) -> dict[str, Any]:
+    return {
+        "name": "small",
+        "title": "Depth of small images",
+        "description": "",
+        "vision_task": "depth",
+        "data": str(folder / "hidden"),
+        "images": IMAGES,
+        "metric": {"name": "delta1", "better": "higher", "formula": "share within 1.25"},
+        "depth": {"output": "depth", "alignment": "median_scale"},
+        "card": {
+            "task": "depth",
+            "head": "depth",
+            "input": {"height": 32, "width": 32, "resize": "stretch"},
+        },
+        "input": {"height": 32, "width": 32},
+        "batch_size": 8,
+        "limits": {"time_s": 6, "memory_bytes": 1_000_000_000, "upload_bytes": 5_000_000},
+        "submissions_per_day": 1000,
+        "resamples": 100,
+    }
+
+
+def score(folder: Path, data: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(data).hexdigest()
+    blob = folder / "home" / "blobs" / digest[:2] / digest
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(data)
+    job_input = {
+        "operation": "score_submission",
+        "task": task(folder),
+        "model": f"sha256:{digest}",
+        "file_name": "theirs.onnx",
+    }
+    return worker.run(job_input, OperationContext())
+
+
+@pytest.mark.parametrize("case", [*HOSTILE, *MALFORMED], ids=lambda case: case.name)
+def test_it_is_refused_with_a_clear_reason(case: Case, folder: Path) -> None:
+    with pytest.raises(VisionDynoError) as caught:
+        score(folder, case.hostile())
+    error = caught.value
+    assert type(error) is not VisionDynoError, "a defect of ours"
+    assert re.search(case.says, error.message, re.IGNORECASE), error.message
+    assert len(error.message) < 900
+    for ours in (str(folder), "Traceback", "hidden", "/site-packages/"):
+        assert ours not in error.message
+
+
+@pytest.mark.parametrize("case", [*HOSTILE, *MALFORMED], ids=lambda case: case.name)
+def test_its_harmless_twin_completes(case: Case, folder: Path, completed: dict[str, float]) -> None:
+    data = case.twin()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest not in completed:
+        found = score(folder, data)
+        assert all(found["protections"][name]["held"] for name in ("memory", "cpu_time"))
+        completed[digest] = found["splits"]["all"]["score"]
+    assert 0 <= completed[digest] <= 1
+
+
+def test_the_same_model_scores_the_same_after_all_of_them(
+    folder: Path, completed: dict[str, float]
+) -> None:
+    again = score(folder, harmless())["splits"]["all"]["score"]
+    assert again == completed.get(hashlib.sha256(harmless()).hexdigest(), again)
+    left = [path.name for path in folder.iterdir() if path.name not in {"home", "hidden"}]
+    assert not left
