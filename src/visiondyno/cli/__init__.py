@@ -21,7 +21,7 @@ _COMMANDS = {
     "jobs": "List, show, follow, cancel and retry a server's jobs; print their logs.",
     "workers": "List a server's workers; drain, resume or restart one.",
     "keys": "Make, list and revoke the API keys of this machine's server.",
-    "db": "Upgrade, back up and restore the server's database.",
+    "db": "Upgrade, back up or restore the server's database.",
     "doctor": "Say what this machine can measure, and what is missing.",
     "models": "List models, show what a model file says of itself, write model cards.",
     "datasets": (

@@ -107,12 +107,13 @@ class Slot:
     def died(self, now_s: float) -> str:
         """The process ended; how, in words. Another may start at `start_at_s`."""
         assert self.pipe is not None
-        how = self.pipe.reap()
+        how, by_kill = self.pipe.reap()
         self.pipe = None
         self.ready = False
         self.kill_at_s = None
         self.restarts += 1
-        quick = now_s - self._started_s < _QUICK_DEATH_S
+        # One that others killed may be started again at once; one that can't start, less and less.
+        quick = not by_kill and now_s - self._started_s < _QUICK_DEATH_S
         self._quick_deaths = self._quick_deaths + 1 if quick else 0
         self.start_at_s = now_s + _RESTART_PAUSES_S[min(self._quick_deaths, 4)]
         self.idle_since_s = now_s

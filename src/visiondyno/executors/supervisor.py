@@ -22,6 +22,7 @@ from visiondyno.executors.worker_messages import outcome_of, progress_of_log
 from visiondyno.executors.worker_pipe import WorkerPipe
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobError, JobState
+from visiondyno.probes.machine_digest import machine_digest
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Supervisor:
         """`open_queue` may raise `TransportDown`: it is called until it doesn't."""
         self._open_queue = open_queue
         self._options = options
-        self._facts = MachineFacts()
+        self._facts = MachineFacts(machine_digest())
         self._slots: list[Slot] = []
         self._reports: list[tuple[Claim, str]] = []
         self._outcomes: list[tuple[Claim, Outcome]] = []

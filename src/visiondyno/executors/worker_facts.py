@@ -13,7 +13,7 @@ from visiondyno.probes.nvml import Nvml, NvmlDevice
 class MachineFacts:
     """Adds memory and GPU to what a supervisor knows of a worker; None for what can't be read."""
 
-    def __init__(self, root: Path = ROOT, machine: str | None = None) -> None:
+    def __init__(self, machine: str | None = None, root: Path = ROOT) -> None:
         self._root = root
         self._machine = machine
         self._gpu: NvmlDevice | None = None

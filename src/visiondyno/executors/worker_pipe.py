@@ -6,9 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import NamedTuple
 
 _CHUNK_BYTES = 1 << 18
 _LONGEST_LOG_LINE_BYTES = 4000
+
+
+class Ending(NamedTuple):
+    """How a process ended: in words, and whether somebody else ended it."""
+
+    how: str
+    by_kill: bool
 
 
 class WorkerPipe:
@@ -86,8 +94,8 @@ class WorkerPipe:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def reap(self, grace_s: float = 0.0) -> str:
-        """Leave nothing behind, after `grace_s` at the latest; how the process ended, in words."""
+    def reap(self, grace_s: float = 0.0) -> Ending:
+        """Leave nothing behind, after `grace_s` at the latest; how the process ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=grace_s)
         self.kill()
@@ -96,10 +104,10 @@ class WorkerPipe:
         for fd in (self.messages_fd, self.log_fd):
             os.close(fd)
         if code >= 0:
-            return f"ended with exit code {code}"
+            return Ending(f"ended with exit code {code}", by_kill=False)
         name = signal.Signals(-code).name
         hint = " (by the kernel for want of memory, or by hand)" if name == "SIGKILL" else ""
-        return f"was killed by {name}{hint}"
+        return Ending(f"was killed by {name}{hint}", by_kill=name in {"SIGKILL", "SIGTERM"})
 
 
 class _Lines:

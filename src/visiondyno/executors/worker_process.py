@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from visiondyno.runtimes.base import LoadedModel, LoadOptions
 
 _WARM_BYTES = 2_000_000_000
-"""Of the models a worker keeps loaded, by the memory that they took."""
+_WARM_SHARE = 16
+"""Models that a worker keeps loaded take at most so much memory: the less of 2 GB and 1/16 of the
+machine's."""
 
 Run = Callable[[dict[str, Any], OperationContext], dict[str, Any]]
 
@@ -99,8 +101,11 @@ class _WarmModels:
     ) -> "AbstractContextManager[LoadedModel]":
         if self._models is None:
             from visiondyno.operations.model_source import warm_models
+            from visiondyno.probes.slots import host_memory
 
-            self._models = warm_models(_WARM_BYTES)
+            total_bytes = host_memory().total_bytes
+            share = _WARM_BYTES if total_bytes is None else total_bytes // _WARM_SHARE
+            self._models = warm_models(min(_WARM_BYTES, share))
         return self._models.open(reference, options, announce)
 
 
