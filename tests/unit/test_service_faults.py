@@ -456,3 +456,23 @@ def test_an_answer_that_cannot_be_stored_fails_its_job_alone(tmp_path: Path) -> 
             assert (await service.jobs.wait(job.id, 30)).state == JobState.COMPLETED
 
     check_refusing(tmp_path, scenario)
+
+
+def test_a_watcher_goes_on_where_a_retry_begins_while_it_reads(tmp_path: Path) -> None:
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.holds = asyncio.Event()
+        job = await service.jobs.submit(request("refuse"))
+        beyond = asyncio.create_task(numbers_beyond(service, job.id, 3))
+        await asyncio.sleep(0)
+        executor.holds.set()
+        # The watcher asked for what follows number 3, which is the end of the first run.
+        assert await beyond == []
+        await service.jobs.wait(job.id, 30)
+        await service.jobs.retry(job.id)
+        assert await numbers_beyond(service, job.id, 3) == [4, 5, 6]
+
+    check(tmp_path, scenario)
+
+
+async def numbers_beyond(service: Service, job_id: str, after: int) -> list[int]:
+    return [recorded.event.number async for recorded in service.jobs.watch(job_id, after)]

@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from urllib.parse import urlsplit
 
 from visiondyno.errors import Conflict, NotFound, SpecError, TransportDown, Unavailable
 from visiondyno.executors.base import Executor
@@ -15,7 +14,7 @@ from visiondyno.job import JobEvent, JobRequest, JobState
 from visiondyno.service.feeds import Feed, Feeds
 from visiondyno.service.follow import Followers
 from visiondyno.service.recorder import Recorder
-from visiondyno.service.requests import Requests, digest_of
+from visiondyno.service.requests import Requests, check_webhook, digest_of
 from visiondyno.settings import Settings
 from visiondyno.store.base import JobStore
 from visiondyno.store.records import JobFilter, JobKind, JobRecord, NewJob, RecordedEvent
@@ -302,16 +301,17 @@ class JobService:
         while True:
             is_over = feed.is_over
             found = feed.after(after)
-            if found is None or is_overdue or is_over or looks != feed.looks:
+            must_look = found is None or is_overdue or is_over or looks != feed.looks
+            if not found and must_look:
                 looks, is_overdue = feed.looks, False
-                if not found:
-                    found = await self.recorder.read(self._store.events, job_id, after)
+                found = await self.recorder.read(self._store.events, job_id, after)
+            assert found is not None, "None asks for a look"
             for recorded in found:
                 yield recorded
                 after = recorded.event.number
                 if recorded.event.state.is_terminal:
                     return
-            if found:
+            if found or feed.after(after):  # which came while the store was read
                 continue
             if self._closed:
                 raise TransportDown("The service is stopping; watch the job again in a moment.")
@@ -320,6 +320,7 @@ class JobService:
                 if record.state.is_terminal:
                     return
                 feed = self._feeds.open(record, after + 1)  # retried meanwhile
+                continue
             is_overdue = not await feed.changed(_LOOK_LIVE_S if feed.is_live else _LOOK_S)
 
     def _recorded(self, recorded: Sequence[RecordedEvent]) -> None:
@@ -346,27 +347,6 @@ class JobService:
                 _LOG.warning("Jobs are not reconciled: %s", error.message)
             except Exception:
                 _LOG.exception("Jobs are not reconciled")
-
-
-def check_webhook(url: str | None) -> None:
-    """Refuse what isn't an absolute http or https URL without credentials.
-
-    Raises:
-        SpecError: it isn't.
-    """
-    if url is None:
-        return
-    try:
-        parts = urlsplit(url)
-        is_fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, is_fine = None, False
-    if not is_fine or parts is None or any(letter.isspace() for letter in url):
-        raise SpecError(f"The webhook '{url:.200}' isn't a URL that begins with http or https.")
-    if parts.username is not None or parts.password is not None:
-        raise SpecError(
-            "The webhook's URL holds a user name or password; take them out: deliveries are signed."
-        )
 
 
 def _new_record(job: NewJob) -> JobRecord:

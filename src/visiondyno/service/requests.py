@@ -1,4 +1,4 @@
-"""Idempotency keys: a request that is sent twice creates one thing."""
+"""Requests before they become jobs: idempotency keys, and what a webhook may be."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from visiondyno.errors import Conflict, SpecError
 from visiondyno.service.recorder import Recorder
@@ -21,6 +22,27 @@ def digest_of(request: Any) -> str:
     """SHA-256 of a request given as JSON values; the order of an object's keys doesn't matter."""
     text = json.dumps(request, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_webhook(url: str | None) -> None:
+    """Refuse what isn't an absolute http or https URL without credentials.
+
+    Raises:
+        SpecError: it isn't.
+    """
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        is_fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        parts, is_fine = None, False
+    if not is_fine or parts is None or any(letter.isspace() for letter in url):
+        raise SpecError(f"The webhook '{url:.200}' isn't a URL that begins with http or https.")
+    if parts.username is not None or parts.password is not None:
+        raise SpecError(
+            "The webhook's URL holds a user name or password; take them out: deliveries are signed."
+        )
 
 
 class Requests:
