@@ -14,10 +14,10 @@ level=$2
 python=${PYTHON:-python3}
 
 case $level in
-  core)      package=.                     groups=()           browser=no ;;
-  check)     package=.                     groups=(check)      browser=no ;;
-  test-core) package=.                     groups=(test)       browser=yes ;;
-  dev)       package='.[torch,ultralytics]' groups=(test check) browser=yes ;;
+  core)      package=.                      groups=()           services=no ;;
+  check)     package='.[postgres,redis,s3]' groups=(check)      services=no ;;
+  test-core) package='.[postgres,redis,s3]' groups=(test)       services=yes ;;
+  dev)       package='.[torch,ultralytics,postgres,redis,s3]' groups=(test check) services=yes ;;
   *) echo "setup.sh: no level '$level'; choose core, check, test-core or dev." >&2; exit 2 ;;
 esac
 
@@ -37,8 +37,13 @@ fi
 if ! "$python" -c 'import ensurepip' 2>/dev/null; then
   scripts/install_system.sh python3-venv
 fi
-if [ "$browser" = yes ] && ! command -v chromium >/dev/null; then
-  scripts/install_system.sh chromium fonts-dejavu-core
+if [ "$services" = yes ]; then
+  missing=()
+  command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+  command -v redis-server >/dev/null || missing+=(redis-server)
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+  command -v npm >/dev/null || missing+=(nodejs npm)
+  [ ${#missing[@]} = 0 ] || scripts/install_system.sh "${missing[@]}"
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
