@@ -8,17 +8,16 @@ from typing import Any
 import httpx
 
 _PAUSE_S = 0.2
+_MOST_AT_ONCE = 16
 
 
 class Client:
     """Over the RunPod-compatible routes of one server, which may be away for a while."""
 
     def __init__(self, url: str, limit_s: float) -> None:
-        self._url = url
         self._deadline_s = time.monotonic() + limit_s
-        self._http = httpx.AsyncClient(
-            base_url=url, timeout=30, limits=httpx.Limits(max_connections=32)
-        )
+        self._http = httpx.AsyncClient(base_url=url, timeout=30)
+        self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
 
     async def submit(self, number: int, seconds: float, ledger: str) -> str:
         """Submit job `number`; asked again under the same key it is still one job."""
@@ -49,7 +48,8 @@ class Client:
     async def _ask(self, method: str, path: str, **rest: Any) -> dict[str, Any]:
         while True:
             try:
-                answer = await self._http.request(method, path, **rest)
+                async with self._turns:
+                    answer = await self._http.request(method, path, **rest)
                 if answer.status_code < 400:
                     found: dict[str, Any] = answer.json()
                     return found

@@ -80,7 +80,10 @@ def command(workers: tuple[int, int] | None, **given: Any) -> None:
         flags["workers_min"], flags["workers_max"] = workers
     settings = load_settings(**flags)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    asyncio.run(_serve(settings))
+    try:
+        asyncio.run(_serve(settings))
+    except KeyboardInterrupt:
+        click.echo("Stopped. What was accepted is kept; jobs that ran are run again at the start.")
 
 
 async def _serve(settings: Settings) -> None:
