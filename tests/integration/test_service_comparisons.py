@@ -18,7 +18,8 @@ from visiondyno.errors import Conflict, NotFound, StorageFull
 from visiondyno.executors.workers import WorkerInfo, WorkerState
 from visiondyno.job import JobState
 from visiondyno.operations.context import OperationContext
-from visiondyno.service import Service
+from visiondyno.runtimes.card_file import card_path
+from visiondyno.service import Service, comparisons
 from visiondyno.service.content import content_key
 from visiondyno.specs.operations import BenchmarkInput
 from visiondyno.store.records import ComparisonRecord, JobKind
@@ -287,3 +288,56 @@ def test_deleting_a_comparison_that_runs_cancels_it(tmp_path: Path, case: Case) 
             assert (await service.jobs.get(record.id)).state == JobState.CANCELLED
 
     asyncio.run(main())
+
+
+def test_a_result_that_is_no_comparison_is_not_kept(tmp_path: Path, case: Case) -> None:
+    async def main() -> None:
+        executor = FaultyExecutor(lambda *_: {"comparison": {"schema": "another"}})
+        executor.shown_workers = [WORKER]
+        async with asyncio.timeout(60), running_service(tmp_path, executor) as service:
+            record = await service.comparisons.submit(case.spec())
+            await service.jobs.wait(record.id, 30)
+            with pytest.raises(Conflict, match="Start another"):
+                await service.comparisons.report_html(record.id)
+
+    asyncio.run(main())
+
+
+def test_a_comparison_that_left_a_model_out_is_not_reused(tmp_path: Path, case: Case) -> None:
+    async def scenario(service: Service, _: FaultyExecutor) -> None:
+        broken = tmp_path / "broken.onnx"
+        shutil.copy(case.model, broken)
+        record = await service.comparisons.submit(
+            case.spec(models=(str(case.model), str(broken)), time_limit_s=60)
+        )
+        broken.write_bytes(b"not a model any more")
+        done = await finished(service, record)
+        assert done.content_key is None
+
+    async def held(service: Service, executor: FaultyExecutor) -> None:
+        executor.holds = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, executor.holds.set)
+        await scenario(service, executor)
+
+    check(tmp_path, case, held)
+
+
+def test_content_that_takes_long_to_read_or_contradicts_itself_is_not_reused(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(service: Service, _: FaultyExecutor) -> None:
+        contrary = await service.comparisons.submit(case.spec(reference="another"))
+        assert contrary.content_key is None
+        monkeypatch.setattr(comparisons, "_IDENTIFY_S", 0.0)
+        slow = await service.comparisons.submit(case.spec())
+        assert slow.content_key is None
+        assert "took too long" in ((await finished(service, slow)).comparison or {})["notes"][0]
+
+    check(tmp_path, case, scenario)
+
+
+def test_a_cards_file_is_part_of_its_model(tmp_path: Path, case: Case) -> None:
+    model = Path(shutil.copy(case.model, tmp_path / "a.onnx"))
+    before = content_key(case.spec(models=(str(model),)), "m-1")
+    card_path(model).write_text("task: detection\n", encoding="utf-8")
+    assert content_key(case.spec(models=(str(model),)), "m-1") != before

@@ -14,6 +14,7 @@ from visiondyno.errors import SpecError, StorageFull, TransportDown
 from visiondyno.executors.inline import InlineExecutor
 from visiondyno.job import JobState, Policy
 from visiondyno.service import Service
+from visiondyno.service import jobs as jobs_module
 from visiondyno.service.jobs import JobService
 from visiondyno.settings import Settings
 from visiondyno.store.records import NewJob, Observed, RecordedEvent
@@ -124,6 +125,32 @@ def test_a_transport_that_delivers_twice_is_recorded_once(tmp_path: Path) -> Non
         assert_whole(events)
         assert [one.event.progress["done"] for one in events if one.event.progress] == [*range(5)]
         assert await events_of(service.jobs, job.id) == events
+
+    check(tmp_path, scenario)
+
+
+def test_the_service_looks_by_itself_for_what_was_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jobs_module, "_RECONCILE_S", 0.001)
+
+    async def scenario(service: Service, executor: FaultyExecutor) -> None:
+        executor.is_deaf = True
+        job = await service.jobs.submit(request("until stopped"))
+        await until_started(service.jobs, job.id)
+        executor.is_down = True
+        while "not reconciled" not in caplog.text:
+            await asyncio.sleep(0.005)
+        executor.is_down = False
+        known = executor.known
+        executor.known = None  # type: ignore[assignment, method-assign]  # a defect
+        while "NoneType" not in caplog.text:
+            await asyncio.sleep(0.005)
+        executor.known = known  # type: ignore[method-assign]
+        await executor.forget_all()
+        await until_state_with_dispatch(service, job.id, 2)
+        await service.jobs.cancel(job.id)
+        assert_whole(await events_of(service.jobs, job.id))
 
     check(tmp_path, scenario)
 

@@ -122,8 +122,8 @@ class ComparisonService:
         if record.comparison is None:
             state = (await self._jobs.get(comparison_id)).state
             raise Conflict(
-                f"Comparison {comparison_id} has no report: its job is {state}. Wait until it is "
-                "COMPLETED, or start another."
+                f"Comparison {comparison_id} has no report: its job is {state}. "
+                + ("Start another." if state.is_terminal else "Wait until it is COMPLETED.")
             )
         return await asyncio.to_thread(_render, record)
 

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-from visiondyno.errors import Conflict, NotFound, SpecError, TransportDown, Unavailable
+from visiondyno.errors import Conflict, NotFound, TransportDown, Unavailable
 from visiondyno.executors.base import Executor
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobEvent, JobRequest, JobState
