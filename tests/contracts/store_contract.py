@@ -5,6 +5,7 @@ A subclass gives the fixture `store`: an open, empty one whose clock always says
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from visiondyno.store.records import (
     SubmissionRecord,
     SubmissionState,
 )
-from visiondyno.store.sql import SqlStore
+from visiondyno.store.sql import SqlStore, open_store
 
 NOW = 1_800_000_000.25
 QUEUED, RUNNING, DONE, FAILED, CANCELLED, LATE = JobState
@@ -129,16 +130,25 @@ class StoreContract:
         for job_id in ids:
             assert [one.event.number for one in store.jobs.events(job_id)] == [1, 2, 3]
 
-    def test_overlapping_batches_from_threads_lose_nothing(self, store: SqlStore) -> None:
+    def test_progress_seen_twice_is_recorded_once(self, store: SqlStore) -> None:
+        store.jobs.add([new_job()])
+        seen = [observed(2, RUNNING), observed(3, RUNNING, {"stage": "warm-up"})]
+        assert len(store.jobs.record(seen)) == 2
+        assert store.jobs.record(seen) == []
+
+    def test_overlapping_batches_of_two_servers_lose_nothing(self, store: SqlStore) -> None:
+        other = open_store(store.database.url.render_as_string(hide_password=False))
+        servers = cycle([store.jobs.record, other.jobs.record])
         ids = [f"job{number}" for number in range(12)]
         store.jobs.add([new_job(job_id) for job_id in ids])
         batches = [
             [observed(number, RUNNING, {"n": number}, job=job_id) for job_id in ids[shift:]]
-            for number in range(2, 8)
+            for number in range(2, 12)
             for shift in (0, 4, 8)
         ]
         with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(store.jobs.record, batches))
+            answers = list(pool.map(lambda record, batch: record(batch), servers, batches))
+        other.close()
         told = [(one.event.job_id, one.event.number) for events in answers for one in events]
         stored = [
             (job_id, one.event.number)
@@ -282,7 +292,9 @@ class StoreContract:
         assert bind("s", "key", "new", "new", 30.0) == ("new", "new")
 
     def test_record_keeps_its_rules_over_random_histories(self, store: SqlStore) -> None:
-        check_recording(store)
+        other = open_store(store.database.url.render_as_string(hide_password=False))
+        check_recording(store, other)
+        other.close()
 
     def test_a_webhook_is_due_with_the_terminal_event(self, store: SqlStore) -> None:
         store.jobs.add([new_job(webhook=HOOK), new_job("quiet")])

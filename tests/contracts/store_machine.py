@@ -55,16 +55,17 @@ class Executor:
             job_id=transport_id,
             number=number,
             state=state,
-            progress=None if progress is None else {"step": progress},
+            progress=None if progress is None else {"of": transport_id, "step": progress},
             answer=terminal_answer(transport_id, state),
         )
         self.events.append(Observed(self.job_id, self.dispatch, event, float(number)))
 
 
 class Recording(RuleBasedStateMachine):
-    """One job in a store that many examples share."""
+    """One job in a database that many examples share; each server has its own connections."""
 
     store: JobStore
+    other_store: JobStore
 
     @initialize()
     def submit(self) -> None:
@@ -115,11 +116,12 @@ class Recording(RuleBasedStateMachine):
     @rule(state=st.sampled_from(JobState), ahead=st.integers(1, 3))
     def nonsense_is_dropped(self, state: JobState, ahead: int) -> None:
         row = self._row()
-        if row.state is not state and not row.state.may_become(state):
+        if row.state.is_terminal or (state is not row.state and not row.state.may_become(state)):
             event = JobEvent(
                 job_id="x",
                 number=row.seen + ahead,
                 state=state,
+                progress={"nonsense": True},
                 answer=terminal_answer("x", state),
             )
             assert self.store.record([Observed(self.id, row.dispatch, event, 1.0)]) == []
@@ -175,6 +177,8 @@ class Recording(RuleBasedStateMachine):
             else:
                 assert other.state is one.state or one.state.may_become(other.state)
         assert repeats == self.repeats
+        told_progress = [str(event.progress) for event in events if event.progress is not None]
+        assert len(set(told_progress)) == len(told_progress), "each progress is recorded once"
         assert (row.state, row.answer) == (events[-1].state, events[-1].answer)
         assert (row.ended_at is not None) == row.state.is_terminal
         starts = [
@@ -194,17 +198,18 @@ class Recording(RuleBasedStateMachine):
         return row
 
     def _record(self, batches: Iterable[list[Observed]]) -> None:
-        for recorded in _POOL.map(self.store.record, batches):
+        servers = (self.store.record, self.other_store.record)
+        for recorded in _POOL.map(lambda record, batch: record(batch), servers, batches):
             self.told += recorded
 
 
-def check_recording(store: Store) -> None:
-    """Run random histories against `store.jobs`."""
-    machine = type("Machine", (Recording,), {"store": store.jobs})
+def check_recording(store: Store, other: Store) -> None:
+    """Run random histories against two stores on one database."""
+    machine = type("Machine", (Recording,), {"store": store.jobs, "other_store": other.jobs})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=25,
             deadline=None,
             database=None,
