@@ -346,13 +346,11 @@ HOSTILE = (
         "in another file",
         lambda: _with_weights(None),
     ),
-    Case("endless_loop", lambda: looping(10**12), "was stopped while running", lambda: looping(9)),
+    Case("endless_loop", lambda: looping(10**12), "was stopped while", lambda: looping(9)),
     Case("tensor_of_48_gb", lambda: filled(12 * 10**9), "memory", lambda: filled(12)),
     Case("announced_48_gb", lambda: announced([12 * 10**9]), "48.0 GB", lambda: announced([3], 3)),
     Case("expanded_to_128_gb", lambda: expanded(32_000), "memory", lambda: expanded(32)),
-    Case(
-        "folding_bomb", lambda: folding(3000, 400), "was stopped while load", lambda: folding(8, 3)
-    ),
+    Case("folding_bomb", lambda: folding(3000, 400), "was stopped while", lambda: folding(8, 3)),
     Case("deep_functions", lambda: deep_functions(3000), "functions", lambda: deep_functions(3)),
     Case(
         "functions_8_to_the_15",

@@ -14,7 +14,7 @@ from typing import Any
 
 from visiondyno.blobs.open import open_blobs
 from visiondyno.datasets.base import Dataset
-from visiondyno.errors import OperationFailed
+from visiondyno.errors import NotFound, OperationFailed
 from visiondyno.operations.confined_model import ConfinedRun, predict_confined
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.scoring import ScoringRules, map_predictions, score_predictions
@@ -79,6 +79,11 @@ def _fetch(spec: ScoreSubmissionInput, folder: Path) -> Path:
         blobs = open_blobs(url, settings.folder / "blobs")
         try:
             return await blobs.local_path(spec.model.removeprefix("sha256:"), folder / "blobs")
+        except NotFound as error:
+            raise NotFound(
+                f"{spec.file_name} isn't among this worker's blobs. Set VISIONDYNO_BLOBS_URL to "
+                "an address that server and workers share, and hand the model in again."
+            ) from error
         finally:
             await blobs.close()
 
