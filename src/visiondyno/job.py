@@ -52,6 +52,10 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
 }
 
 
+_LONGEST_MS = 10**15
+"""31,700 years: for ever, and yet a whole number in every database and JSON reader."""
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -59,8 +63,10 @@ class _Wire(BaseModel):
 class Policy(_Wire):
     """Limits of one job, milliseconds; None where the executor's own default holds."""
 
-    execution_timeout_ms: Annotated[int | None, Field(gt=0, alias="executionTimeout")] = None
-    ttl_ms: Annotated[int | None, Field(gt=0, alias="ttl")] = None
+    execution_timeout_ms: Annotated[
+        int | None, Field(gt=0, le=_LONGEST_MS, alias="executionTimeout")
+    ] = None
+    ttl_ms: Annotated[int | None, Field(gt=0, le=_LONGEST_MS, alias="ttl")] = None
     low_priority: Annotated[bool, Field(alias="lowPriority")] = False
 
 

@@ -52,14 +52,14 @@ class BenchmarkInput(OperationInput):
     """
 
     operation: Literal["benchmark"] = "benchmark"
-    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    models: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
     data: str
     classes: tuple[str, ...] | None = None
     scenarios: tuple[Scenario, ...] = ("single-stream", "offline")
     engine: Engine = "dyno"
     duration_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     rate_per_s: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    latency_limit_ms: Annotated[float, Field(gt=0)] | None = None
+    latency_limit_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
     repeat: Annotated[int, Field(ge=1, le=100)] = 1
     use_cache: bool = True
     reference: str | None = None
@@ -67,11 +67,11 @@ class BenchmarkInput(OperationInput):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     region: str | None = None
     price: str | None = None
-    max_images: Annotated[int, Field(ge=1)] | None = None
+    max_images: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     skip_bad: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    time_limit_s: Annotated[float, Field(gt=0)] = 3600.0
+    time_limit_s: Annotated[float, Field(gt=0, le=7 * 86400)] = 3600.0
 
 
 class EvaluateInput(OperationInput):
@@ -83,9 +83,9 @@ class EvaluateInput(OperationInput):
     classes: tuple[str, ...] | None = None
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    max_images: Annotated[int, Field(ge=1)] | None = None
+    max_images: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     skip_bad: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
 
 
