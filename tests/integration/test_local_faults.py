@@ -19,9 +19,7 @@ from visiondyno.executors.scaling import ScaleLimits
 from visiondyno.executors.sqlite_queue import SqliteQueue
 from visiondyno.executors.supervised import SupervisedExecutor, queue_workers
 from visiondyno.job import JobRequest, JobState, Policy
-
-TESTS = Path(__file__).resolve().parents[1]
-ENVIRON = {**os.environ, "PYTHONPATH": str(TESTS)}
+from worker_entries import ENVIRON
 
 
 def local(

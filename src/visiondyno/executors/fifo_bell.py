@@ -19,10 +19,10 @@ class FifoBell(Bell):
     def __init__(self, folder: Path, topic: Topic) -> None:
         home = folder / topic
         home.mkdir(parents=True, exist_ok=True)
-        self._path = home / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        os.mkfifo(self._path, 0o600)
+        self.path = home / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        os.mkfifo(self.path, 0o600)
         # Opened for writing too: without a writer the pipe would always be readable (at its end).
-        self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def fileno(self) -> int:
         return self._fd
@@ -35,7 +35,7 @@ class FifoBell(Bell):
     def close(self) -> None:
         if self._fd < 0:
             return
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
 

@@ -61,9 +61,11 @@ class SqliteQueue(JobQueue):
 
     def put(self, jobs: Sequence[QueuedJob]) -> None:
         now = self._clock()
-        jobs = list({job.id: job for job in reversed(jobs)}.values())[::-1]  # the first of an id
+        firsts: dict[str, QueuedJob] = {}
+        for job in jobs:
+            firsts.setdefault(job.id, job)
         with self.together():
-            first = self._next_seq(len(jobs))
+            first = self._next_seq(len(firsts))
             rows = [
                 (
                     job.id,
@@ -75,7 +77,7 @@ class SqliteQueue(JobQueue):
                     now,
                     now,
                 )
-                for place, job in enumerate(jobs)
+                for place, job in enumerate(firsts.values())
             ]
             before = self._db.total_changes
             self._db.executemany(
@@ -88,7 +90,7 @@ class SqliteQueue(JobQueue):
                 return
             self._db.executemany(
                 "INSERT INTO inputs VALUES (?, ?) ON CONFLICT DO NOTHING",
-                [(job.id, job.input_json) for job in jobs],
+                [(job.id, job.input_json) for job in firsts.values()],
             )
             self._db.executemany(
                 "INSERT INTO events (job_id, number, state)"
