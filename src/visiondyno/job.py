@@ -4,6 +4,9 @@ The wire format is RunPod serverless's (https://docs.runpod.io/serverless/endpoi
 so that one handler and one client serve every executor.
 """
 
+import secrets
+import time
+import uuid
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -54,6 +57,16 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
 
 _LONGEST_MS = 10**15
 """31,700 years: for ever, and yet a whole number in every database and JSON reader."""
+
+
+def new_job_id() -> str:
+    """A fresh id: a UUID of version 7 (RFC 9562, section 5.7), which grows with time.
+
+    Databases keep rows with growing keys together: random ones cost the store half as much again.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    value = value & ~(0xF << 76) | 7 << 76
+    return str(uuid.UUID(int=value & ~(0b11 << 62) | 0b10 << 62))
 
 
 class _Wire(BaseModel):

@@ -1,5 +1,8 @@
 """The job contract: legal moves, wire names, and errors that survive the wire."""
 
+import time
+import uuid
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +13,7 @@ from visiondyno.errors import (
     VisionDynoError,
     error_classes,
 )
-from visiondyno.job import JobAnswer, JobError, JobRequest, JobState, Policy
+from visiondyno.job import JobAnswer, JobError, JobRequest, JobState, Policy, new_job_id
 
 states = st.sampled_from(JobState)
 
@@ -62,3 +65,14 @@ def test_a_foreign_error_is_called_a_defect() -> None:
     wire = JobError.from_exception(KeyError("x"), None)
     assert type(wire.to_exception()) is VisionDynoError
     assert "defect" in wire.message
+
+
+def test_new_job_ids_are_uuids_of_version_7_that_grow() -> None:
+    ids = []
+    for _ in range(3):
+        ids.append(new_job_id())
+        time.sleep(0.002)
+    assert ids == sorted(ids)
+    assert {uuid.UUID(one).version for one in ids} == {7}
+    assert {uuid.UUID(one).variant for one in ids} == {uuid.RFC_4122}
+    assert len({new_job_id() for _ in range(1000)}) == 1000

@@ -9,14 +9,13 @@ import asyncio
 import threading
 import time
 import traceback
-import uuid
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from visiondyno.errors import Cancelled, SpecError, TimeLimitExceeded
 from visiondyno.executors.base import Executor, ExecutorHealth, JobLost
-from visiondyno.job import JobAnswer, JobError, JobEvent, JobRequest, JobState
+from visiondyno.job import JobAnswer, JobError, JobEvent, JobRequest, JobState, new_job_id
 from visiondyno.operations.context import OperationContext
 
 Run = Callable[[dict[str, Any], OperationContext], dict[str, Any]]
@@ -124,7 +123,7 @@ class InlineExecutor(Executor):
             raise SpecError("This executor is closed; make a new one to submit jobs.")
         if job_id is not None and job_id in self._jobs:
             return job_id
-        job = _Job(job_id or str(uuid.uuid4()), request, asyncio.get_running_loop())
+        job = _Job(job_id or new_job_id(), request, asyncio.get_running_loop())
         self._jobs[job.id] = job
         with self._lock:
             self._waiting.append(job)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import uuid
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from visiondyno.errors import SpecError, TransportDown
 from visiondyno.executors.base import Executor, ExecutorHealth, JobLost
 from visiondyno.executors.queue import DEFAULT_MAX_ATTEMPTS, Bell, JobQueue, QueuedJob
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo, WorkerState
-from visiondyno.job import JobEvent, JobRequest, JobState
+from visiondyno.job import JobEvent, JobRequest, JobState, new_job_id
 
 T = TypeVar("T")
 
@@ -108,7 +107,7 @@ class QueueExecutor(Executor):
             raise SpecError("This executor is closed; make a new one to submit jobs.")
         await self.start()
         job = QueuedJob(
-            job_id if job_id is not None else str(uuid.uuid4()),
+            job_id if job_id is not None else new_job_id(),
             json.dumps(request.input),
             request.policy,
             self._max_attempts,

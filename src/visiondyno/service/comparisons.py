@@ -5,13 +5,12 @@ import datetime
 import logging
 import math
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from visiondyno.errors import Conflict, NotFound, SpecError, VisionDynoError
-from visiondyno.job import JobRequest, JobState, Policy
+from visiondyno.job import JobRequest, JobState, Policy, new_job_id
 from visiondyno.report.comparison import Comparison
 from visiondyno.service.content import content_key, contradiction, machine_of
 from visiondyno.service.jobs import JobService
@@ -84,7 +83,7 @@ class ComparisonService:
             SpecError, Conflict, TransportDown, StorageFull: as `JobService.submit`.
         """
         wanted = spec.model_dump(mode="json")
-        new_id = str(uuid.uuid4())
+        new_id = new_job_id()
         if idempotency_key is None:
             return await self._create(new_id, spec, owner, fresh=fresh)
         digest = digest_of({"spec": wanted, "fresh": fresh})

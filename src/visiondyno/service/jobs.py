@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from visiondyno.errors import Conflict, NotFound, TransportDown, Unavailable
 from visiondyno.executors.base import Executor
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
-from visiondyno.job import JobEvent, JobRequest, JobState
+from visiondyno.job import JobEvent, JobRequest, JobState, Policy, new_job_id
 from visiondyno.service.feeds import Feed, Feeds
 from visiondyno.service.follow import Followers
+from visiondyno.service.job_events import new_record
 from visiondyno.service.recorder import Recorder
 from visiondyno.service.requests import Requests, check_webhook, digest_of
 from visiondyno.settings import Settings
@@ -24,9 +24,6 @@ Listener = Callable[[JobRecord, RecordedEvent], Awaitable[None]]
 _LOG = logging.getLogger(__name__)
 _RECONCILE_S = 5.0
 _FORGET_S = 3600.0
-_LOOK_S = 0.5
-"""How often the store is read for a watched job that another process follows."""
-_LOOK_LIVE_S = 30.0
 _CANCEL_WAIT_S = 2.0
 _RETRYABLE = (JobState.FAILED, JobState.TIMED_OUT)
 
@@ -73,7 +70,7 @@ class JobService:
             self._reconciling.cancel()
             await asyncio.gather(self._reconciling, return_exceptions=True)
         await self._followers.close()
-        self._feeds.close()
+        await self._feeds.close()
         await self.recorder.close()
 
     def on_recorded(self, listener: Listener) -> None:
@@ -124,7 +121,7 @@ class JobService:
         check_webhook(request.webhook)
         where = endpoint or self._settings.endpoint
         job = NewJob(
-            id=job_id or str(uuid.uuid4()),
+            id=job_id or new_job_id(),
             endpoint=where,
             kind=kind,
             request=self._with_defaults(request),
@@ -280,7 +277,7 @@ class JobService:
                 if found is None:
                     raise
                 return found
-            record = _new_record(job)
+            record = new_record(job)
             first = JobEvent(job_id=job.id, number=1, state=JobState.IN_QUEUE)
             self._feeds.open(record, 1).publish(RecordedEvent(first, job.created_at))
             self._followers.follow(record, is_sent=False)
@@ -288,22 +285,24 @@ class JobService:
 
     def _with_defaults(self, request: JobRequest) -> JobRequest:
         policy, settings = request.policy, self._settings
-        filled = {
-            "execution_timeout_ms": policy.execution_timeout_ms or settings.execution_timeout_ms,
-            "ttl_ms": policy.ttl_ms or settings.ttl_ms,
-        }
-        return request.model_copy(update={"policy": policy.model_copy(update=filled)})
+        filled = Policy.model_construct(
+            execution_timeout_ms=policy.execution_timeout_ms or settings.execution_timeout_ms,
+            ttl_ms=policy.ttl_ms or settings.ttl_ms,
+            low_priority=policy.low_priority,
+        )
+        return JobRequest.model_construct(
+            input=request.input, policy=filled, webhook=request.webhook
+        )
 
     async def _watch_feed(
         self, job_id: str, feed: Feed, after: int
     ) -> AsyncGenerator[RecordedEvent, None]:
-        looks, is_overdue = 0, False
+        looks = 0
         while True:
             is_over = feed.is_over
             found = feed.after(after)
-            must_look = found is None or is_overdue or is_over or looks != feed.looks
-            if not found and must_look:
-                looks, is_overdue = feed.looks, False
+            if not found and (found is None or is_over or looks != feed.looks):
+                looks = feed.looks
                 found = await self.recorder.read(self._store.events, job_id, after)
             assert found is not None, "None asks for a look"
             for recorded in found:
@@ -319,9 +318,10 @@ class JobService:
                 record = await self.get(job_id)
                 if record.state.is_terminal:
                     return
-                feed = self._feeds.open(record, after + 1)  # retried meanwhile
+                feed, looks = self._feeds.open(record, after + 1), 0  # retried meanwhile
                 continue
-            is_overdue = not await feed.changed(_LOOK_LIVE_S if feed.is_live else _LOOK_S)
+            self._feeds.tick()
+            await feed.changed()
 
     def _recorded(self, recorded: Sequence[RecordedEvent]) -> None:
         self._feeds.publish(recorded)
@@ -347,29 +347,6 @@ class JobService:
                 _LOG.warning("Jobs are not reconciled: %s", error.message)
             except Exception:
                 _LOG.exception("Jobs are not reconciled")
-
-
-def _new_record(job: NewJob) -> JobRecord:
-    return JobRecord(
-        id=job.id,
-        endpoint=job.endpoint,
-        kind=job.kind,
-        request=job.request,
-        state=JobState.IN_QUEUE,
-        created_at=job.created_at,
-        started_at=None,
-        ended_at=None,
-        dispatch=1,
-        seen=0,
-        first_number=1,
-        last_number=1,
-        attempts=0,
-        worker_id=None,
-        progress=None,
-        cancel_requested=False,
-        answer=None,
-        owner=job.owner,
-    )
 
 
 def _not_found(job_id: str) -> NotFound:

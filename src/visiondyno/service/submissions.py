@@ -6,7 +6,6 @@ import logging
 import math
 import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from visiondyno.errors import (
     SpecError,
     VisionDynoError,
 )
-from visiondyno.job import JobRequest, JobState, Policy
+from visiondyno.job import JobRequest, JobState, Policy, new_job_id
 from visiondyno.runtimes.signatures import LONGEST_SIGNATURE, foreign_format
 from visiondyno.service.jobs import JobService
 from visiondyno.service.leaderboard import LeaderboardRow, make_leaderboard
@@ -141,7 +140,7 @@ class SubmissionService:
             file_name=file_name,
             state=SubmissionState.QUEUED,
             created_at=self._clock(),
-            job_id=str(uuid.uuid4()),
+            job_id=new_job_id(),
             owner=owner,
         )
         if idempotency_key is None:
