@@ -2,16 +2,23 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
+import yaml
 
 from hostile_models import HOSTILE, MALFORMED, Case, harmless, write_hidden_data
+from live_api import LiveApi
 from visiondyno import worker
 from visiondyno.errors import VisionDynoError
+from visiondyno.executors.base import Executor
 from visiondyno.operations.context import OperationContext
+from visiondyno.wiring import make_queue_executor
 
 pytestmark = pytest.mark.slow
 
@@ -101,3 +108,66 @@ def test_the_same_model_scores_the_same_after_all_of_them(
     assert again == completed.get(hashlib.sha256(harmless()).hexdigest(), again)
     left = [path.name for path in folder.iterdir() if path.name not in {"home", "hidden"}]
     assert not left
+
+
+class WorkingServer(LiveApi):
+    """With worker processes of its own, as `dyno up` has."""
+
+    def _make_executor(self) -> Executor:
+        return make_queue_executor(self.settings)
+
+
+UPLOADED = (
+    "path_traversal",
+    "endless_loop",
+    "tensor_of_48_gb",
+    "folding_bomb",
+    "deep_functions",
+    "unknown_domain",
+    "half",
+)
+AT_THE_DOOR = ("empty", "zip", "too_large")
+
+
+def hand_in(client: httpx.Client, data: bytes) -> httpx.Response:
+    return client.post("/submit/small", files={"file": ("theirs.onnx", data)})
+
+
+def ended(client: httpx.Client, submission_id: str) -> dict[str, Any]:
+    while True:
+        found: dict[str, Any] = client.get(f"/submit/small/status/{submission_id}").json()
+        if found["status"] in ("completed", "failed"):
+            return found
+        time.sleep(0.05)
+
+
+def worker_of(client: httpx.Client) -> dict[str, Any]:
+    (found,) = client.get("/api/workers").json()["workers"]
+    return dict(found)
+
+
+def test_a_live_server_and_its_worker_go_on(folder: Path, tmp_path: Path) -> None:
+    cases = {case.name: case for case in (*HOSTILE, *MALFORMED)}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "small.yaml").write_text(yaml.safe_dump(task(folder, 10)))
+    home = tmp_path / "home"
+    with WorkingServer(home, tasks_dir=tmp_path / "tasks") as server, server.client() as client:
+        for name in AT_THE_DOOR:
+            answer = hand_in(client, cases[name].hostile())
+            assert answer.status_code in (413, 422), answer.text
+        ids = {name: hand_in(client, cases[name].hostile()) for name in UPLOADED}
+        assert {answer.status_code for answer in ids.values()} == {202}
+        for name, answer in ids.items():
+            found = ended(client, answer.json()["submission_id"])
+            assert found["status"] == "failed"
+            assert re.search(cases[name].says, found["error"], re.IGNORECASE), found["error"]
+        good = ended(client, hand_in(client, harmless()).json()["submission_id"])
+        assert (good["status"], good["rank"]) == ("completed", 1)
+        assert client.get("/health").status_code == 200
+        (row,) = client.get("/submit/small/leaderboard").json()["rows"]
+        assert row["score"] == good["score"]
+        while (doing := worker_of(client))["jobs_done"] < len(UPLOADED) + 1:
+            time.sleep(0.05)
+        assert doing["restarts"] == 0
+    left = [child.cmdline() for child in psutil.Process().children(recursive=True)]
+    assert not [line for line in left if "visiondyno.sandbox" in " ".join(line)]

@@ -117,7 +117,8 @@ def environment(_: dict[str, Any], __: Any) -> dict[str, Any]:
     return {"environment": dict(os.environ), "cwd": str(Path.cwd()), "path": sys.path}
 
 
-def spin(_: dict[str, Any], __: Any) -> dict[str, Any]:
+def spin(_: dict[str, Any], emit: Any) -> dict[str, Any]:
+    emit({"stage": "spinning", "pid": os.getpid()})
     while True:
         pass
 

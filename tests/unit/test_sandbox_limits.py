@@ -6,9 +6,12 @@ import resource
 import socket
 import stat
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from visiondyno.errors import ChildDied, TimeLimitExceeded
@@ -151,6 +154,27 @@ def test_processor_time_is_limited(place: dict[str, Any]) -> None:
 def test_the_wall_clock_kills_it(place: dict[str, Any]) -> None:
     with pytest.raises(TimeLimitExceeded, match="time limit"):
         run_in_child(f"{ENTRIES}:spin", {}, limits=limits(place), time_limit_s=1.5)
+
+
+def test_it_ends_when_its_parent_is_killed() -> None:
+    code = f"""
+    from visiondyno.sandbox import Limits, run_in_child
+    def say(event):
+        print(event.get("pid", ""), flush=True)
+    limits = Limits(memory_bytes={MEMORY_BYTES}, cpu_s=60)
+    run_in_child("{ENTRIES}:spin", {{}}, limits=limits, on_event=say)
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "\n"  # confined
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([child], timeout=20)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_it_can_abort_itself(place: dict[str, Any]) -> None:
