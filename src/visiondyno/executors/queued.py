@@ -164,10 +164,12 @@ class QueueExecutor(Executor):
         self._watchers.setdefault(job_id, []).append(watcher)
         try:
             early = self._fresh.pop(job_id, None)
-            if early is None or after:
+            if early is None:
                 early = await self._call(lambda queue: queue.events(job_id, after))
                 if not early and after and await self._has_ended(job_id):
                     return  # nothing follows the terminal event
+            if any(event.answer is not None and event.number <= after for event in early):
+                return
             for event in early:
                 self._has_gaps |= watcher.offer(event)
             while True:

@@ -1,8 +1,8 @@
 -- Every operation of the queue on Redis: each call is one atomic step and one round trip.
 --
 -- KEYS[1]  prefix of all keys; its hash tag keeps them on one node
--- ARGV     operation, time in ms or '' for Redis' own, retention in ms, length of the feed; then
---          the operation's own arguments
+-- ARGV     time in ms or '' for Redis' own, retention in ms, length of the feed; then operations:
+--          the name, how many arguments, and those. Gives each operation's result, false if none
 --
 -- job:ID      hash: state, input (until it ends), limit, ttl_at (if it has one), low, attempt,
 --             most (attempts), seq (place in the order of submission), put_at, started_at (first
@@ -19,12 +19,12 @@
 -- A ttl ends only jobs that never ran.
 
 local P, call = KEYS[1], redis.call
-local now, retention_ms, feed_length = tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local now, retention_ms, feed_length = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 if not now then
   local time = call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local FIRST, AT_ONCE = 5, 1000
+local AT_ONCE = 1000
 local has_new_event = false
 local operations = {}
 
@@ -132,14 +132,14 @@ local function give_back(id, reason, pause_ms, is_blameless)
 end
 
 -- ID, input, time limit in ms or '', ttl in ms or '', 1 for low priority, attempts; and so on
-function operations.put()
+function operations.put(args)
   local has_new_job = false
-  for i = FIRST, #ARGV, 6 do
-    local id, ttl_ms = ARGV[i], tonumber(ARGV[i + 3])
+  for i = 1, #args, 6 do
+    local id, ttl_ms = args[i], tonumber(args[i + 3])
     if call('EXISTS', P .. 'job:' .. id) == 0 then
-      local job = {seq = call('INCR', P .. 'seq'), put_at = whole(now), low = ARGV[i + 4]}
-      call('HSET', P .. 'job:' .. id, 'state', 'IN_QUEUE', 'input', ARGV[i + 1],
-        'limit', ARGV[i + 2], 'low', job.low, 'most', ARGV[i + 5], 'attempt', 0,
+      local job = {seq = call('INCR', P .. 'seq'), put_at = whole(now), low = args[i + 4]}
+      call('HSET', P .. 'job:' .. id, 'state', 'IN_QUEUE', 'input', args[i + 1],
+        'limit', args[i + 2], 'low', job.low, 'most', args[i + 5], 'attempt', 0,
         'seq', job.seq, 'put_at', job.put_at, 'token', '')
       line_up(id, job, now)
       if ttl_ms then
@@ -164,20 +164,20 @@ local function next_waiting()
 end
 
 -- lease in ms, error of late jobs; then worker, token; and so on
-function operations.claim()
-  local lease_ms, claims = ARGV[FIRST], {}
-  expire(ARGV[FIRST + 1])
+function operations.claim(args)
+  local lease_ms, claims = args[1], {}
+  expire(args[2])
   for _, id in ipairs(due('backoff', whole(now))) do
     call('ZREM', P .. 'backoff', id)
     line_up(id, job_of(id), now)
   end
-  for i = FIRST + 2, #ARGV, 2 do
+  for i = 3, #args, 2 do
     local id = next_waiting()
     if not id then
       call('SET', P .. 'armed:work', 1)
       break
     end
-    local key, worker, token = P .. 'job:' .. id, ARGV[i], ARGV[i + 1]
+    local key, worker, token = P .. 'job:' .. id, args[i], args[i + 1]
     leave_line(id)
     call('ZADD', P .. 'leases', whole(now + lease_ms), id)
     call('HSETNX', key, 'started_at', whole(now))
@@ -192,12 +192,12 @@ function operations.claim()
 end
 
 -- lease in ms; then ID, token; and so on. Gives 1 for each claim that is held still, else 0
-function operations.renew()
+function operations.renew(args)
   local held = {}
-  for i = FIRST + 1, #ARGV, 2 do
-    local is_held = holds(ARGV[i], ARGV[i + 1])
+  for i = 2, #args, 2 do
+    local is_held = holds(args[i], args[i + 1])
     if is_held then
-      call('ZADD', P .. 'leases', whole(now + ARGV[FIRST]), ARGV[i])
+      call('ZADD', P .. 'leases', whole(now + args[1]), args[i])
     end
     held[#held + 1] = is_held and 1 or 0
   end
@@ -205,21 +205,21 @@ function operations.renew()
 end
 
 -- ID, token, progress; and so on
-function operations.report()
-  for i = FIRST, #ARGV, 3 do
-    if holds(ARGV[i], ARGV[i + 1]) then
-      append(ARGV[i], 'IN_PROGRESS p' .. ARGV[i + 2])
+function operations.report(args)
+  for i = 1, #args, 3 do
+    if holds(args[i], args[i + 1]) then
+      append(args[i], 'IN_PROGRESS p' .. args[i + 2])
     end
   end
 end
 
 -- ID, token, state, answer; and so on. Gives 1 for each answer that was written, else 0
-function operations.finish()
+function operations.finish(args)
   local written = {}
-  for i = FIRST, #ARGV, 4 do
-    local is_held = holds(ARGV[i], ARGV[i + 1])
+  for i = 1, #args, 4 do
+    local is_held = holds(args[i], args[i + 1])
     if is_held then
-      finish(ARGV[i], ARGV[i + 2], ARGV[i + 3])
+      finish(args[i], args[i + 2], args[i + 3])
     end
     written[#written + 1] = is_held and 1 or 0
   end
@@ -227,27 +227,27 @@ function operations.finish()
 end
 
 -- ID, token, reason, pause in ms, 1 if blameless
-function operations.give_back()
-  if holds(ARGV[FIRST], ARGV[FIRST + 1]) then
-    give_back(ARGV[FIRST], ARGV[FIRST + 2], tonumber(ARGV[FIRST + 3]), ARGV[FIRST + 4] == '1')
+function operations.give_back(args)
+  if holds(args[1], args[2]) then
+    give_back(args[1], args[3], tonumber(args[4]), args[5] == '1')
   end
 end
 
 -- ID, error. Gives 0 if there is no such job
-function operations.cancel()
-  local state = call('HGET', P .. 'job:' .. ARGV[FIRST], 'state')
+function operations.cancel(args)
+  local state = call('HGET', P .. 'job:' .. args[1], 'state')
   if not state then
     return 0
   end
   if state == 'IN_QUEUE' or state == 'IN_PROGRESS' then
-    finish_with_error(ARGV[FIRST], 'CANCELLED', ARGV[FIRST + 1])
+    finish_with_error(args[1], 'CANCELLED', args[2])
     ring_always('work')
   end
   return 1
 end
 
 -- error of late jobs, expiry of workers in ms; then the pause in ms after attempt 1, 2 ...
-function operations.sweep()
+function operations.sweep(args)
   -- What frees memory comes first: a Redis that is full still does that.
   for _, state in ipairs({'COMPLETED', 'FAILED', 'CANCELLED', 'TIMED_OUT'}) do
     for _, id in ipairs(due('ended:' .. state, '(' .. whole(now))) do
@@ -255,43 +255,43 @@ function operations.sweep()
       call('ZREM', P .. 'ended:' .. state, id)
     end
   end
-  for _, worker in ipairs(due('seen', '(' .. whole(now - ARGV[FIRST + 1]))) do
+  for _, worker in ipairs(due('seen', '(' .. whole(now - args[2]))) do
     call('ZREM', P .. 'seen', worker)
     call('HDEL', P .. 'workers', worker)
     call('HDEL', P .. 'commands', worker)
   end
-  expire(ARGV[FIRST])
+  expire(args[1])
   for _, id in ipairs(due('leases', '(' .. whole(now))) do
     local job = job_of(id)
-    local place = math.min(FIRST + 1 + job.attempt, #ARGV)
+    local place = math.min(2 + job.attempt, #args)
     give_back(id, 'Worker ' .. job.worker .. ' stopped renewing its lease (killed, or cut off).',
-      tonumber(ARGV[place]), false)
+      tonumber(args[place]), false)
   end
 end
 
 -- ID, number after which. Gives nothing (nil) if there is no such job
-function operations.events()
-  if call('EXISTS', P .. 'job:' .. ARGV[FIRST]) == 1 then
-    return call('LRANGE', P .. 'events:' .. ARGV[FIRST], ARGV[FIRST + 1], -1)
+function operations.events(args)
+  if call('EXISTS', P .. 'job:' .. args[1]) == 1 then
+    return call('LRANGE', P .. 'events:' .. args[1], args[2], -1)
   end
   return false
 end
 
 -- cursor or '', most bytes. Gives the new cursor; then number, ID, event; and so on
-function operations.feed()
+function operations.feed(args)
   call('SET', P .. 'armed:events', 1)
-  if ARGV[FIRST] == '' then
+  if args[1] == '' then
     local newest = call('XREVRANGE', P .. 'feed', '+', '-', 'COUNT', 1)[1]
     return {newest and newest[1] or '0-0'}
   end
-  local found, bytes = {ARGV[FIRST]}, 0
-  local entries = call('XRANGE', P .. 'feed', '(' .. ARGV[FIRST], '+', 'COUNT', AT_ONCE)
+  local found, bytes = {args[1]}, 0
+  local entries = call('XRANGE', P .. 'feed', '(' .. args[1], '+', 'COUNT', AT_ONCE)
   for _, entry in ipairs(entries) do
     local number, id = string.match(entry[2][2], '^(%d+) (.*)$')
     local event = call('LINDEX', P .. 'events:' .. id, number - 1)
     if event then  -- else its job was forgotten already
       bytes = bytes + #event
-      if #found > 1 and bytes > tonumber(ARGV[FIRST + 1]) then
+      if #found > 1 and bytes > tonumber(args[2]) then
         break
       end
       found[#found + 1], found[#found + 2], found[#found + 3] = number, id, event
@@ -302,16 +302,16 @@ function operations.feed()
 end
 
 -- IDs. Gives 1 for each that is known, else 0
-function operations.known()
+function operations.known(args)
   local found = {}
-  for i = FIRST, #ARGV do
-    found[#found + 1] = call('EXISTS', P .. 'job:' .. ARGV[i])
+  for i = 1, #args do
+    found[#found + 1] = call('EXISTS', P .. 'job:' .. args[i])
   end
   return found
 end
 
 -- Gives claimable, age of the oldest waiting in ms or '', then jobs by state in JobState's order
-function operations.counts()
+function operations.counts(args)
   local oldest = call('ZRANGE', P .. 'since', 0, 0, 'WITHSCORES')
   local counts = {
     call('ZCARD', P .. 'waiting') + call('ZCARD', P .. 'waiting:low')
@@ -320,32 +320,32 @@ function operations.counts()
     call('ZCARD', P .. 'since'),
     call('ZCARD', P .. 'leases'),
   }
-  for i = FIRST, #ARGV do
-    counts[#counts + 1] = call('ZCOUNT', P .. 'ended:' .. ARGV[i], whole(now), '+inf')
+  for i = 1, #args do
+    counts[#counts + 1] = call('ZCOUNT', P .. 'ended:' .. args[i], whole(now), '+inf')
   end
   return counts
 end
 
 -- name, what is known of the worker; and so on
-function operations.announce()
-  for i = FIRST, #ARGV, 2 do
-    call('HSET', P .. 'workers', ARGV[i], ARGV[i + 1])
-    call('ZADD', P .. 'seen', whole(now), ARGV[i])
+function operations.announce(args)
+  for i = 1, #args, 2 do
+    call('HSET', P .. 'workers', args[i], args[i + 1])
+    call('ZADD', P .. 'seen', whole(now), args[i])
   end
 end
 
 -- names
-function operations.withdraw()
-  for i = FIRST, #ARGV do
-    call('HDEL', P .. 'workers', ARGV[i])
-    call('ZREM', P .. 'seen', ARGV[i])
-    call('HDEL', P .. 'commands', ARGV[i])
+function operations.withdraw(args)
+  for i = 1, #args do
+    call('HDEL', P .. 'workers', args[i])
+    call('ZREM', P .. 'seen', args[i])
+    call('HDEL', P .. 'commands', args[i])
   end
 end
 
 -- expiry of workers in ms
-function operations.workers()
-  local names = call('ZRANGEBYSCORE', P .. 'seen', whole(now - ARGV[FIRST]), '+inf')
+function operations.workers(args)
+  local names = call('ZRANGEBYSCORE', P .. 'seen', whole(now - args[1]), '+inf')
   local found = {}
   for _, name in ipairs(names) do
     found[#found + 1] = call('HGET', P .. 'workers', name)
@@ -354,36 +354,44 @@ function operations.workers()
 end
 
 -- expiry of workers in ms, name, command. Gives 0 if there is no such worker
-function operations.command()
-  local seen_at = call('ZSCORE', P .. 'seen', ARGV[FIRST + 1])
-  if not seen_at or tonumber(seen_at) < now - ARGV[FIRST] then
+function operations.command(args)
+  local seen_at = call('ZSCORE', P .. 'seen', args[2])
+  if not seen_at or tonumber(seen_at) < now - args[1] then
     return 0
   end
-  call('HSET', P .. 'commands', ARGV[FIRST + 1], ARGV[FIRST + 2])
+  call('HSET', P .. 'commands', args[2], args[3])
   ring_always('work')
   return 1
 end
 
 -- names. Gives name, command; and so on
-function operations.take_commands()
+function operations.take_commands(args)
   local found = {}
-  for i = FIRST, #ARGV do
-    local command = call('HGET', P .. 'commands', ARGV[i])
+  for i = 1, #args do
+    local command = call('HGET', P .. 'commands', args[i])
     if command then
-      call('HDEL', P .. 'commands', ARGV[i])
-      found[#found + 1], found[#found + 2] = ARGV[i], command
+      call('HDEL', P .. 'commands', args[i])
+      found[#found + 1], found[#found + 2] = args[i], command
     end
   end
   return found
 end
 
 -- topic
-function operations.arm()
-  call('SET', P .. 'armed:' .. ARGV[FIRST], 1)
+function operations.arm(args)
+  call('SET', P .. 'armed:' .. args[1], 1)
 end
 
-local result = operations[ARGV[1]]()
+local results, place = {}, 4
+while place <= #ARGV do
+  local count, args = tonumber(ARGV[place + 1]), {}
+  for i = 1, count do
+    args[i] = ARGV[place + 1 + i]
+  end
+  results[#results + 1] = operations[ARGV[place]](args) or false
+  place = place + 2 + count
+end
 if has_new_event then
   ring('events')
 end
-return result
+return results

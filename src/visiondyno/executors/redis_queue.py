@@ -1,7 +1,7 @@
 """The queue of many machines: a lease queue in one Redis (or Valkey) instance.
 
-Every method is one call of `redis_queue.lua`, so it is atomic and one round trip, and Redis' own
-clock is everyone's. The Redis must not evict (`maxmemory-policy noeviction`). What it loses (a
+Every method is one call of `redis_queue.lua`, so it is atomic and one round trip (what is asked
+`together` is one call too), and Redis' own clock is everyone's. The Redis must not evict (`maxmemory-policy noeviction`). What it loses (a
 flush, the last second of an append-only file) the store puts back.
 
 Not covered: Redis Cluster's redirections (all keys have one hash tag: behind a proxy it works).
@@ -9,7 +9,8 @@ Not covered: Redis Cluster's redirections (all keys have one hash tag: behind a 
 
 import json
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -71,11 +72,48 @@ class RedisQueue(JobQueue):
         self._feed_length = feed_length
         script = files(__package__).joinpath("redis_queue.lua").read_text(encoding="utf-8")
         self._redis = RedisConnection(url, script)
+        self._unsent: list[tuple[str, tuple[Any, ...], list[bool] | None]] = []
+        self._is_together = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Answers, reports and returns within go with the next thing asked, in one round trip.
+
+        The list that `finish` gave is filled then, at the latest at the end of the block.
+        """
+        if self._is_together:
+            yield
+            return
+        self._is_together = True
+        try:
+            yield
+            self._send()
+        finally:
+            self._is_together = False
+            self._unsent.clear()
 
     def _ask(self, operation: str, *arguments: Any) -> Any:
+        self._unsent.append((operation, arguments, None))
+        return self._send()[-1]
+
+    def _tell(self, operation: str, *arguments: Any, results: list[bool] | None = None) -> None:
+        self._unsent.append((operation, arguments, results))
+        if not self._is_together:
+            self._send()
+
+    def _send(self) -> list[Any]:
+        asked, self._unsent = self._unsent, []
+        if not asked:
+            return []
         now_ms = "" if self._clock is None else _ms(self._clock())
-        header = [operation, now_ms, self._retention_ms, self._feed_length]
-        return self._redis.run([self._prefix], [*header, *arguments])
+        sent = [now_ms, self._retention_ms, self._feed_length]
+        for operation, arguments, _ in asked:
+            sent += (operation, len(arguments), *arguments)
+        found: list[Any] = self._redis.run([self._prefix], sent)
+        for (_, _, results), one in zip(asked, found, strict=True):
+            if results is not None:
+                results += map(bool, one)
+        return found
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -103,7 +141,7 @@ class RedisQueue(JobQueue):
     def report(self, reports: Sequence[tuple[Claim, str]]) -> None:
         if reports:
             said = ((claim.job_id, claim.token, progress) for claim, progress in reports)
-            self._ask("report", *_flat(said))
+            self._tell("report", *_flat(said))
 
     def finish(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
         if not outcomes:
@@ -112,11 +150,13 @@ class RedisQueue(JobQueue):
             (claim.job_id, claim.token, outcome.state.value, answer_json(claim, outcome))
             for claim, outcome in outcomes
         )
-        return [bool(written) for written in self._ask("finish", *_flat(answers))]
+        written: list[bool] = []
+        self._tell("finish", *_flat(answers), results=written)
+        return written
 
     def give_back(self, claim: Claim, reason: str, *, blameless: bool = False) -> None:
         pause_ms = 0 if blameless else _ms(backoff_s(claim.attempt))
-        self._ask("give_back", claim.job_id, claim.token, reason, pause_ms, int(blameless))
+        self._tell("give_back", claim.job_id, claim.token, reason, pause_ms, int(blameless))
 
     def cancel(self, job_id: str) -> None:
         if not self._ask("cancel", job_id, cancelled_error().model_dump_json()):

@@ -380,7 +380,8 @@ class SqliteQueue(JobQueue):
 
 def _event(row: Sequence[Any]) -> JobEvent:
     job_id, number, state, progress, answer = row
-    return JobEvent(
+    # Not validated again: this module wrote it, and a dispatcher reads thousands a second.
+    return JobEvent.model_construct(
         job_id=job_id,
         number=number,
         state=JobState(state),
