@@ -2,13 +2,16 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.executor_contract import request
 from visiondyno.job import JobEvent, JobState
-from visiondyno.service.feeds import Feed
-from visiondyno.service.job_events import to_record
-from visiondyno.store.records import RecordedEvent
+from visiondyno.service import feeds as feeds_module
+from visiondyno.service.feeds import Feed, Feeds
+from visiondyno.service.job_events import new_record, to_record
+from visiondyno.store.records import JobKind, NewJob, RecordedEvent
 
 
 def recorded(number: int) -> RecordedEvent:
@@ -43,18 +46,39 @@ def test_a_feed_keeps_the_newest_events_only() -> None:
     assert [one.event.number for one in feed.after(501) or []] == list(range(502, 1502))
 
 
-def test_waiting_ends_with_a_change_or_with_the_time() -> None:
+def test_waiting_ends_with_a_change() -> None:
     async def main() -> None:
         feed = Feed(1, 1)
-        assert not await feed.changed(0.001)
-        waiting = asyncio.create_task(feed.changed(60))
-        await asyncio.sleep(0)
-        feed.publish(recorded(1))
-        assert await waiting
-        waiting = asyncio.create_task(feed.changed(60))
-        await asyncio.sleep(0)
-        feed.look()
-        assert await waiting
+        for change in (lambda: feed.publish(recorded(1)), feed.look, feed.wake):
+            assert not feed.is_awaited
+            waiting = asyncio.create_task(feed.changed())
+            await asyncio.sleep(0)
+            assert feed.is_awaited
+            change()
+            await waiting
+
+    asyncio.run(main())
+
+
+def test_feeds_of_ended_jobs_are_kept_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds_module, "_TICK_S", 0.001)
+    monkeypatch.setattr(feeds_module, "_ENDED_KEPT_S", 0.0)
+    monkeypatch.setattr(feeds_module, "_ENDED_KEPT", 3)
+
+    async def main() -> None:
+        feeds = Feeds()
+        feeds.publish([recorded(1)])  # of a job that nobody watches
+        for number in range(5):
+            job = NewJob(f"job {number}", "default", JobKind.RUN, request("echo"), 0.0)
+            feed = feeds.open(new_record(job))
+            assert feeds.get(job.id) is feed
+            feeds.drop(job.id, feed)
+        assert [feeds.get(f"job {number}") is None for number in range(5)] == [True] * 2 + [
+            False
+        ] * 3
+        while feeds.get("job 4") is not None:
+            await asyncio.sleep(0.001)
+        await feeds.close()
 
     asyncio.run(main())
 

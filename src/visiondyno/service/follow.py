@@ -24,6 +24,8 @@ _MOST_UNWRITTEN = 64
 """Events of one job on their way to the store before its follower waits."""
 _SAY_AGAIN_S = 30.0
 _KNOWN_AT_ONCE = 1000
+_WAIT_THAT_COUNTS = 0.01
+"""Share of its ttl below which a job's wait isn't taken off it."""
 _READ_ALL_EVERY = 12
 """Looks until all open jobs are read, though their number says that all are followed."""
 
@@ -192,6 +194,7 @@ class Followers:
 
     async def _try_once(self, follower: Follower) -> bool:
         """Whether the job has ended; False: try again."""
+        follower.feed.is_live = True
         try:
             if follower.is_lost:
                 await self._put_back(follower)
@@ -232,7 +235,6 @@ class Followers:
         """Take the dispatch's events to the store, to the terminal one."""
         stream = Stream()
         job_id, dispatch = follower.record.id, follower.record.dispatch
-        follower.feed.is_live = True
         events = self._executor.watch(follower.record.transport_id, follower.record.seen)
         async for event in events:
             taken = to_record(event, follower.refused.get(event.number))
@@ -260,19 +262,25 @@ class Followers:
     async def _request(self, record: JobRecord) -> JobRequest | None:
         """What the executor is asked, its ttl less what was waited; None if that is over."""
         request, policy = record.request, record.request.policy
-        first = record.dispatch == 1 and record.seen == 0
-        if policy.ttl_ms is not None and not (first and self._clock() - record.created_at < 1):
-            since = record.created_at
-            if record.first_number > 1:  # a retry waits anew
-                after = record.first_number - 1
-                events = await self._recorder.read(self._jobs.events, record.id, after)
-                since = events[0].at if events else since
-            until = record.started_at or self._clock()  # a job that ran waited until then only
-            left_ms = policy.ttl_ms - max(0, round((until - since) * 1000))
-            if left_ms <= 0:
+        if policy.ttl_ms is not None:
+            waited_ms = await self._waited_ms(record)
+            if waited_ms >= policy.ttl_ms:
                 return None
-            policy = policy.model_copy(update={"ttl_ms": left_ms})
+            if waited_ms > _WAIT_THAT_COUNTS * policy.ttl_ms:
+                policy = policy.model_copy(update={"ttl_ms": policy.ttl_ms - waited_ms})
+        if policy is request.policy and request.webhook is None:
+            return request
         return JobRequest.model_construct(input=request.input, policy=policy, webhook=None)
+
+    async def _waited_ms(self, record: JobRecord) -> int:
+        """How long the job has waited; one that ran waited until then only."""
+        since = record.created_at
+        if record.first_number > 1:  # a retry waits anew
+            after = record.first_number - 1
+            events = await self._recorder.read(self._jobs.events, record.id, after)
+            since = events[0].at if events else since
+        until = record.started_at or self._clock()
+        return max(0, round((until - since) * 1000))
 
     async def _put_back(self, follower: Follower) -> None:
         """Make a lost job ready to be sent; its watch goes on with other numbers."""

@@ -3,7 +3,31 @@
 import dataclasses
 
 from visiondyno.job import JobAnswer, JobError, JobEvent, JobState
-from visiondyno.store.records import JobRecord, RecordedEvent
+from visiondyno.store.records import JobRecord, NewJob, RecordedEvent
+
+
+def new_record(job: NewJob) -> JobRecord:
+    """The record of a job that was just added."""
+    return JobRecord(
+        id=job.id,
+        endpoint=job.endpoint,
+        kind=job.kind,
+        request=job.request,
+        state=JobState.IN_QUEUE,
+        created_at=job.created_at,
+        started_at=None,
+        ended_at=None,
+        dispatch=1,
+        seen=0,
+        first_number=1,
+        last_number=1,
+        attempts=0,
+        worker_id=None,
+        progress=None,
+        cancel_requested=False,
+        answer=None,
+        owner=job.owner,
+    )
 
 
 def advanced(record: JobRecord, recorded: RecordedEvent) -> JobRecord:
