@@ -12,10 +12,13 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from comparison_factory import detector_comparison
 from contracts.executor_contract import run_test_operation
 from visiondyno.api import make_api
+from visiondyno.errors import NotFound
 from visiondyno.executors.base import Executor
 from visiondyno.executors.inline import InlineExecutor, Run
+from visiondyno.executors.workers import WorkerCommand, WorkerInfo, WorkerState
 from visiondyno.operations.context import OperationContext
 from visiondyno.service import Service
 from visiondyno.settings import Settings
@@ -24,15 +27,36 @@ from visiondyno.wiring import make_service
 
 
 def run_api_operation(job_input: dict[str, Any], context: OperationContext) -> dict[str, Any]:
-    """The contract suite's operations; one that logs, and one whose numbers JSON hasn't."""
+    """The contract suite's operations; logs, numbers that JSON hasn't, and a ready comparison."""
     match job_input.get("operation"):
         case "log":
             for text in job_input["lines"]:
                 context._on_progress({"log": text})
             return {}
+        case "benchmark":
+            return {"comparison": detector_comparison().model_dump(mode="json", by_alias=True)}
         case "measure nothing":
             return {"loss": float("nan"), "best": float("inf")}
     return run_test_operation(job_input, context)
+
+
+class StaffedExecutor(InlineExecutor):
+    """Knows a worker in each state by name, and keeps what they were told."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.told: list[tuple[str, WorkerCommand]] = []
+
+    async def workers(self) -> list[WorkerInfo]:
+        return [
+            WorkerInfo(f"host-1-{n}", state, 1.0, "host", gpu_memory_used_bytes=n or None)
+            for n, state in enumerate(WorkerState)
+        ]
+
+    async def command_worker(self, name: str, command: WorkerCommand) -> None:
+        if name not in {worker.name for worker in await self.workers()}:
+            raise NotFound(f"No worker is named '{name}'.")
+        self.told.append((name, command))
 
 
 class Clock:
@@ -107,6 +131,7 @@ class LiveApi:
             asyncio.run(self._serve())
         except BaseException as error:
             self._failed = error
+            self._socket.close()
         finally:
             self._started.set()
 
@@ -123,7 +148,11 @@ class LiveApi:
         self.service: Service = make_service(self.settings, self._make_executor())
         async with self.service:
             config = uvicorn.Config(
-                self._make_app(), log_config=None, lifespan="off", timeout_graceful_shutdown=5
+                self._make_app(),
+                log_config=None,
+                lifespan="off",
+                timeout_graceful_shutdown=5,
+                root_path=self._root_path,
             )
             self._server = uvicorn.Server(config)
             serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
@@ -131,3 +160,10 @@ class LiveApi:
                 await asyncio.sleep(0.005)
             self._started.set()
             await serving
+
+
+class StaffedApi(LiveApi):
+    """An API whose executor knows a worker in each state."""
+
+    def _make_executor(self) -> Executor:
+        return StaffedExecutor(self._run)

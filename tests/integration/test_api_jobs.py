@@ -8,11 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.executor_contract import run_test_operation
-from live_api import LiveApi
-from visiondyno.errors import NotFound
-from visiondyno.executors.inline import InlineExecutor
-from visiondyno.executors.workers import WorkerCommand, WorkerInfo, WorkerState
+from live_api import LiveApi, StaffedApi
+from visiondyno.executors.workers import WorkerCommand, WorkerState
 
 
 @pytest.fixture(scope="module")
@@ -178,29 +175,8 @@ def test_an_unknown_job_is_not_found(client: httpx.Client, method: str, path: st
     assert answer.json()["instance"] == f"/api/jobs/no-such-job{path}"
 
 
-class Staffed(InlineExecutor):
-    """An executor that knows its workers one by one and keeps what they were told."""
-
-    def __init__(self) -> None:
-        super().__init__(run_test_operation)
-        self.told: list[tuple[str, WorkerCommand]] = []
-
-    async def workers(self) -> list[WorkerInfo]:
-        states = list(WorkerState)
-        return [
-            WorkerInfo(f"host-1-{n}", state, 1.0, "host", gpu_memory_used_bytes=n or None)
-            for n, state in enumerate(states)
-        ]
-
-    async def command_worker(self, name: str, command: WorkerCommand) -> None:
-        if not name.startswith("host-"):
-            raise NotFound(f"No worker is named '{name}'.")
-        self.told.append((name, command))
-
-
-def test_workers_are_listed_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("live_api.InlineExecutor", lambda _: Staffed())
-    with LiveApi(tmp_path) as api, api.client() as client:
+def test_workers_are_listed_and_told(tmp_path: Path) -> None:
+    with StaffedApi(tmp_path) as api, api.client() as client:
         workers = client.get("/api/workers").json()["workers"]
         assert [worker["state"] for worker in workers] == [str(state) for state in WorkerState]
         assert workers[0]["gpu_memory_used_bytes"] is None

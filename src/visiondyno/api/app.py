@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from visiondyno import __version__
 from visiondyno.api import benchmark, blobs, docs, health, jobs, metrics, runpod, submit
 from visiondyno.api.edge import Edge
+from visiondyno.api.events import JobEventView
 from visiondyno.api.gate import Gate
 from visiondyno.api.metrics import HttpMetrics, JobMetrics
 from visiondyno.api.problems import Problem, install_problem_handlers
@@ -96,16 +97,17 @@ def _add_middleware(
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Add the problem document's schema, which routes name by reference."""
+    """Add the schemas that routes name by reference alone: the problem, and an event's data."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = made()
-            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            schemas.update(schema.pop("$defs", {}))
-            schemas["Problem"] = schema
+            schemas = made().setdefault("components", {}).setdefault("schemas", {})
+            for model in (Problem, JobEventView):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                for name, inner in schema.pop("$defs", {}).items():
+                    schemas.setdefault(name, inner)
+                schemas[model.__name__] = schema
         assert app.openapi_schema is not None, "made() keeps what it makes"
         return app.openapi_schema
 

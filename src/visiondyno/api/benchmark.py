@@ -121,7 +121,7 @@ async def get_benchmark(service: Api, comparison_id: JobId) -> ComparisonView:
         created_at=record.created_at,
         spec=record.spec,
         progress=None if job is None else job.progress,
-        comparison=record.comparison,
+        comparison=record.comparison or _output_of(job),
         error=None if job is None or job.answer is None else job.answer.error,
     )
 
@@ -180,6 +180,13 @@ async def _job_of(service: Service, record: ComparisonRecord) -> JobRecord | Non
         return await service.jobs.get(record.id)
     except NotFound:
         return None
+
+
+def _output_of(job: JobRecord | None) -> dict[str, Any] | None:
+    """The result of a job that ended a moment ago, before it is kept as a comparison's."""
+    output = None if job is None or job.answer is None else job.answer.output
+    result = (output or {}).get("comparison")
+    return result if isinstance(result, dict) else None
 
 
 async def _facts(service: Service, record: ComparisonRecord) -> dict[str, Any]:

@@ -143,6 +143,8 @@ def _fields(schema: dict[str, Any]) -> str:
 
 def _type(schema: dict[str, Any]) -> str:
     """A schema in a few words, with links to the values it is made of."""
+    if "contentSchema" in schema:
+        return f"JSON of {_type(schema['contentSchema'])}"
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         return f'<a href="#schema-{name}">{name}</a>'

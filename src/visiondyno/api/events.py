@@ -28,9 +28,18 @@ SSE_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "Server-sent events; the last one is the terminal event.",
         "content": {
             "text/event-stream": {
+                # One event, as OpenAPI 3.2 describes a stream's items.
                 "schema": {
-                    "type": "string",
-                    "description": "Of each event: `id` its number, `data` a JobEventView as JSON.",
+                    "type": "object",
+                    "required": ["id", "data"],
+                    "properties": {
+                        "id": {"type": "string", "description": "The event's number."},
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"$ref": "#/components/schemas/JobEventView"},
+                        },
+                    },
                 }
             }
         },
