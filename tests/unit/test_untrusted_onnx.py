@@ -4,19 +4,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from hostile_models import (
     HOSTILE,
     MALFORMED,
     SIDE,
     Case,
+    array,
     chain,
+    deep_functions,
     filled,
     fixed,
     harmless,
     looping,
+    model,
     nested_ifs,
+    node,
     scaled,
     with_card,
     write_hidden_data,
@@ -141,3 +148,77 @@ def test_the_child_tells_failures_in_words(
     monkeypatch.setattr(untrusted, "check_untrusted", stumble)
     with pytest.raises(ModelError, match=r"can't be run .IndexError: list index out of range"):
         predict_untrusted(payload, lambda _: None)
+
+
+def _function_twice(made: Any) -> None:
+    made.functions.append(made.functions[0])
+
+
+def _training(made: Any) -> None:
+    made.training_info.add()
+
+
+def _sparse_constant(made: Any) -> None:
+    values, indices = array("v", [1]), array("", [0], np.int64)
+    constant = helper.make_node("Constant", [], ["c"])
+    thin = helper.make_sparse_tensor(values, indices, [12 * 10**9])
+    constant.attribute.append(helper.make_attribute("sparse_value", thin))
+    made.graph.node.insert(0, constant)
+
+
+def _sparse_list(made: Any) -> None:
+    _sparse_constant(made)
+    attribute = made.graph.node[0].attribute[0]
+    attribute.sparse_tensors.append(attribute.sparse_tensor)
+    attribute.ClearField("sparse_tensor")
+
+
+def _branches(made: Any) -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Evil", [], ["e"], domain="evil.corp")], "g", [], []
+    )
+    attribute = made.graph.node[0].attribute.add(name="several", type=onnx.AttributeProto.GRAPHS)
+    attribute.graphs.append(inner)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_function_twice, "one function twice"),
+        (_training, "training graphs"),
+        (_sparse_constant, "48.0 GB"),
+        (_sparse_list, "48.0 GB"),
+        (_branches, "'evil.corp'"),
+    ],
+)
+def test_the_check_looks_everywhere(change: Any, says: str, tmp_path: Path) -> None:
+    made = onnx.ModelProto.FromString(deep_functions(1))
+    change(made)
+    with pytest.raises(ModelError, match=says):
+        check(tmp_path / "theirs.onnx", made.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "fits"),
+    [
+        (TensorProto.STRING, None, True),
+        (TensorProto.INT4, bytes(2), True),  # three halves of a byte
+        (TensorProto.INT4, bytes(3), False),
+        (TensorProto.BFLOAT16, bytes(6), True),
+        (TensorProto.UNDEFINED, bytes(3), False),
+    ],
+)
+def test_tensors_of_every_kind_are_measured(
+    kind: int, values: bytes | None, fits: bool, tmp_path: Path
+) -> None:
+    tensor = TensorProto(name="odd", data_type=kind, dims=[3], raw_data=values)
+    if values is None:
+        tensor.string_data.extend([b"a", b"b", b"c"])
+    nodes = [node("ReduceMean", ["images", "axes"], "depth"), node("Identity", ["odd"], "same")]
+    tensors = [tensor, array("axes", [1], np.int64)]
+    data = model(nodes, tensors, opsets=(("", 21),), ir_version=10).SerializeToString()
+    if fits:
+        check(tmp_path / "theirs.onnx", data)
+        return
+    with pytest.raises(ModelError, match=r"announces 2|unknown type"):
+        check(tmp_path / "theirs.onnx", data)

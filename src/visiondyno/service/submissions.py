@@ -293,9 +293,12 @@ class SubmissionService:
 
     async def _keep(self, job: JobRecord) -> None:
         """Write down how an ended job left its submission."""
-        if job.kind != JobKind.SUBMISSION or not job.state.is_terminal:
-            return
-        record = await self._jobs.recorder.read(self._store.of_job, job.id)
+        if job.kind == JobKind.SUBMISSION and job.state.is_terminal:
+            await self._jobs.recorder.call(self._keep_now, job)
+
+    def _keep_now(self, job: JobRecord) -> None:
+        # On the writing thread, from reading to writing: one deleted meanwhile stays deleted.
+        record = self._store.of_job(job.id)
         if record is None:
             return
         kept = _followed(record, job)
@@ -305,7 +308,7 @@ class SubmissionService:
             if found is not None:
                 kept = replace(kept, score=found.score, low=found.low, high=found.high)
         if kept != record:
-            await self._jobs.recorder.call(self._store.save, kept)
+            self._store.save(kept)
 
 
 def _followed(record: SubmissionRecord, job: JobRecord) -> SubmissionRecord:
