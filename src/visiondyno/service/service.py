@@ -10,6 +10,7 @@ from visiondyno.blobs.base import BlobStore
 from visiondyno.executors.base import Executor
 from visiondyno.service import readiness
 from visiondyno.service.comparisons import ComparisonService
+from visiondyno.service.housekeeping import Housekeeping
 from visiondyno.service.jobs import JobService
 from visiondyno.service.keys import KeyService
 from visiondyno.service.readiness import Readiness
@@ -42,6 +43,7 @@ class Service:
         self.keys = KeyService(store.keys, clock)
         self.jobs.on_recorded(self._ring)
         self._webhooks: Webhooks | None = None
+        self.housekeeping = Housekeeping(settings, store, blobs, self.jobs.recorder, clock)
 
     async def start(self) -> None:
         """Take up what an earlier process left: open jobs, results, deliveries.
@@ -57,9 +59,11 @@ class Service:
         await self.comparisons.start()
         await self.submissions.start()
         self._webhooks.start()
+        self.housekeeping.start()
 
     async def close(self) -> None:
         """Stop. Jobs of durable executors go on; what was accepted is in the store."""
+        await self.housekeeping.close()
         if self._webhooks is not None:
             await self._webhooks.close()
         await self.jobs.close()
