@@ -69,6 +69,45 @@ def test_time_is_redis_own_without_a_clock(queue: RedisQueue) -> None:
     assert queue.finish([completed(claim)]) == [True]
 
 
+def calls(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+
+def test_what_is_asked_together_is_one_round_trip(redis_url: str, queue: RedisQueue) -> None:
+    queue.put([job("a"), job("b"), job("c"), job("d")])
+    done, died = queue.claim(["v", "w"], LEASE_S)
+    before = calls(redis_url)
+    with queue.together():
+        queue.report([(done, '{"done": 1}')])
+        written = queue.finish([completed(done), completed(done)])
+        with queue.together():
+            queue.give_back(died, "It stops.", blameless=True)
+        claims = queue.claim(["v", "w", "x"], LEASE_S)
+        assert written == [True, False]
+    assert [claim.job_id for claim in claims] == ["b", "c", "d"]
+    assert calls(redis_url) == before + 1
+    with queue.together():
+        written = queue.finish([completed(claim) for claim in claims])
+    assert written == [True, True, True]
+    assert calls(redis_url) == before + 2
+
+
+def test_what_is_asked_before_an_error_is_not_done(queue: RedisQueue) -> None:
+    queue.put([job("a")])
+    (claim,) = queue.claim(["w"], LEASE_S)
+
+    def fail_within() -> None:
+        with queue.together():
+            queue.finish([completed(claim)])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_within()
+    assert len(queue.events("a")) == 2
+    assert queue.finish([completed(claim)]) == [True]
+
+
 def test_queues_of_two_names_are_apart(redis_url: str, queue: RedisQueue) -> None:
     other = RedisQueue(redis_url, name="other")
     queue.put([job("a")])

@@ -40,7 +40,7 @@ class RedisBell(Bell):
 
     def drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while len(self._readable.recv(4096)) == 4096:
+            while self._readable.recv(4096):
                 pass
 
     def close(self) -> None:

@@ -12,8 +12,6 @@ from redis.exceptions import (
     BusyLoadingError,
     NoPermissionError,
     OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
 )
 from redis.retry import Retry
 
@@ -112,7 +110,8 @@ class RedisConnection:
                 f"Redis at {self.place} doesn't let us in; "
                 "correct user and password in VISIONDYNO_REDIS_URL."
             )
-        if isinstance(error, OutOfMemoryError) or text.startswith(("OOM", "MISCONF")):
+        # Before Redis 7 a script's errors come wrapped: only their text tells them apart.
+        if isinstance(error, OutOfMemoryError) or "OOM command" in text or "MISCONF" in text:
             return StorageFull(
                 f"Redis at {self.place} is out of memory or disk; nothing that was accepted is "
                 "lost. Raise its maxmemory or free some space, and submit again."
@@ -123,10 +122,8 @@ class RedisConnection:
             why = "doesn't answer"
         elif isinstance(error, redis.ConnectionError):
             why = "can't be reached"
-        elif isinstance(error, ReadOnlyError) or text.startswith(("NOREPLICAS", "MASTERDOWN")):
+        elif any(code in text for code in ("READONLY", "read only", "NOREPLICAS", "MASTERDOWN")):
             why = "takes no writes just now"
-        elif isinstance(error, ResponseError) and text.startswith("NOAUTH"):
-            return self._explained(AuthenticationError())
         else:
             return None
         return TransportDown(

@@ -1,8 +1,9 @@
 """The queue of many machines: a lease queue in one Redis (or Valkey) instance.
 
-Every method is one call of `redis_queue.lua`, so it is atomic and one round trip (what is asked
-`together` is one call too), and Redis' own clock is everyone's. The Redis must not evict (`maxmemory-policy noeviction`). What it loses (a
-flush, the last second of an append-only file) the store puts back.
+Every method is one call of `redis_queue.lua` (what is asked `together` is one call too), so it is
+atomic and one round trip, and Redis' own clock is everyone's. The Redis must not evict
+(`maxmemory-policy noeviction`). What it loses (a flush, the last second of an append-only file) the
+store puts back.
 
 Not covered: Redis Cluster's redirections (all keys have one hash tag: behind a proxy it works).
 """
@@ -112,7 +113,7 @@ class RedisQueue(JobQueue):
         found: list[Any] = self._redis.run([self._prefix], sent)
         for (_, _, results), one in zip(asked, found, strict=True):
             if results is not None:
-                results += map(bool, one)
+                results.extend(map(bool, one))
         return found
 
     # -- writing ---------------------------------------------------------------------------------
