@@ -21,6 +21,7 @@ class Settings(BaseSettings):
         database_url: the store's; SQLite in `home` if None.
         blobs_url: `file:///…`, `s3://bucket/prefix`, `gs://…` or `http(s)://server/blobs`; a
             folder in `home` if None.
+        blobs_api_key: for an `http(s)` address of blobs.
         blobs_quota_bytes: the folder's limit; None without one.
         blobs_max_age_s: blobs that nothing refers to and nobody used for so long are collected.
         redis_url: the queue's; None for the local queue.
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     home: Path = Path("~/.local/share/visiondyno")
     database_url: str | None = None
     blobs_url: str | None = None
+    blobs_api_key: SecretStr | None = None
     blobs_quota_bytes: Annotated[int, Field(gt=0)] | None = None
     blobs_max_age_s: Annotated[float, Field(gt=0)] = 30 * 86400.0
     redis_url: str | None = None

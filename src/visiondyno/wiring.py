@@ -52,7 +52,13 @@ def make_blobs(settings: "Settings") -> "BlobStore":
 
     _make_home(settings.folder)
     folder = settings.folder / "blobs"
-    return open_blobs(settings.blobs_url, folder, quota_bytes=settings.blobs_quota_bytes)
+    key = settings.blobs_api_key
+    return open_blobs(
+        settings.blobs_url,
+        folder,
+        api_key=None if key is None else key.get_secret_value(),
+        quota_bytes=settings.blobs_quota_bytes,
+    )
 
 
 def make_queue(settings: "Settings") -> "JobQueue":

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,22 @@ def split_list(_: click.Context, __: click.Parameter, value: tuple[str, ...]) ->
     """`--classes car,truck --classes bus` as one list; None where none was given."""
     parts = [part.strip() for text in value for part in text.split(",")]
     return [part for part in parts if part] or None
+
+
+def process_range(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """`7` or `0-7` as the least and the most worker processes; None where it wasn't given."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3})", value)
+    if match is None:
+        raise click.BadParameter("give a number such as 7, or a range such as 0-7.")
+    most = int(match[2])
+    least = most if match[1] is None else int(match[1])
+    if not 1 <= most <= 256 or least > most:
+        raise click.BadParameter("1 to 256 processes, the smaller number first.")
+    return least, most
 
 
 data = click.option("--data", metavar="REF", help=f"Labelled images: {DATA_HELP}.")

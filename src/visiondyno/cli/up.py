@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,6 @@ _EPILOG = (
 )
 
 
-def _workers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """`3` or `0-3`."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3})", value)
-    if match is None or int(match[1] or 0) > int(match[2]) or int(match[2]) < 1:
-        raise click.BadParameter("give a number such as 3, or a range such as 0-3.")
-    return int(match[1] or match[2]), int(match[2])
-
-
 @click.command(epilog=_EPILOG)
 @click.option("--host", metavar="ADDRESS", help="Where to listen. [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="N", help="0: any free one. [default: 8000]")
@@ -37,7 +26,9 @@ def _workers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of everything kept. [default: ~/.local/share/visiondyno]",
 )
-@click.option("--workers", callback=_workers, metavar="N[-M]", help="Processes. [default: 1]")
+@click.option(
+    "--workers", callback=options.process_range, metavar="N[-M]", help="Processes. [default: 1]"
+)
 @click.option(
     "--idle-timeout",
     "idle_timeout_s",

@@ -2,33 +2,19 @@
 
 import logging
 import os
-import re
 import signal
 import socket
 from typing import Any
 
 import click
 
+from visiondyno.cli import options
 from visiondyno.errors import SpecError
 from visiondyno.executors.open_queue import is_redis, open_queue
 from visiondyno.executors.scaling import ScaleLimits
 from visiondyno.executors.supervisor import Supervisor, SupervisorOptions
 from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.settings import load_settings
-
-
-def _slots(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """`7` or `0-7` as least and most processes."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3})", value)
-    if match is None:
-        raise click.BadParameter("give a number such as 7, or a range such as 0-7.")
-    most = int(match[2])
-    least = most if match[1] is None else int(match[1])
-    if not 1 <= most <= 256 or least > most:
-        raise click.BadParameter("1 to 256 slots, the smaller number first.")
-    return least, most
 
 
 @click.command()
@@ -40,7 +26,7 @@ def _slots(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 )
 @click.option(
     "--slots",
-    callback=_slots,
+    callback=options.process_range,
     metavar="N[-M]",
     help="Worker processes; a range scales with the queue. 'dyno doctor --workers' suggests how "
     "many. [env: WORKER_COUNT; default: 1]",
