@@ -97,12 +97,19 @@ def _add_middleware(
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Add the schemas that routes name by reference alone: the problem, and an event's data."""
+    """Make each operation's summary of its docstring, and add what is named by reference alone.
+
+    That is the problem document, and an event's data.
+    """
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schemas = made().setdefault("components", {}).setdefault("schemas", {})
+            document = made()
+            for item in document["paths"].values():
+                for operation in item.values():
+                    operation["summary"] = operation["description"].split("\n")[0].rstrip(".")
+            schemas = document["components"]["schemas"]
             for model in (Problem, JobEventView):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 for name, inner in schema.pop("$defs", {}).items():

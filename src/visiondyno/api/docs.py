@@ -20,11 +20,14 @@ _CSS = """
 .op > summary { padding: 10px 14px; cursor: pointer; overflow-wrap: anywhere; }
 .op > div { padding: 0 14px 14px; }
 .op h4 { margin: 16px 0 4px; }
+.what { font-weight: 400; color: var(--muted); margin-left: 0.6em; }
 .method { display: inline-block; min-width: 4.2em; font-weight: 700; color: var(--accent); }
 .docs pre { white-space: pre-wrap; background: var(--page); padding: 10px; border-radius: 6px; }
 .docs table { border-collapse: collapse; width: 100%; }
 .docs th, .docs td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0; }
 .docs .scroll { overflow-x: auto; }
+main.docs { padding-top: 20px; padding-bottom: 40px; }
+.docs pre, .docs section > p, .docs > p { margin: 8px 0; }
 .docs p { max-width: 90ch; white-space: pre-line; }
 """
 
@@ -86,7 +89,7 @@ def _api_body(document: dict[str, Any]) -> str:
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
-    parts = [f"<p>{_text(operation.get('description', ''))}</p>"]
+    parts = [f"<p>{_text(operation['description'])}</p>"]
     if operation.get("parameters"):
         rows = "".join(_parameter(parameter) for parameter in operation["parameters"])
         parts.append(f'<h4>Parameters</h4><div class="scroll"><table>{rows}</table></div>')
@@ -94,13 +97,14 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
     for kind, content in body.items():
         parts.append(f"<h4>Body <code>{kind}</code>: {_type(content.get('schema', {}))}</h4>")
         parts.extend(_examples(content))
-    rows = "".join(_response(*response) for response in operation["responses"].items())
+    rows = "".join(_response(*response) for response in sorted(operation["responses"].items()))
     parts.append(f'<h4>Answers</h4><div class="scroll"><table>{rows}</table></div>')
     parts.append(f"<pre>{html.escape(_curl(path, method, operation))}</pre>")
     return (
         f'<details class="op" id="{operation["operationId"]}"><summary>'
         f'<span class="method">{method.upper()}</span> <code>{html.escape(path)}</code> '
-        f"{_text(operation.get('summary', ''))}</summary><div>{''.join(parts)}</div></details>"
+        f'<span class="what">{_text(operation["summary"])}</span></summary>'
+        f"<div>{''.join(parts)}</div></details>"
     )
 
 

@@ -173,12 +173,14 @@ router = APIRouter(tags=["operations"])
 @router.get(
     "/metrics",
     operation_id="metrics",
-    summary="Metrics for Prometheus",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Queue depth, age of the oldest job, jobs by state, times, workers, GPU memory, requests."""
+    """Metrics for Prometheus.
+
+    Queue depth, age of the oldest job, jobs by state, times, workers, GPU memory, requests.
+    """
     snapshot = await take_snapshot(request.app.state.service)
     now = CollectorRegistry()
     now.register(_SnapshotCollector(snapshot))

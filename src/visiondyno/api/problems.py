@@ -24,6 +24,8 @@ MEDIA_TYPE = "application/problem+json"
 ERRORS_PAGE = "/docs/errors"
 _TRANSPORT_RETRY_S = 5
 
+_DEFECT = "A defect of visiondyno itself. The server's log has the traceback; please report it."
+
 _log = logging.getLogger(__name__)
 
 # What has no class in our tree: said by the HTTP layer alone.
@@ -137,7 +139,7 @@ def respond_to(error: Exception, path: str) -> Response:
         path,
         500,
         VisionDynoError.code,
-        "A defect of visiondyno itself. The server's log has the traceback; please report it.",
+        _DEFECT,
     )
 
 
@@ -162,6 +164,7 @@ def error_catalogue() -> list[tuple[str, int, str]]:
         for code, kind in error_classes().items()
         if kind.http_status >= 400
     }
+    ours[VisionDynoError.code] = (500, _DEFECT)
     http = {code: (status, meaning) for status, (code, meaning) in _HTTP_CODES.items()}
     return sorted((code, status, meaning) for code, (status, meaning) in (http | ours).items())
 

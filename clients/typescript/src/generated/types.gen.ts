@@ -469,6 +469,37 @@ export type JobError = {
 };
 
 /**
+ * JobEventView
+ *
+ * One event of a job.
+ *
+ * Attributes:
+ * number: rises; an event's number never changes.
+ * state: the job's state from this event on.
+ * at: seconds since the epoch.
+ * progress: what the operation said, or None for a change of state.
+ * answer: of the terminal event only.
+ */
+export type JobEventView = {
+    answer?: JobAnswer | null;
+    /**
+     * At
+     */
+    at: number;
+    /**
+     * Number
+     */
+    number: number;
+    /**
+     * Progress
+     */
+    progress?: {
+        [key: string]: unknown;
+    } | null;
+    state: JobState;
+};
+
+/**
  * JobKind
  *
  * Who asked for a job; decides where it is listed and how long it is kept.
@@ -1335,9 +1366,15 @@ export type WatchBenchmarkError = WatchBenchmarkErrors[keyof WatchBenchmarkError
 
 export type WatchBenchmarkResponses = {
     /**
-     * Of each event: `id` its number, `data` a JobEventView as JSON.
+     * Server-sent events; the last one is the terminal event.
      */
-    200: string;
+    200: {
+        data: string;
+        /**
+         * The event's number.
+         */
+        id: string;
+    };
     /**
      * The terminal event was seen already: don't connect again.
      */
@@ -1661,9 +1698,15 @@ export type WatchJobError = WatchJobErrors[keyof WatchJobErrors];
 
 export type WatchJobResponses = {
     /**
-     * Of each event: `id` its number, `data` a JobEventView as JSON.
+     * Server-sent events; the last one is the terminal event.
      */
-    200: string;
+    200: {
+        data: string;
+        /**
+         * The event's number.
+         */
+        id: string;
+    };
     /**
      * The terminal event was seen already: don't connect again.
      */
