@@ -235,10 +235,12 @@ def test_what_does_not_hold_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock_module, "_syscall", lambda *_: -1)
     missing = landlock_module.restrict_files((), (), network=False)
     assert (missing.held, "no Landlock" in missing.how) == (False, True)
-    answers = iter([7, -1])
-    monkeypatch.setattr(landlock_module, "_syscall", lambda *_: next(answers))
-    refused = landlock_module.restrict_files((), (), network=False)
-    assert not refused.held
+    for places, results in (((), [-1]), (("/",), [0, -1]), ((), [0, -1])):
+        # Version, ruleset, then each rule or the restriction itself; 0 stands for a file.
+        answers = iter([7, *(os.open("/dev/null", os.O_RDONLY) if r == 0 else r for r in results)])
+        monkeypatch.setattr(landlock_module, "_syscall", lambda *_, found=answers: next(found))
+        refused = landlock_module.restrict_files(places, (), network=False)
+        assert (refused.held, "Landlock" in refused.how) == (False, True)
 
 
 class OldKernel:
