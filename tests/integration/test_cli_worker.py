@@ -167,7 +167,7 @@ def test_a_redis_that_is_not_up_yet_is_waited_for(tmp_path: Path) -> None:
         (["--redis", "redis://h", "--gpu-memory-fraction", "2"], "gpu_memory_fraction"),
         (["--slots", "none"], "a number such as 7"),
         (["--slots", "3-2"], "the smaller number first"),
-        (["--slots", "0"], "1 to 256 slots"),
+        (["--slots", "0"], "1 to 256 processes"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(

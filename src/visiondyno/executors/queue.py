@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from visiondyno.errors import Cancelled
+from visiondyno.errors import Cancelled, TimeLimitExceeded
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobError, JobEvent, JobState, Policy
 
@@ -220,6 +220,12 @@ class JobQueue(ABC):
 def cancelled_error() -> JobError:
     """What a cancelled job's answer says."""
     return JobError.from_exception(Cancelled("The job was cancelled."), None)
+
+
+def expired_error() -> JobError:
+    """What a job's answer says that waited past its ttl."""
+    late = TimeLimitExceeded("The job waited past its policy's ttl and did not run.")
+    return JobError.from_exception(late, None)
 
 
 def answer_json(claim: Claim, outcome: Outcome) -> str:

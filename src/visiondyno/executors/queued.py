@@ -28,6 +28,7 @@ _LOOK_S = 0.25
 _CHECK_S = 2.0
 """How often silent watchers' jobs are looked up one by one."""
 _SWEEP_S = 2.0
+_LONG_PART = 1000
 _MOST_FRESH = 10_000
 """Jobs whose events are kept from their submission on for the watcher that comes at once."""
 
@@ -210,7 +211,7 @@ class QueueExecutor(Executor):
                 try:
                     if bell is None:
                         bell = await self._call(lambda queue: queue.bell("events"))
-                        loop.add_reader(bell.fileno(), self._rung.set)
+                        loop.add_reader(bell.fileno(), self._hear, bell)
                     await self._read_feed()
                     if loop.time() >= next_check_s or self._has_gaps:
                         took_s = await self._check_silent()
@@ -226,18 +227,23 @@ class QueueExecutor(Executor):
                     async with asyncio.timeout(_LOOK_S):
                         await self._rung.wait()
                 self._rung.clear()
-                bell.drain()
         finally:
             if bell is not None:
                 loop.remove_reader(bell.fileno())
                 bell.close()
+
+    def _hear(self, bell: Bell) -> None:
+        bell.drain()  # now: a bell left readable would keep the loop spinning
+        self._rung.set()
 
     async def _read_feed(self) -> None:
         while True:
             cursor = self._cursor
             events, self._cursor = await self._call(partial(_feed_of, cursor=cursor))
             self._deliver(events)
-            if not events:
+            # A short part is the whole: asking again would double the reads of each ring. (Should
+            # large answers have cut it, the rest comes with the next ring or look.)
+            if len(events) < _LONG_PART:
                 return
 
     async def _check_silent(self) -> float:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
-from visiondyno.errors import NotFound, TimeLimitExceeded
+from visiondyno.errors import NotFound
 from visiondyno.executors.base import JobLost
 from visiondyno.executors.queue import (
     DEFAULT_RETENTION_S,
@@ -30,17 +30,16 @@ from visiondyno.executors.queue import (
     answer_json,
     backoff_s,
     cancelled_error,
+    expired_error,
 )
 from visiondyno.executors.redis_connection import RedisConnection
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
-from visiondyno.job import JobAnswer, JobError, JobEvent, JobState
+from visiondyno.job import JobAnswer, JobEvent, JobState
 
 _ENDED = tuple(state for state in JobState if state.is_terminal)
 _FEED_BYTES = 8_000_000
 _PAUSES = 10
-_LATE = JobError.from_exception(
-    TimeLimitExceeded("The job waited past its policy's ttl and did not run."), None
-)
+_LATE = expired_error()
 
 
 class RedisQueue(JobQueue):

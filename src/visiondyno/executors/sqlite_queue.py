@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from visiondyno.errors import ChildDied, NotFound, TimeLimitExceeded
+from visiondyno.errors import ChildDied, NotFound
 from visiondyno.executors.base import JobLost
 from visiondyno.executors.queue import (
     DEFAULT_RETENTION_S,
@@ -27,6 +27,7 @@ from visiondyno.executors.queue import (
     answer_json,
     backoff_s,
     cancelled_error,
+    expired_error,
 )
 from visiondyno.executors.sqlite_file import SqliteFile
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
@@ -238,8 +239,7 @@ class SqliteQueue(JobQueue):
             "SELECT id FROM jobs WHERE state = 'IN_QUEUE' AND attempt = 0 AND ttl_at < ?", (now,)
         ).fetchall()
         for (job_id,) in late:
-            error = TimeLimitExceeded("The job waited past its policy's ttl and did not run.")
-            self._end_with_error(job_id, JobState.TIMED_OUT, JobError.from_exception(error, None))
+            self._end_with_error(job_id, JobState.TIMED_OUT, expired_error())
 
     def _end_with_error(self, job_id: str, state: JobState, error: JobError) -> None:
         worker, created, started, claimed = self._db.execute(
