@@ -25,7 +25,7 @@ from visiondyno.errors import (
     TimeLimitExceeded,
     VisionDynoError,
 )
-from visiondyno.operations import confined_model
+from visiondyno.operations import confined_model, score_submission
 from visiondyno.operations.context import OperationContext
 from visiondyno.sandbox.landlock import landlock_version
 
@@ -136,6 +136,34 @@ def test_the_blob_must_be_there(place: Place) -> None:
         worker.run(job_input, OperationContext())
     with pytest.raises(SpecError, match="model"):
         worker.run({**job_input, "model": "../../etc/passwd"}, OperationContext())
+
+
+def test_the_workers_key_goes_to_its_own_address_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str | None, str | None]] = []
+
+    def note(url: str | None, folder: Path, api_key: str | None = None) -> FolderBlobs:
+        opened.append((url, api_key))
+        return FolderBlobs(folder)
+
+    monkeypatch.setattr(score_submission, "open_blobs", note)
+    monkeypatch.setenv("VISIONDYNO_BLOBS_API_KEY", "vd_secret")
+    job_input = {
+        "operation": "score_submission",
+        "task": {**TASK, "data": str(place.folder / "hidden")},
+        "model": f"sha256:{'0' * 64}",
+        "blobs_url": "https://elsewhere.example/blobs",
+    }
+    for own in (None, "https://mine.example/blobs"):
+        if own is not None:
+            monkeypatch.setenv("VISIONDYNO_BLOBS_URL", own)
+        with pytest.raises(NotFound):
+            worker.run(job_input, OperationContext())
+    assert opened == [
+        ("https://elsewhere.example/blobs", None),
+        ("https://mine.example/blobs", "vd_secret"),
+    ]
 
 
 def test_the_data_must_be_as_many_as_the_task_says(place: Place) -> None:

@@ -72,11 +72,12 @@ def run(spec: ScoreSubmissionInput, context: OperationContext) -> dict[str, Any]
 def _fetch(spec: ScoreSubmissionInput, folder: Path) -> Path:
     """The model as a file on this machine, its content verified."""
     settings = load_settings()
-    # The worker's own address wins: what comes with a job names a place, and gives no key for it.
-    url = settings.blobs_url or spec.blobs_url
+    own_url, secret = settings.blobs_url, settings.blobs_api_key
+    # The worker's own address wins, and its key goes nowhere else: the other came with the job.
+    key = secret.get_secret_value() if own_url is not None and secret is not None else None
 
     async def fetch() -> Path:
-        blobs = open_blobs(url, settings.folder / "blobs")
+        blobs = open_blobs(own_url or spec.blobs_url, settings.folder / "blobs", key)
         try:
             return await blobs.local_path(spec.model.removeprefix("sha256:"), folder / "blobs")
         except NotFound as error:
