@@ -113,7 +113,7 @@ class ComparisonPages:
             "record": record,
             "job": job,
             "state": state,
-            "open": record.comparison is None and (job is None or not job.state.is_terminal),
+            "open": record.comparison is None and not _is_lost(job),
             "result": None,
         }
         if record.comparison is None:
@@ -138,6 +138,11 @@ class ComparisonPages:
 def _id(request: Request) -> str:
     text: str = request.path_params["comparison_id"]
     return text
+
+
+def _is_lost(job: JobRecord | None) -> bool:
+    """Whether no result will come. One of a COMPLETED job comes a moment after the job's end."""
+    return job is not None and job.state.is_terminal and job.state != JobState.COMPLETED
 
 
 def _state(record: ComparisonRecord, job: JobRecord | None) -> JobState:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from visiondyno.dashboard import live
 from visiondyno.dashboard.live import Regions
 from visiondyno.dashboard.site import Site, base_of, see_other
-from visiondyno.errors import SpecError, VisionDynoError
+from visiondyno.errors import SpecError, Unavailable, VisionDynoError
 from visiondyno.job import JobState
 from visiondyno.store.records import JobFilter, JobKind, JobRecord, RecordedEvent
 
@@ -92,7 +93,7 @@ class JobPages:
     async def _told(
         self, job_id: str, moves: Sequence[RecordedEvent], batch: Sequence[RecordedEvent]
     ) -> ServerSentEvent:
-        context = self._of_job(await self._jobs.get(job_id), moves, batch)
+        context = await self._of_job(await self._jobs.get(job_id), moves, batch)
         render = self._site.pages.region
         names = ("state", "progress", "result")
         data: dict[str, Any] = {
@@ -107,7 +108,7 @@ class JobPages:
         record = await self._jobs.get(_id(request))
         events = await self._events(record.id)
         shown = events if request.query_params.get("events") == "all" else events[-LOG_ROWS:]
-        context = self._of_job(record, _moves(events), shown)
+        context = await self._of_job(record, _moves(events), shown)
         return self._site.show(
             request,
             "job.html.j2",
@@ -118,11 +119,21 @@ class JobPages:
             **context,
         )
 
-    @staticmethod
-    def _of_job(
-        record: JobRecord, moves: Sequence[RecordedEvent], events: Sequence[RecordedEvent]
+    async def _worker_of(self, record: JobRecord) -> str | None:
+        """Who runs the job, or ran it: until its end only the workers know."""
+        if record.worker_id is not None or record.state != JobState.IN_PROGRESS:
+            return record.worker_id
+        with suppress(Unavailable):
+            for worker in await self._jobs.workers():
+                if worker.job_id == record.transport_id:
+                    return worker.name
+        return None
+
+    async def _of_job(
+        self, record: JobRecord, moves: Sequence[RecordedEvent], events: Sequence[RecordedEvent]
     ) -> dict[str, Any]:
-        return {"job": record, "moves": moves, "events": events}
+        worker = await self._worker_of(record)
+        return {"job": record, "moves": moves, "events": events, "worker": worker}
 
     async def _events(self, job_id: str) -> list[RecordedEvent]:
         return await self._jobs.recorder.read(self._site.service.store.jobs.events, job_id)

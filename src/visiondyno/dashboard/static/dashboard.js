@@ -13,6 +13,7 @@ let ahead = 0;
 let seenAt = null;
 let trouble = "";
 let ended = false;
+let shownAt = "";
 
 // --- Times -----------------------------------------------------------------------------------
 
@@ -209,9 +210,12 @@ function take(html, url, ok) {
     location.assign(url);
     return;
   }
+  source?.close();
+  source = null;
   document.title = page.title;
   if (ok) {
     history.pushState({}, "", withoutDid(url));
+    shownAt = location.pathname + location.search;
     main.replaceWith(wanted);
     document.querySelector(".bar nav")?.replaceWith(page.querySelector(".bar nav") ?? "");
   } else {
@@ -220,7 +224,8 @@ function take(html, url, ok) {
   const now = document.getElementById("main");
   tellTimes(now);
   const told = now.querySelector("[data-announce], .wrong");
-  announce.textContent = told ? told.textContent : page.title;
+  // An alert is read out by itself.
+  announce.textContent = told?.getAttribute("role") === "alert" ? "" : (told ?? now.querySelector("h1"))?.textContent ?? page.title;
   const wrong = now.querySelector('[aria-invalid="true"]');
   (wrong ?? now).focus();
   if (told && !wrong) told.scrollIntoView({ block: "nearest" });
@@ -284,10 +289,14 @@ document.addEventListener("submit", (event) => {
   send(form, event.submitter);
 });
 
-addEventListener("popstate", () => location.reload());
+addEventListener("popstate", () => {
+  // A link inside the page, as the first one, leads nowhere else.
+  if (location.pathname + location.search !== shownAt) location.reload();
+});
 
 document.documentElement.classList.add("js");
 history.replaceState({}, "", withoutDid(location.href));
+shownAt = location.pathname + location.search;
 tellTimes(document);
 connect();
 setInterval(() => {
