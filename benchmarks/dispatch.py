@@ -10,7 +10,6 @@ store (a SQLite file) on the way. SAQ and Celery keep nothing but what lies in R
 Each round starts every arm anew, one after another in changing order, and warms it with 200 jobs.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from broker import SETTINGS as REDIS_SETTINGS
 from broker import own_redis
 from dispatch_arms import SAQ_JOB, SAQ_SWEEP_S, WORKERS, Arm, celery_arm, our_arm, saq_arm
 from record import Figure, Ratio, record
+from visiondyno import server
 from visiondyno.measurements.percentiles import percentile
 from visiondyno.probes.quiet import QuietMonitor
 
@@ -69,7 +69,7 @@ def run_rounds() -> dict[str, Found]:
     for number in range(ROUNDS):
         shift = number % len(ARMS)
         for name in [*ARMS][shift:] + [*ARMS][:shift]:
-            asyncio.run(measure(ARMS[name], found[name]))
+            server.run(measure(ARMS[name], found[name]))
             rate, p50 = found[name].rates[-1], found[name].p50_ms[-1]
             print(f"round {number + 1}: {name:6} {rate:7.0f} jobs/s, p50 {p50:.2f} ms", flush=True)
     return found
@@ -103,6 +103,7 @@ def main() -> None:
         "jobs_in_turn": IN_TURN,
         "rounds": ROUNDS,
         "workers": WORKERS,
+        "event_loop": "of every arm's client: uvloop, gc thresholds 100000/50/100, as the server's",
         "store": "SQLite, WAL, synchronous=NORMAL",
         "local_queue": "SQLite, WAL, synchronous=NORMAL",
         "redis": REDIS_SETTINGS,

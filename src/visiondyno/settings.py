@@ -40,7 +40,6 @@ class Settings(BaseSettings):
         max_upload_bytes, max_run_bytes, max_runsync_bytes: limits of request bodies.
         webhook_secret: signs webhooks; made and kept in `home` if None.
         tasks_dir: a folder of evaluation tasks (YAML) beside the built-in ones.
-        data: folder searched for data sets before any download.
     """
 
     model_config = SettingsConfigDict(
@@ -93,7 +92,6 @@ class Settings(BaseSettings):
     max_runsync_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     webhook_secret: SecretStr | None = None
     tasks_dir: Path | None = None
-    data: Path | None = None
 
     @property
     def folder(self) -> Path:

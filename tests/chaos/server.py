@@ -1,12 +1,11 @@
 """The real server, its workers running the chaos operation: `python -m chaos.server OPTIONS`."""
 
-import asyncio
 import json
 import logging
 import sys
 
 from chaos.processes import ENTRY
-from visiondyno.server import serve
+from visiondyno.server import run, serve
 from visiondyno.settings import load_settings
 from visiondyno.wiring import make_queue_executor
 
@@ -18,4 +17,4 @@ async def main(options: dict[str, object]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    asyncio.run(main(json.loads(sys.argv[1])))
+    run(main(json.loads(sys.argv[1])))

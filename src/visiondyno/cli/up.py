@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from visiondyno.cli import options
-from visiondyno.server import Started, serve
+from visiondyno.server import Started, run, serve
 from visiondyno.settings import Settings, load_settings
 
 _EPILOG = (
@@ -72,7 +72,7 @@ def command(workers: tuple[int, int] | None, **given: Any) -> None:
     settings = load_settings(**flags)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     try:
-        asyncio.run(_serve(settings))
+        run(_serve(settings))
     except KeyboardInterrupt:
         click.echo("Stopped. What was accepted is kept; jobs that ran are run again at the start.")
 
