@@ -337,6 +337,19 @@ def test_a_comparison_goes_from_form_to_report(new_site):
         assert client.get(path).status_code == 404
 
 
+def test_a_comparison_that_is_refused_is_told_at_the_form(site, browser, monkeypatch):
+    async def full(*_, **__):
+        raise TransportDown("The database is away.")
+
+    monkeypatch.setattr(site.service.comparisons, "submit", full)
+    form = {"others": "fake:detection", "data": "street:demo", "scenarios": "offline"}
+    answer = browser.post("/comparisons", data={**form, "duration_s": "1"})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert "The database is away." in text_of(answer.text)
+    assert "fake:detection</textarea>" in answer.text
+
+
 def test_a_failed_comparison_says_why(site, browser):
     form = {"others": "fake:fails", "data": "street:demo:4", "scenarios": "offline"}
     path = browser.post("/comparisons", data={**form, "duration_s": "1"}).headers["location"]
@@ -418,6 +431,19 @@ def test_a_model_is_handed_in_by_a_plain_form(challenge):
         assert named.name == "refused"
         challenge.call(challenge.service.jobs.wait(named.job_id, 30))
         assert "images/7.jpg is empty" in text_of(client.get("/tasks/hidden").text)
+
+
+def test_the_days_last_model_was_taken_in_already(challenge):
+    with challenge.browse() as client:
+        statuses = [client.post("/tasks/hidden", files=MODEL).status_code for _ in range(5)]
+        assert statuses == [303] * 5
+        answer = client.post("/tasks/hidden", files=MODEL)
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) > 0
+        assert "takes 5 submissions a day" in text_of(answer.text)
+        client.post("/jobs/purge")
+        for one in challenge.call(challenge.service.submissions.find("hidden")):
+            client.post(f"/jobs/{one.job_id}/cancel")
 
 
 @pytest.mark.parametrize(

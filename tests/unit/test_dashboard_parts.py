@@ -17,6 +17,7 @@ from visiondyno.dashboard.comparison_form import (
 )
 from visiondyno.dashboard.guard import local_path
 from visiondyno.dashboard.live import Regions, batches, follow_regions, stream
+from visiondyno.dashboard.tasks import board_rows
 from visiondyno.dashboard.throughput import BUCKET_S, BUCKETS, Throughput
 from visiondyno.dashboard.wording import (
     bytes_text,
@@ -27,6 +28,7 @@ from visiondyno.dashboard.wording import (
     span_text,
 )
 from visiondyno.errors import NotFound, TransportDown
+from visiondyno.service.leaderboard import LeaderboardRow
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,20 @@ def test_a_score_without_interval_has_no_span():
     assert scale is not None
     assert 'class="span"' not in score_bar(scale, 0.5, None, None, "x")
     assert score_scale([]) is None
+
+
+def test_ties_share_a_rank_and_say_so():
+    rows = [
+        LeaderboardRow(1, "a", 0.81, 0.80, 0.82, ("b",), 0.0, "sub_a"),
+        LeaderboardRow(1, "b", 0.80, 0.79, 0.81, ("a",), 0.0, "sub_b"),
+        LeaderboardRow(3, "c", 0.70, None, None, (), 0.0, "sub_c"),
+    ]
+    board = board_rows(rows)
+    assert [entry.rank for entry in board] == ["1=", "1=", "3"]
+    assert "0.810, 95 % interval 0.800 to 0.820" in board[0].bar
+    assert 'class="span"' not in board[2].bar
+    assert "interval" not in board[2].bar.split("aria-label")[1]
+    assert board_rows([]) == []
 
 
 @pytest.mark.parametrize(

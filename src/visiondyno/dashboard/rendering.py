@@ -22,7 +22,7 @@ from visiondyno.dashboard.wording import (
     moment_text,
     time_of_day,
 )
-from visiondyno.report.format import number, plural, title
+from visiondyno.report.format import number, plural, title, unit_label
 
 ASSETS = "/dashboard/static"
 
@@ -84,6 +84,7 @@ class Pages:
             size=bytes_text,
             time_of_day=time_of_day,
             tone=lambda state: STATE_TONES.get(str(state), "calm"),
+            unit=unit_label,
             word=lambda state: STATE_WORDS.get(state, str(state)),
         )
         self._templates.globals.update(

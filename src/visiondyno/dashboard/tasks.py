@@ -117,7 +117,7 @@ class TaskPages:
         return {
             "task": task,
             "sent": sent,
-            "board": _board(rows),
+            "board": board_rows(rows),
             "base": base_of(request),
             "over": task.is_over(now),
             "ranks_by": task.ranking_split(now),
@@ -135,22 +135,26 @@ class TaskPages:
         return tasks[name]
 
 
-def _board(rows: list[LeaderboardRow]) -> list[BoardRow]:
+def board_rows(rows: list[LeaderboardRow]) -> list[BoardRow]:
+    """The rows with their drawings, all on one scale."""
     scale = score_scale([_interval(row) for row in rows])
+    if scale is None:
+        return []
     ranks = [row.rank for row in rows]
-    found = []
-    for row in rows:
-        low, high = _interval(row)
-        label = f"{number(row.score)}, 95 % interval {number(low)} to {number(high)}"
-        assert scale is not None, "a row gives a scale"
-        found.append(
-            BoardRow(
-                row,
-                f"{row.rank}{'=' if ranks.count(row.rank) > 1 else ''}",
-                score_bar(scale, row.score, row.low, row.high, label),
-            )
+    return [
+        BoardRow(
+            row,
+            f"{row.rank}{'=' if ranks.count(row.rank) > 1 else ''}",
+            score_bar(scale, row.score, row.low, row.high, _label(row)),
         )
-    return found
+        for row in rows
+    ]
+
+
+def _label(row: LeaderboardRow) -> str:
+    if row.low is None or row.high is None:
+        return number(row.score)
+    return f"{number(row.score)}, 95 % interval {number(row.low)} to {number(row.high)}"
 
 
 def _interval(row: LeaderboardRow) -> tuple[float, float]:
