@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from celery import Celery  # type: ignore[import-untyped]
+from celery import Celery
 
 SETTINGS: dict[str, Any] = {
     "task_acks_late": True,

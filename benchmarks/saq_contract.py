@@ -304,7 +304,7 @@ async def ending(bench: Bench, ended: Job, due_at: float, *wanted: Status) -> di
 
 async def events(bench: Bench) -> dict[str, Any]:
     """50 steps of progress: how many does a watcher see, and one that comes late?"""
-    job = Job("tell", queue=bench.queue, **TUNED)  # type: ignore[arg-type]
+    job = Job("tell", queue=bench.queue, **TUNED)
     seen: set[float] = set()
 
     async def look(*_: Any) -> bool:

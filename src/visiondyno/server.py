@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from visiondyno.api.app import make_api
+from visiondyno.api.hosts import LoopbackOnly
 from visiondyno.dashboard.pages import make_dashboard
 from visiondyno.errors import SpecError
 from visiondyno.executors.base import Executor
@@ -61,6 +62,8 @@ def make_app(service: Service) -> FastAPI:
     """The API with the dashboard at `/`. It neither starts nor closes the service."""
     app = make_api(service)
     app.include_router(make_dashboard(service))
+    if not service.settings.keys_required:
+        app.add_middleware(LoopbackOnly)
     return app
 
 

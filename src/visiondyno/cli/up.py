@@ -11,6 +11,7 @@ import click
 from visiondyno.cli import options
 from visiondyno.server import Started, run, serve
 from visiondyno.settings import Settings, load_settings
+from visiondyno.wiring import make_queue_executor
 
 _EPILOG = (
     "Example: dyno up --workers 0-3 --idle-timeout 5. Every option is also a variable: "
@@ -71,27 +72,33 @@ def command(workers: tuple[int, int] | None, **given: Any) -> None:
         flags["workers_min"], flags["workers_max"] = workers
     settings = load_settings(**flags)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    own_workers = settings.queue_url is None or workers is not None
     try:
-        run(_serve(settings))
+        run(_serve(settings, own_workers=own_workers))
     except KeyboardInterrupt:
         click.echo("Stopped. What was accepted is kept; jobs that ran are run again at the start.")
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, *, own_workers: bool) -> None:
     # While it starts, a signal must end it as an interrupt does; uvicorn's own come after that.
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    executor = make_queue_executor(settings, own_workers=own_workers)
     try:
-        await serve(settings, on_started=lambda started: _tell(settings, started))
+        await serve(
+            settings, executor, lambda started: _tell(settings, started, own_workers=own_workers)
+        )
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
-def _tell(settings: Settings, started: Started) -> None:
+def _tell(settings: Settings, started: Started, *, own_workers: bool) -> None:
     least, most = settings.workers_min, max(settings.workers_min, settings.workers_max)
     count = str(least) if least == most else f"{least} to {most}"
+    if not own_workers:
+        count = "none; start them with `dyno worker`"
     where = "Redis" if settings.queue_url else "this machine"
     click.echo(f"VisionDyno is up at {started.url} (dashboard; the API's pages are at /docs)")
     click.echo(f"Queue on {where}; workers of this server: {count}; kept in {settings.folder}")

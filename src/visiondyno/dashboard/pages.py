@@ -15,7 +15,7 @@ from visiondyno.dashboard.live import Regions
 from visiondyno.dashboard.login import LoginPages
 from visiondyno.dashboard.overview import Overview
 from visiondyno.dashboard.rendering import ASSETS, Asset, Pages, load_assets
-from visiondyno.dashboard.site import EVERYTHING, SUBMITTING, Site
+from visiondyno.dashboard.site import EVERYTHING, SUBMITTING, Handler, Site
 from visiondyno.dashboard.tasks import TaskPages
 from visiondyno.dashboard.throughput import Throughput
 from visiondyno.dashboard.workers import WorkerPages
@@ -107,15 +107,26 @@ def _live_routes(
         async def respond(request: Request) -> Response:
             return live.stream(live.follow_regions(lambda: read(request)))
 
-        return site.route(f"/dashboard/live{path}", respond, scopes=scopes)
+        return site.route(f"/dashboard/live{path}", _get_only(respond), scopes=scopes)
 
     async def of_job(request: Request) -> Response:
         return live.stream(await jobs.follow(request))
 
     return [
-        site.route("/dashboard/live/jobs/{job_id}", of_job),
+        site.route("/dashboard/live/jobs/{job_id}", _get_only(of_job)),
         *(live_route(*view) for view in views),
     ]
+
+
+def _get_only(handler: Handler) -> Handler:
+    """A HEAD, which a route of GET takes too, would begin an endless stream."""
+
+    async def checked(request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(status_code=405, headers={"Allow": "GET"})
+        return await handler(request)
+
+    return checked
 
 
 def _asset_route(assets: dict[str, Asset]) -> Route:

@@ -31,6 +31,8 @@ _POLL_S = 0.5
 _ANNOUNCE_S = 2.0
 _ANNOUNCE_CHANGES_S = 0.25
 _RETRY_S = 0.5
+_MOST_KEPT_REPORTS = 10_000
+"""Progress kept for a queue that can't be reached; older progress is dropped, answers never are."""
 DEFAULT_ENTRY = "visiondyno.worker:run"
 
 
@@ -106,6 +108,7 @@ class Supervisor:
         except VisionDynoError as error:
             _log.warning("%s", error)
             self._disconnect_if_down(error)
+            del self._reports[:-_MOST_KEPT_REPORTS]
             self._due = {"settle": now_s + _RETRY_S}
         self._enforce(now_s)
         self._start_slots(now_s)
