@@ -49,7 +49,14 @@ class StaffedExecutor(InlineExecutor):
 
     async def workers(self) -> list[WorkerInfo]:
         return [
-            WorkerInfo(f"host-1-{n}", state, 1.0, "host", gpu_memory_used_bytes=n or None)
+            WorkerInfo(
+                f"host-1-{n}",
+                state,
+                1.0,
+                "host",
+                job_id="a-job.1" if state == WorkerState.BUSY else None,
+                gpu_memory_used_bytes=n or None,
+            )
             for n, state in enumerate(WorkerState)
         ]
 

@@ -63,7 +63,7 @@ def make_app(service: Service) -> FastAPI:
     app = make_api(service)
     app.include_router(make_dashboard(service))
     if not service.settings.keys_required:
-        app.add_middleware(LoopbackOnly)
+        app.add_middleware(LoopbackOnly, origins=service.settings.cors_origins)
     return app
 
 

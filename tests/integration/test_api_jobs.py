@@ -180,6 +180,10 @@ def test_workers_are_listed_and_told(tmp_path: Path) -> None:
         workers = client.get("/api/workers").json()["workers"]
         assert [worker["state"] for worker in workers] == [str(state) for state in WorkerState]
         assert workers[0]["gpu_memory_used_bytes"] is None
+        running = [worker["job_id"] for worker in workers if worker["state"] == "busy"]
+        assert running == ["a-job"]  # by the id that /api/jobs knows
+        listed = client.get("/submit/queue/status").json()["workers"]
+        assert [worker["job"] for worker in listed if worker["state"] == "busy"] == running
         assert client.get("/v2/default/health").json()["workers"] == {
             "idle": 1,
             "initializing": 1,

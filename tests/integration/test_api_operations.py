@@ -274,6 +274,8 @@ def test_odd_bodies_get_a_clean_answer(client: httpx.Client, body: bytes, kind: 
         assert answer.status_code < 500, path
         if answer.status_code >= 400:
             assert answer.headers["content-type"] == "application/problem+json"
+        if body.startswith(b'{"input": {}}') and "json" not in kind:
+            assert "Content-Type: application/json" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("text", ["\x00", "𝄞", "\u2028", "\ufffe", "a\r\nb", "e\u0301"])

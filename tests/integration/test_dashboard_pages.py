@@ -243,10 +243,11 @@ def test_jobs_are_filtered_and_paged(new_site):
         {},
         {"Origin": "null"},
         {"Origin": "http://evil.example"},
+        {"Origin": "http://["},
         {"Origin": "SELF", "Sec-Fetch-Site": "cross-site"},
         {"Origin": "SELF", "Sec-Fetch-Site": "same-site"},
     ],
-    ids=["none", "null", "foreign", "cross-site", "same-site"],
+    ids=["none", "null", "foreign", "no address", "cross-site", "same-site"],
 )
 def test_a_form_of_another_site_does_nothing(site, headers):
     job = site.submit(operation="until stopped")
@@ -536,6 +537,10 @@ def test_without_a_key_there_is_only_the_login(locked):
             assert answer.headers["location"] == f"/login?next={path}"
         assert client.get("/dashboard/live", headers={"Accept": "*/*"}).status_code == 401
         assert client.post("/jobs/x/cancel").headers["location"] == "/login?next=/"
+        odd = {"Referer": "http://["}
+        assert client.post("/jobs/x/cancel", headers=odd).headers["location"] == "/login?next=/"
+        assert client.get("/jobs", headers=odd).headers["location"] == "/login?next=/jobs"
+        assert 'name="next" value="/"' in client.get("/login?next=http://[").text
         page = client.get("/login?next=/jobs").text
         assert 'name="next" value="/jobs"' in page
         assert "<nav" not in page

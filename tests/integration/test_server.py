@@ -85,6 +85,23 @@ def test_without_keys_only_loopback_names_are_answered(tmp_path: Path) -> None:
         assert httpx.head(f"{url}/dashboard/live", timeout=5).status_code == 405
 
 
+def test_without_keys_pages_of_other_sites_change_nothing(tmp_path: Path) -> None:
+    named = "http://app.example:3000"
+    with dyno_up(tmp_path, "--workers", "0-1", "--cors-origin", named) as (_, said):
+        url = url_of(said)
+        purge = f"{url}/v2/default/purge-queue"
+        for origin in ("http://evil.example", "null", "http://localhost:1", "http://["):
+            for path in (purge, f"{url}/submit/task2", f"{url}/api/workers/any/restart"):
+                refused = httpx.post(path, headers={"Origin": origin})
+                assert refused.status_code == 403
+                assert "--cors-origin" in refused.json()["detail"]
+            assert httpx.put(f"{url}/blobs/x", headers={"Origin": origin}).status_code == 403
+            assert httpx.get(f"{url}/health", headers={"Origin": origin}).status_code == 200
+        for origin in (url, named):
+            assert httpx.post(purge, headers={"Origin": origin}).status_code == 200
+        assert httpx.post(purge).status_code == 200
+
+
 def test_with_keys_the_first_is_made_and_shown_once(tmp_path: Path) -> None:
     with dyno_up(tmp_path, "--workers", "0-1", "--keys") as (_, said):
         url = url_of(said)

@@ -165,7 +165,17 @@ def test_ties_share_a_rank_and_say_so():
 
 
 @pytest.mark.parametrize(
-    "text", ["//evil.example", "https://evil.example/", "/\\evil", "jobs", "", "/a\r\nb", "\\\\e"]
+    "text",
+    [
+        "//evil.example",
+        "https://evil.example/",
+        "/\\evil",
+        "jobs",
+        "",
+        "/a\r\nb",
+        "\\\\e",
+        "http://[",
+    ],
 )
 def test_a_login_leads_nowhere_else(text):
     assert local_path(text) == "/"

@@ -96,6 +96,7 @@ async def _headers(service: Api, sha256: str) -> dict[str, str]:
     return {
         "Content-Length": str(await service.blobs.size(sha256)),
         "Content-Type": "application/octet-stream",
+        "Accept-Ranges": "none",  # a part can't be verified
         "ETag": f'"{sha256}"',
         "Cache-Control": "private, max-age=31536000, immutable",
         "X-Content-Type-Options": "nosniff",

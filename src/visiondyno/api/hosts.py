@@ -1,4 +1,7 @@
-"""Which names a server without keys answers to."""
+"""What a server without keys refuses: other names than this machine's, and other sites' pages."""
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -7,28 +10,55 @@ from visiondyno.api.problems import respond_to
 from visiondyno.errors import Forbidden
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class LoopbackOnly:
-    """ASGI middleware that answers only requests addressed to this machine by a loopback name.
+    """ASGI middleware for a server that trusts whoever can reach it, which any web page can.
 
-    A server that needs no key trusts whoever can reach it. A web page can: its owner lets the
-    page's own name point to 127.0.0.1 (DNS rebinding), and the browser then takes the server for
-    the page's own. Its requests carry that name in `Host`.
+    - Its owner lets the page's own name point to 127.0.0.1 (DNS rebinding), and the browser takes
+      the server for the page's own: such requests carry that name in `Host`. Only this machine's
+      loopback names are answered.
+    - It sends a form, which no browser asks leave for: such requests carry the page's site in
+      `Origin`. What changes something is taken only from the server's own pages, from the origins
+      that CORS names, and from programs, which send no `Origin`.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
+        """`origins` may call from elsewhere; `*` is all of them."""
         self._app = app
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _name(Headers(scope=scope).get("host", "")) not in _LOOPBACK:
-            refused = Forbidden(
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is not None:
+            await respond_to(Forbidden(refusal), scope["path"])(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if _name(host) not in _LOOPBACK:
+            return (
                 "This server needs no key, so it answers only to localhost and 127.0.0.1. Behind "
                 "another name, start it with --keys."
             )
-            await respond_to(refused, scope["path"])(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        origin = headers.get("origin")
+        if scope["method"] in _READING or origin is None or self._allows(origin, host):
+            return None
+        return (
+            "This server needs no key, so nothing was done for the page of another site. Name that "
+            "site with --cors-origin, or start the server with --keys."
+        )
+
+    def _allows(self, origin: str, host: str) -> bool:
+        if "*" in self._origins or origin in self._origins:
+            return True
+        try:
+            return urlsplit(origin).netloc == host
+        except ValueError:
+            return False
 
 
 def _name(host: str) -> str:

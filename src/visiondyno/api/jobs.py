@@ -78,7 +78,16 @@ class JobLogs(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A worker, as its supervisor last told; None where it can't be measured or there is none."""
+    """A worker, as its supervisor last told; None where it can't be measured or there is none.
+
+    Attributes:
+        seen_at: seconds since the epoch.
+        job_id: the job that it runs.
+        gpu_memory_used_bytes: of its whole GPU.
+        jobs_done: jobs it ended since its supervisor started.
+        restarts: processes it lost and got replaced.
+        machine: digest of what results depend on; see `WorkerInfo`.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -115,6 +124,11 @@ class CommandGiven(BaseModel):
 def summary_of(job: JobRecord) -> JobSummary:
     """A job for a list."""
     return JobSummary(**_facts(job))
+
+
+def job_of(worker: WorkerInfo) -> str | None:
+    """The id of the job that a worker runs; the worker itself knows the transport's."""
+    return None if worker.job_id is None else worker.job_id.rpartition(".")[0] or worker.job_id
 
 
 def _facts(job: JobRecord) -> dict[str, Any]:
@@ -208,7 +222,10 @@ async def retry_job(service: Api, job_id: JobId) -> JobDetail:
 async def list_workers(service: Api) -> WorkerList:
     """The workers that were told of in the last 15 s."""
     found: list[WorkerInfo] = list(await service.jobs.workers())
-    return WorkerList(workers=[WorkerView.model_validate(worker) for worker in found])
+    views = [WorkerView.model_validate(worker) for worker in found]
+    for view, worker in zip(views, found, strict=True):
+        view.job_id = job_of(worker)
+    return WorkerList(workers=views)
 
 
 @router.post(
@@ -223,6 +240,9 @@ async def command_worker(
     name: Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,255}$", examples=["host-4242-0"])],
     command: WorkerCommand,
 ) -> CommandGiven:
-    """Tell a worker to `drain` (end its job and claim no other), `resume` or `restart`."""
+    """Tell a worker to `drain` (end its job and take no other), to `resume` or to `restart`.
+
+    A restarted worker gets a new process, after its job.
+    """
     await service.jobs.command_worker(name, command)
     return CommandGiven(name=name, command=command)

@@ -184,11 +184,16 @@ def _of_ours(error: VisionDynoError, path: str) -> Response:
 
 
 def _of_validation(error: RequestValidationError, path: str) -> Response:
+    found = error.errors()
+    if found[0]["loc"] == ("body",) and isinstance(found[0]["input"], bytes):
+        # FastAPI leaves a body unread that isn't said to be JSON.
+        detail = "The body isn't said to be JSON; send the header 'Content-Type: application/json'."
+        return problem_response(path, 422, "bad_spec", detail)
     wrong = [
         FieldProblem(
             field=".".join(str(part) for part in item["loc"]) or "request", message=item["msg"]
         )
-        for item in error.errors()
+        for item in found
     ]
     first = wrong[0]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel
 
 from visiondyno.api.auth import Key, Owner
+from visiondyno.api.jobs import job_of
 from visiondyno.api.problems import problems
 from visiondyno.api.routing import Api, IdempotencyKey, guarded_router
 from visiondyno.api.uploads import Upload
@@ -139,7 +140,7 @@ async def queue_status(service: Api) -> QueueStatus:
         QueueWorker(
             id=worker.name,
             state=worker.state,
-            job=worker.job_id,
+            job=job_of(worker),
             gpu=worker.gpu,
             memory_fraction=worker.gpu_memory_fraction,
         )

@@ -1,6 +1,6 @@
 """Who may come in, from where a form may be sent, and what a page may load."""
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -67,7 +67,7 @@ def check_origin(request: Request) -> None:
     if site is not None:
         allowed = site == "same-origin"
     else:
-        origin = urlsplit(request.headers.get("origin", ""))
+        origin = _split(request.headers.get("origin", ""))
         allowed = bool(origin.netloc) and origin.netloc == request.headers.get("host")
     if not allowed:
         raise Forbidden(
@@ -102,9 +102,20 @@ def forget_key(response: Response, request: Request) -> None:
 
 def local_path(text: str) -> str:
     """`text` if it is a path of this server, else `/`: a login leads nowhere else."""
-    parts = urlsplit(text)
-    if parts.scheme or parts.netloc or not text.startswith("/") or text.startswith(("//", "/\\")):
+    if not text.startswith("/") or text.startswith(("//", "/\\")):
         return "/"
     if any(ord(character) < 0x20 for character in text):
         return "/"
     return text
+
+
+def path_of(url: str) -> str:
+    """The path of an address that came from outside, and may be none: then `/`."""
+    return _split(url).path or "/"
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # as of "http://["
+        return urlsplit("")

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from visiondyno.dashboard.guard import Guard, LoginNeeded, check_origin, protect
+from visiondyno.dashboard.guard import Guard, LoginNeeded, check_origin, path_of, protect
 from visiondyno.dashboard.rendering import Pages
 from visiondyno.errors import RateLimited, TransportDown, VisionDynoError
 from visiondyno.service.service import Service
@@ -103,7 +103,7 @@ class Site:
     def _to_login(self, request: Request, error: LoginNeeded) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
             return HTMLResponse(error.message, status_code=error.http_status)
-        came_from = urlsplit(request.headers.get("referer", "")).path or "/"
+        came_from = path_of(request.headers.get("referer", ""))
         wanted = _address(request) if request.method == "GET" else came_from
         return RedirectResponse(f"/login?next={quote(wanted)}", status_code=303)
 

@@ -992,6 +992,14 @@ export type WorkerState = 'starting' | 'idle' | 'busy' | 'draining' | 'drained' 
  * WorkerView
  *
  * A worker, as its supervisor last told; None where it can't be measured or there is none.
+ *
+ * Attributes:
+ * seen_at: seconds since the epoch.
+ * job_id: the job that it runs.
+ * gpu_memory_used_bytes: of its whole GPU.
+ * jobs_done: jobs it ended since its supervisor started.
+ * restarts: processes it lost and got replaced.
+ * machine: digest of what results depend on; see `WorkerInfo`.
  */
 export type WorkerView = {
     /**
