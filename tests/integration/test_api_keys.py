@@ -189,5 +189,7 @@ def test_keys_are_made_listed_and_revoked_by_the_command_line(
     assert revoked.exit_code == 0
     (row,) = json.loads(dyno.invoke(keys_command, ["list", "--json"]).output)
     assert row["revoked_at"] is not None
+    elsewhere = ["--home", str(tmp_path / "other")]
+    assert "No keys yet" in dyno.invoke(keys_command, ["list", *elsewhere]).output
     again = dyno.invoke(keys_command, ["revoke", row["id"]])
     assert type(again.exception).__name__ == "NotFound"

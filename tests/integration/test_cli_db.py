@@ -51,6 +51,9 @@ def test_the_servers_own_database_is_the_default(
     monkeypatch.setenv("VISIONDYNO_DATABASE_URL", f"sqlite:///{tmp_path}/named.sqlite")
     dyno_db("upgrade")
     assert (tmp_path / "named.sqlite").is_file()
+    monkeypatch.delenv("VISIONDYNO_DATABASE_URL")
+    dyno_db("upgrade", "--home", tmp_path / "other")
+    assert (tmp_path / "other" / "store.sqlite").is_file()
 
 
 def test_backup_of_an_absent_database_makes_none(tmp_path: Path) -> None:

@@ -116,6 +116,19 @@ def test_jobs_are_listed_newest_first_and_page_by_page(api: LocalApi, server: Se
     assert "No such jobs" in said(dyno(api, jobs.command, "list", "--kind", "submission"))
 
 
+def test_a_list_fits_an_ordinary_terminal_whatever_jobs_are_called(
+    api: LocalApi, server: ServerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = submit(server, "[/odd] [red]")
+    assert ended(server, odd) == JobState.FAILED
+    environ = {"VISIONDYNO_SERVER": api.url, "COLUMNS": "80"}
+    listed = CliRunner().invoke(jobs.command, ["list", "--limit", "3"], env=environ)
+    lines = listed.stdout.splitlines()
+    assert any(odd in line and "[/odd] [red]" in line and "FAILED" in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert "[/odd] [red]" in said(dyno(api, jobs.command, "show", odd))
+
+
 def test_a_job_is_shown_with_its_output(api: LocalApi, server: ServerClient) -> None:
     job_id = submit(server, "mirror", text="hello")
     said(dyno(api, jobs.command, "follow", job_id))

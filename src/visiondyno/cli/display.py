@@ -16,7 +16,7 @@ class Display:
     def __init__(self, *columns: ProgressColumn, transient: bool) -> None:
         self._console = Console(stderr=True)
         self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             *columns,
             console=self._console,
@@ -38,4 +38,4 @@ class Display:
 
     def _print_off_terminal(self, line: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -63,7 +63,7 @@ def suggest(model: str, as_json: bool) -> None:
         found_here = row.suggestion
         share = "" if found_here.fraction is None else f"{found_here.fraction:g}"
         table.add_row(row.model, row.on, str(found_here.slots), share, found_here.reason)
-    Console().print(table)
+    Console(markup=False).print(table)
     first = next((row.suggestion for row in rows if row.suggestion.slots), None)
     if first is not None and len(models) == 1:
         click.echo(f"dyno worker --redis URL --slots {first.slots}{_share_flag(first)}")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,9 @@ from visiondyno.cli.progress import ProgressDisplay
 from visiondyno.cli.remote import as_json, connect, server_options
 from visiondyno.job import JobEvent, JobState
 from visiondyno.store.records import JobKind
+
+_WIDE = 130
+"""Columns of a terminal from which a list shows everything; a narrower one shows what matters."""
 
 
 @click.group()
@@ -53,21 +57,7 @@ def list_jobs(
     if not jobs:
         click.echo("No such jobs.")
         return
-    table = Table()
-    for column in ("id", "operation", "kind", "state", "submitted", "took", "worker", "last word"):
-        table.add_column(column, no_wrap=column in ("id", "state"), overflow="fold")
-    for job in jobs:
-        table.add_row(
-            job["id"],
-            job["operation"] or "?",
-            job["kind"],
-            job["state"],
-            _moment(job["created_at"]),
-            _took(job),
-            job.get("worker_id") or "",
-            _last_word(job),
-        )
-    Console().print(table)
+    _print_list(jobs)
     if found["next_before"] is not None:
         click.echo(f"Older ones: --before {found['next_before']}")
 
@@ -98,7 +88,10 @@ def show(job_id: str, as_json: bool, url: str, api_key: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @server_options
 def follow(job_id: str, as_json: bool, url: str, api_key: str | None) -> None:
-    """Show a job's progress until it ends; the exit code tells how it ended."""
+    """Show a job's progress until it ends.
+
+    The exit code is 0 where it is COMPLETED.
+    """
     last: JobEvent | None = None
     with connect(url, api_key) as server:
         if as_json:
@@ -153,6 +146,31 @@ def logs(job_id: str, goes_on: bool, url: str, api_key: str | None) -> None:
                 click.echo(text)
 
 
+def _print_list(jobs: list[dict[str, Any]]) -> None:
+    # What jobs say of themselves isn't ours: a bracket in it is no markup.
+    console = Console(markup=False)
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "id": lambda job: job["id"],
+        "operation": lambda job: job["operation"] or "?",
+        "state": lambda job: job["state"],
+        "submitted": lambda job: _moment(job["created_at"])[5:16],  # no year, no seconds
+    }
+    if console.width >= _WIDE:
+        columns |= {
+            "submitted": lambda job: _moment(job["created_at"]),
+            "kind": lambda job: job["kind"],
+            "took": _took,
+            "worker": lambda job: job.get("worker_id") or "",
+            "last word": _last_word,
+        }
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("id", "state"), overflow="fold")
+    for job in jobs:
+        table.add_row(*(text(job) for text in columns.values()))
+    console.print(table)
+
+
 def _print_facts(job: dict[str, Any]) -> None:
     facts = {
         "id": job["id"],
@@ -171,7 +189,7 @@ def _print_facts(job: dict[str, Any]) -> None:
     for name, value in facts.items():
         if value:
             table.add_row(name, value)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _asked(job: dict[str, Any]) -> str:

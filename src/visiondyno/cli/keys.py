@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,25 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from visiondyno.cli import options
 from visiondyno.service.keys import KeyService
 from visiondyno.settings import load_settings
 from visiondyno.store.records import KeyScope
 from visiondyno.wiring import make_store
 
 
-def _database_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--database-url",
-        "url",
-        metavar="URL",
-        help="sqlite:///FILE or postgresql://…; the server's own without it "
-        "(VISIONDYNO_DATABASE_URL, or the file in VISIONDYNO_HOME).",
-    )(function)
-
-
 @contextmanager
-def _key_service(url: str | None) -> Iterator[KeyService]:
-    store = make_store(load_settings(database_url=url))
+def _key_service(place: dict[str, Any]) -> Iterator[KeyService]:
+    store = make_store(load_settings(**place))
     try:
         yield KeyService(store.keys)
     finally:
@@ -52,13 +43,14 @@ def command() -> None:
     show_default=True,
     help="'submit' hands in models and reads leaderboards, nothing else.",
 )
-@_database_option
-def create(name: str, scope: str, url: str | None) -> None:
-    """Make a key for NAME (who or what will use it) and print it, this once.
+@options.database
+def create(name: str, scope: str, **place: Any) -> None:
+    """Make a key for NAME and print it, this once.
 
-    The key alone goes to standard output, so that a script can take it.
+    NAME says who or what will use it. The key alone goes to standard output, so that a script can
+    take it.
     """
-    with _key_service(url) as keys:
+    with _key_service(place) as keys:
         record, key = asyncio.run(keys.create(name, KeyScope(scope)))
     click.echo(f"Key {record.id} for {name}, scope {scope}. It can't be shown again:", err=True)
     click.echo(key)
@@ -66,10 +58,13 @@ def create(name: str, scope: str, url: str | None) -> None:
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
-@_database_option
-def list_keys(as_json: bool, url: str | None) -> None:
-    """The keys, newest first, revoked ones too; never the keys themselves."""
-    with _key_service(url) as keys:
+@options.database
+def list_keys(as_json: bool, **place: Any) -> None:
+    """The keys, newest first, revoked ones too.
+
+    Never the keys themselves: they aren't kept.
+    """
+    with _key_service(place) as keys:
         found = asyncio.run(keys.list())
     if as_json:
         shown = [{k: v for k, v in asdict(key).items() if k != "digest"} for key in found]
@@ -80,7 +75,7 @@ def list_keys(as_json: bool, url: str | None) -> None:
         return
     table = Table()
     for column in ("id", "name", "scope", "made", "last used", "revoked"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column == "id", overflow="fold")
     for key in found:
         times = (key.created_at, key.last_used_at, key.revoked_at)
         table.add_row(key.id, escape(key.name), key.scope, *(_time_text(at) for at in times))
@@ -89,10 +84,10 @@ def list_keys(as_json: bool, url: str | None) -> None:
 
 @command.command("revoke")
 @click.argument("key_id", metavar="ID")
-@_database_option
-def revoke(key_id: str, url: str | None) -> None:
+@options.database
+def revoke(key_id: str, **place: Any) -> None:
     """Make the key ID invalid for good. A running server refuses it within 5 seconds."""
-    with _key_service(url) as keys:
+    with _key_service(place) as keys:
         asyncio.run(keys.revoke(key_id))
     click.echo(f"Revoked: {key_id}.")
 

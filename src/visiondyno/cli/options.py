@@ -64,6 +64,22 @@ out_dir = click.option(
 )
 
 
+def database(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the server keeps its database, as `given` of settings: `home` and `database_url`."""
+    home = click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The server's own: where 'dyno up' was given one. [env: VISIONDYNO_HOME]",
+    )
+    url = click.option(
+        "--database-url",
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://…, instead of the file in the home. "
+        "[env: VISIONDYNO_DATABASE_URL]",
+    )
+    return home(url(function))
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given: those that aren't None, so that defaults stay in one place."""
     return {name: value for name, value in options.items() if value is not None}

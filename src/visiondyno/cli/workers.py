@@ -53,7 +53,7 @@ def list_workers(as_json: bool, url: str, api_key: str | None) -> None:
             _gpu(worker),
             _share(worker),
         )
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _make(worker_command: WorkerCommand, summary: str) -> click.Command:
