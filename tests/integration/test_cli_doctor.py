@@ -19,6 +19,7 @@ from visiondyno.executors.base import Executor
 from visiondyno.http_client import ServerClient
 from visiondyno.operations.context import OperationContext
 from visiondyno.probes.slots import HostMemory, gpu_memories
+from visiondyno.store.records import KeyScope
 from visiondyno.wiring import make_queue_executor
 
 GB = 10**9
@@ -96,6 +97,8 @@ def test_a_server_that_asks_for_a_key(tmp_path: Path) -> None:
         refused = dyno_doctor("--server", running.url)
         assert refused.return_value == 1
         assert "→ give a key" in refused.stdout
+        _, narrow = running.call(running.service.keys.create("narrow", KeyScope.SUBMIT))
+        assert "scope 'all'" in dyno_doctor("--server", running.url, "--api-key", narrow).stdout
         passed = dyno_doctor("--server", running.url, "--api-key", running.make_key())
         assert passed.return_value == 0, passed.output
 

@@ -2,6 +2,7 @@
 
 import html
 import re
+import resource
 import subprocess
 
 import pytest
@@ -432,6 +433,22 @@ def test_a_model_is_handed_in_by_a_plain_form(challenge):
         assert named.name == "refused"
         challenge.call(challenge.service.jobs.wait(named.job_id, 30))
         assert "images/7.jpg is empty" in text_of(client.get("/tasks/hidden").text)
+
+
+def test_a_full_disk_takes_no_model_and_loses_nothing(challenge):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with challenge.browse() as client:
+        page = "/tasks/task2"
+        upload = {"file": ("large.onnx", b"\x08\x07" + bytes(3_000_000))}
+        # The kernel refuses to write on, as it does on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
+        try:
+            answer = client.post(page, data={"name": "large"}, files=upload)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert answer.status_code == 507
+        assert "Nothing was taken in" in text_of(answer.text)
+        assert "large" not in text_of(client.get(page).text)
 
 
 def test_the_days_last_model_was_taken_in_already(challenge):

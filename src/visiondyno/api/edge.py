@@ -42,7 +42,7 @@ class Edge:
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            _log.info("The client hung up: %s %s", asked, scope["path"])
+            _log.info("The client hung up: %r %r", asked, scope["path"])
         except Exception as error:
             if answer.status is not None:
                 raise

@@ -134,7 +134,7 @@ def respond_to(error: Exception, path: str) -> Response:
         return _of_validation(error, path)
     if isinstance(error, HTTPException):
         return _of_http(error, path)
-    _log.error("A defect of visiondyno itself, at %s", path, exc_info=error)
+    _log.error("A defect of visiondyno itself, at %r", path, exc_info=error)
     return problem_response(
         path,
         500,
@@ -179,7 +179,7 @@ def _of_ours(error: VisionDynoError, path: str) -> Response:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="visiondyno"'
     if not isinstance(error, InputError):
-        _log.warning("%s: %s (%s)", path, error.message, error.code)
+        _log.warning("%r: %s (%s)", path, error.message, error.code)
     return problem_response(path, status, error.code, error.message, headers=headers)
 
 

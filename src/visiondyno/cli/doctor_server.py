@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from visiondyno.datasets.street.scene import render_scene
-from visiondyno.errors import NotFound, TransportDown, Unauthorized, VisionDynoError
+from visiondyno.errors import Forbidden, NotFound, TransportDown, Unauthorized, VisionDynoError
 from visiondyno.http_client import ServerClient
 from visiondyno.job import JobState
 
@@ -149,6 +149,8 @@ def _reason(found: dict[str, Any]) -> str:
 def _next_step(error: VisionDynoError) -> str:
     if isinstance(error, Unauthorized):
         return "give a key: --api-key KEY; 'dyno keys create NAME' on the server makes one"
+    if isinstance(error, Forbidden):
+        return "try with a key of scope 'all': 'dyno keys create NAME' on the server makes one"
     if isinstance(error, NotFound):
         return "if the server's endpoint has another name, give it: --endpoint NAME"
     if isinstance(error, TransportDown):

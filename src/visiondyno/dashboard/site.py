@@ -88,7 +88,7 @@ class Site:
             except ClientDisconnect:
                 raise  # nobody is there to be answered
             except Exception:
-                _log.exception("The dashboard's page %s failed", request.url.path)
+                _log.exception("The dashboard's page %r failed", request.url.path)
                 response = self._problem(
                     request,
                     VisionDynoError(
