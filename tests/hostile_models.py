@@ -317,6 +317,10 @@ def write_hidden_data(root: Path, count: int) -> None:
         np.save(root / "depth" / f"{index}.npy", image.mean(2) / 50 * noise)
 
 
+ENDLESS = "was stopped while"
+"""What is said of a model that goes on and on."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A file that must be refused, what the refusal says, and its near-twin that completes."""
@@ -325,6 +329,11 @@ class Case:
     hostile: Build
     says: str
     twin: Build = harmless
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether only the time limit may end it."""
+        return ENDLESS in self.says
 
 
 HOSTILE = (
@@ -346,11 +355,12 @@ HOSTILE = (
         "in another file",
         lambda: _with_weights(None),
     ),
-    Case("endless_loop", lambda: looping(10**12), "was stopped while", lambda: looping(9)),
+    Case("endless_loop", lambda: looping(10**12), ENDLESS, lambda: looping(9)),
     Case("tensor_of_48_gb", lambda: filled(12 * 10**9), "memory", lambda: filled(12)),
     Case("announced_48_gb", lambda: announced([12 * 10**9]), "48.0 GB", lambda: announced([3], 3)),
     Case("expanded_to_128_gb", lambda: expanded(32_000), "memory", lambda: expanded(32)),
-    Case("folding_bomb", lambda: folding(3000, 400), "was stopped while", lambda: folding(8, 3)),
+    # Whichever limit it reaches first.
+    Case("folding_bomb", lambda: folding(3000, 400), f"{ENDLESS}|memory", lambda: folding(8, 3)),
     Case("deep_functions", lambda: deep_functions(3000), "functions", lambda: deep_functions(3)),
     Case(
         "functions_8_to_the_15",

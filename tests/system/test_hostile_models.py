@@ -23,6 +23,9 @@ from visiondyno.wiring import make_queue_executor
 pytestmark = pytest.mark.slow
 
 IMAGES = 10
+TIME_S = 60.0
+BRIEF_S = 3.0
+"""Of what would go on for ever."""
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,9 @@ def completed() -> dict[str, float]:
     return {}
 
 
-def task(folder: Path, time_s: float) -> dict[str, Any]:
+def task(folder: Path, name: str, time_s: float) -> dict[str, Any]:
     return {
-        "name": "small",
+        "name": name,
         "title": "Depth of small images",
         "description": "",
         "vision_task": "depth",
@@ -64,14 +67,14 @@ def task(folder: Path, time_s: float) -> dict[str, Any]:
     }
 
 
-def score(folder: Path, data: bytes, time_s: float = 60) -> dict[str, Any]:
+def score(folder: Path, data: bytes, time_s: float = TIME_S) -> dict[str, Any]:
     digest = hashlib.sha256(data).hexdigest()
     blob = folder / "home" / "blobs" / digest[:2] / digest
     blob.parent.mkdir(parents=True, exist_ok=True)
     blob.write_bytes(data)
     job_input = {
         "operation": "score_submission",
-        "task": task(folder, time_s),
+        "task": task(folder, "small", time_s),
         "model": f"sha256:{digest}",
         "file_name": "theirs.onnx",
     }
@@ -81,7 +84,7 @@ def score(folder: Path, data: bytes, time_s: float = 60) -> dict[str, Any]:
 @pytest.mark.parametrize("case", [*HOSTILE, *MALFORMED], ids=lambda case: case.name)
 def test_it_is_refused_with_a_clear_reason(case: Case, folder: Path) -> None:
     with pytest.raises(VisionDynoError) as caught:
-        score(folder, case.hostile(), time_s=6)
+        score(folder, case.hostile(), BRIEF_S if case.is_endless else TIME_S)
     error = caught.value
     assert type(error) is not VisionDynoError, "a defect of ours"
     assert re.search(case.says, error.message, re.IGNORECASE), error.message
@@ -129,13 +132,13 @@ UPLOADED = (
 AT_THE_DOOR = ("empty", "zip", "too_large")
 
 
-def hand_in(client: httpx.Client, data: bytes) -> httpx.Response:
-    return client.post("/submit/small", files={"file": ("theirs.onnx", data)})
+def hand_in(client: httpx.Client, data: bytes, to: str = "small") -> httpx.Response:
+    return client.post(f"/submit/{to}", files={"file": ("theirs.onnx", data)})
 
 
-def ended(client: httpx.Client, submission_id: str) -> dict[str, Any]:
+def ended(client: httpx.Client, submission_id: str, of: str = "small") -> dict[str, Any]:
     while True:
-        found: dict[str, Any] = client.get(f"/submit/small/status/{submission_id}").json()
+        found: dict[str, Any] = client.get(f"/submit/{of}/status/{submission_id}").json()
         if found["status"] in ("completed", "failed"):
             return found
         time.sleep(0.05)
@@ -149,16 +152,19 @@ def worker_of(client: httpx.Client) -> dict[str, Any]:
 def test_a_live_server_and_its_worker_go_on(folder: Path, tmp_path: Path) -> None:
     cases = {case.name: case for case in (*HOSTILE, *MALFORMED)}
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "small.yaml").write_text(yaml.safe_dump(task(folder, 10)))
+    for name, time_s in (("small", TIME_S), ("brief", BRIEF_S)):
+        text = yaml.safe_dump(task(folder, name, time_s))
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(text)
+    of = {name: "brief" if cases[name].is_endless else "small" for name in UPLOADED}
     home = tmp_path / "home"
     with WorkingServer(home, tasks_dir=tmp_path / "tasks") as server, server.client() as client:
         for name in AT_THE_DOOR:
             answer = hand_in(client, cases[name].hostile())
             assert answer.status_code in (413, 422), answer.text
-        ids = {name: hand_in(client, cases[name].hostile()) for name in UPLOADED}
+        ids = {name: hand_in(client, cases[name].hostile(), of[name]) for name in UPLOADED}
         assert {answer.status_code for answer in ids.values()} == {202}
         for name, answer in ids.items():
-            found = ended(client, answer.json()["submission_id"])
+            found = ended(client, answer.json()["submission_id"], of[name])
             assert found["status"] == "failed"
             assert re.search(cases[name].says, found["error"], re.IGNORECASE), found["error"]
         good = ended(client, hand_in(client, harmless()).json()["submission_id"])
