@@ -236,6 +236,22 @@ def test_an_unknown_task_is_not_found(client: httpx.Client, task: str) -> None:
     assert client.get(f"/submit/{task}/leaderboard").status_code in (404, 422)
 
 
+def test_a_submission_is_deleted_by_who_runs_the_server(tmp_path: Path) -> None:
+    with LiveApi(tmp_path, run=refuse, require_keys=True) as api:
+        with api.client(api.make_key("team", KeyScope.SUBMIT)) as team:
+            made = hand_in(team, multipart(("file", "m.onnx", b"\x08\x07"))).json()
+            path = f"/submit/task2/status/{made['submission_id']}"
+            refused = team.delete(path)
+            assert refused.status_code == 403
+            assert "can't delete" in refused.json()["detail"]
+            assert team.get(path).status_code == 200
+        with api.client(api.make_key("host")) as host:
+            assert host.delete(path).status_code == 204
+            assert host.get(path).status_code == 404
+            assert host.delete(path).status_code == 404
+            assert host.delete(path.replace("task2", "task3")).status_code == 404
+
+
 def test_an_unknown_submission_is_not_found(client: httpx.Client) -> None:
     answer = client.get("/submit/task2/status/sub_1770321145_69dc972f")
     assert answer.status_code == 404

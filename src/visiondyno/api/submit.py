@@ -11,7 +11,7 @@ from visiondyno.api.jobs import job_of
 from visiondyno.api.problems import problems
 from visiondyno.api.routing import Api, IdempotencyKey, guarded_router
 from visiondyno.api.uploads import Upload
-from visiondyno.errors import NotFound
+from visiondyno.errors import Forbidden, NotFound
 from visiondyno.executors.workers import WorkerState
 from visiondyno.job import JobState
 from visiondyno.service import Service
@@ -188,6 +188,28 @@ async def submission_status(
     if key is not None and key.scope is KeyScope.SUBMIT and record.owner != key.id:
         raise NotFound(f"No submission to {task} has the id '{submission_id}'.")
     return await _view(service, record)
+
+
+@router.delete(
+    "/submit/{task}/status/{submission_id}",
+    operation_id="delete_submission",
+    status_code=204,
+    responses=problems(404),
+)
+async def delete_submission(
+    service: Api, task: TaskName, submission_id: SubmissionId, key: Key
+) -> None:
+    """Take a submission off the leaderboard and forget it; one that runs is stopped.
+
+    Not for keys of scope `submit`: whose submissions are counted can't make them uncounted.
+    """
+    _known_task(service, task)
+    if key is not None and key.scope is KeyScope.SUBMIT:
+        raise Forbidden(
+            f"The API key '{key.name}' has the scope 'submit' and can't delete submissions; ask "
+            "whoever runs the server."
+        )
+    await service.submissions.delete(task, submission_id)
 
 
 @router.get("/submit/{task}/leaderboard", operation_id="leaderboard", responses=problems(404))

@@ -2416,6 +2416,70 @@ export type LeaderboardResponses = {
 
 export type LeaderboardResponse = LeaderboardResponses[keyof LeaderboardResponses];
 
+export type DeleteSubmissionData = {
+    body?: never;
+    path: {
+        /**
+         * Task
+         *
+         * The task.
+         */
+        task: string;
+        /**
+         * Submission Id
+         */
+        submission_id: string;
+    };
+    query?: never;
+    url: '/submit/{task}/status/{submission_id}';
+};
+
+export type DeleteSubmissionErrors = {
+    /**
+     * Unauthorized
+     */
+    401: Problem;
+    /**
+     * Forbidden
+     */
+    403: Problem;
+    /**
+     * Not Found
+     */
+    404: Problem;
+    /**
+     * Request Entity Too Large
+     */
+    413: Problem;
+    /**
+     * Unprocessable Entity
+     */
+    422: Problem;
+    /**
+     * Too Many Requests
+     */
+    429: Problem;
+    /**
+     * Internal Server Error
+     */
+    500: Problem;
+    /**
+     * Service Unavailable
+     */
+    503: Problem;
+};
+
+export type DeleteSubmissionError = DeleteSubmissionErrors[keyof DeleteSubmissionErrors];
+
+export type DeleteSubmissionResponses = {
+    /**
+     * Successful Response
+     */
+    204: void;
+};
+
+export type DeleteSubmissionResponse = DeleteSubmissionResponses[keyof DeleteSubmissionResponses];
+
 export type SubmissionStatusData = {
     body?: never;
     path: {
