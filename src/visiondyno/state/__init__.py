@@ -1,0 +1,47 @@
+"""Model state on the wire: named tensors as safetensors, compressed, as a delta, or rounded.
+
+`encode` and `decode` carry a state from one process to another; `from_module` and `load_into` take
+it out of a torch module and put it into one. Nothing here unpickles, and only the two functions
+that touch a module need torch.
+"""
+
+from visiondyno.state.bases import BaseMissing, Bases
+from visiondyno.state.codec import (
+    FORMATS,
+    INLINE_LIMIT_BYTES,
+    EncodedState,
+    Placement,
+    decode,
+    encode,
+    from_text,
+    inline_or_blob,
+    to_text,
+)
+from visiondyno.state.feedback import ErrorFeedback
+from visiondyno.state.reading import from_safetensors
+from visiondyno.state.tensors import MAX_STATE_BYTES, State, Tensor
+from visiondyno.state.torch_modules import from_module, load_into
+from visiondyno.state.writing import identity, to_safetensors
+
+__all__ = [
+    "FORMATS",
+    "INLINE_LIMIT_BYTES",
+    "MAX_STATE_BYTES",
+    "BaseMissing",
+    "Bases",
+    "EncodedState",
+    "ErrorFeedback",
+    "Placement",
+    "State",
+    "Tensor",
+    "decode",
+    "encode",
+    "from_module",
+    "from_safetensors",
+    "from_text",
+    "identity",
+    "inline_or_blob",
+    "load_into",
+    "to_safetensors",
+    "to_text",
+]
