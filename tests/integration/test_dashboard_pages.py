@@ -119,6 +119,15 @@ def test_a_page_that_needs_what_is_away_says_so(new_site):
     assert "The queue is away." in text_of(answer.text)
 
 
+def test_pages_are_counted_apart_from_what_is_not_there(new_site):
+    with new_site.browse() as client:
+        assert client.get("/jobs").status_code == 200
+        assert client.get("/no/such/page").status_code == 404
+        told = client.get("/metrics").text
+    assert 'http_requests_total{method="GET",route="page",status="200"} 1.0' in told
+    assert 'http_requests_total{method="GET",route="unmatched",status="404"} 1.0' in told
+
+
 def test_a_defect_is_no_traceback(new_site, caplog):
     async def broken():
         raise RuntimeError("secret detail")

@@ -48,9 +48,8 @@ class Edge:
                 raise
             await respond_to(error, scope["path"])(scope, receive, answer)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
             took_s = time.monotonic() - started_s
-            self._metrics.observe(asked, route, answer.status or 499, took_s)
+            self._metrics.observe(asked, _route_of(scope), answer.status or 499, took_s)
 
 
 class _Answer:
@@ -74,6 +73,12 @@ def route_path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def _route_of(scope: Scope) -> str:
+    """The template of the API's route; `page` where the dashboard answered, which has none."""
+    found = "page" if "endpoint" in scope else "unmatched"
+    return getattr(scope.get("route"), "path", found)
 
 
 def _normalised(scope: Scope) -> Scope:
