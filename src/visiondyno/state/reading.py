@@ -42,11 +42,6 @@ class Header:
     metadata: dict[str, str]
     data_begin: int
 
-    @property
-    def size_bytes(self) -> int:
-        """Length of the entire file."""
-        return self.data_begin + (self.entries[-1].end if self.entries else 0)
-
 
 def from_safetensors(data: Buffer, max_bytes: int = MAX_STATE_BYTES) -> dict[str, Tensor]:
     """The tensors of a safetensors file; metadata is passed over.
@@ -66,29 +61,20 @@ def from_safetensors(data: Buffer, max_bytes: int = MAX_STATE_BYTES) -> dict[str
     return read_tensors(data, parse_header(data))
 
 
-def parse_header(data: Buffer, length_bytes: int | None = None) -> Header:
-    """Read and check the header.
-
-    Args:
-        data: the file, or its beginning.
-        length_bytes: of the whole file; None where `data` is all of it.
+def parse_header(data: Buffer) -> Header:
+    """Read and check the header of a file.
 
     Raises:
         ModelError: it isn't a header of safetensors, or doesn't describe exactly this file.
     """
     view = memoryview(data)
-    total = len(view) if length_bytes is None else length_bytes
-    if bytes(view[:2]) == b"PK":
-        raise unreadable("it is a zip file, which torch.save writes around a pickle")
-    if bytes(view[:1]) == b"\x80" and 2 <= int.from_bytes(view[1:2], "little") <= 5:
-        raise unreadable("it is a Python pickle, and unpickling runs whatever its sender wrote")
-    if len(view) < LENGTH_BYTES:
-        raise unreadable(f"it has {len(view)} bytes, fewer than the 8 that safetensors begins with")
+    if bytes(view[LENGTH_BYTES : LENGTH_BYTES + 1]) != b"{":
+        raise unreadable(_what_it_is(bytes(view[:LENGTH_BYTES])))
     header_bytes = int.from_bytes(view[:LENGTH_BYTES], "little")
     data_begin = LENGTH_BYTES + header_bytes
-    if data_begin > total:
+    if data_begin > len(view):
         raise unreadable(
-            f"its first 8 bytes name a header of {header_bytes:,} bytes, but {total:,} bytes came"
+            f"its first 8 bytes name a header of {header_bytes:,} bytes, but {len(view):,} came"
         )
     if header_bytes > MAX_HEADER_BYTES:
         raise unreadable(
@@ -100,7 +86,7 @@ def parse_header(data: Buffer, length_bytes: int | None = None) -> Header:
         (_checked_entry(name, field) for name, field in fields.items()),
         key=lambda entry: (entry.begin, entry.end),
     )
-    _check_coverage(entries, total - data_begin)
+    _check_coverage(entries, len(view) - data_begin)
     return Header(entries, metadata, data_begin)
 
 
@@ -126,13 +112,22 @@ def read_tensors(data: Buffer, header: Header) -> dict[str, Tensor]:
     return tensors
 
 
+def _what_it_is(beginning: bytes) -> str:
+    # Only asked where no header follows: the length of a header may look like any of these.
+    if beginning.startswith(b"PK\x03\x04"):
+        return "it is a zip file, which torch.save writes around a pickle"
+    if beginning.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "it is a Python pickle, and unpickling runs whatever its sender wrote"
+    if beginning.startswith(b"\x28\xb5\x2f\xfd"):
+        return "it is a Zstandard frame, but its format doesn't say so (+shuffle+zstd)"
+    return "it doesn't begin with 8 bytes of length and a JSON header"
+
+
 def _parsed_json(text: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(text.decode(), object_pairs_hook=_unique)
+        fields: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise unreadable("its header isn't JSON with every name once") from error
-    if not isinstance(fields, dict):
-        raise unreadable("its header isn't a JSON object")
+        raise unreadable("its header isn't one JSON object with every name once") from error
     return fields
 
 
