@@ -5,16 +5,16 @@ the name that sorts first, and are loaded from any of their names.
 """
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from visiondyno.errors import ModelError
 from visiondyno.state.tensors import DTYPES, State, Tensor, dtype_name, quoted, raw_bytes
 
-if TYPE_CHECKING:
-    from torch import Tensor as TorchTensor
-    from torch.nn import Module
+# torch has no types for us, and no module here imports it at its top.
+Module: TypeAlias = Any
+TorchTensor: TypeAlias = Any
 
 _SHOWN = 5
 
@@ -30,7 +30,7 @@ _TORCH = {
 _NAME_OF = {attribute: name for name, attribute in _TORCH.items()}
 
 
-def from_module(module: "Module", *, copy: bool = True) -> dict[str, Tensor]:
+def from_module(module: Module, *, copy: bool = True) -> dict[str, Tensor]:
     """The parameters and persistent buffers of a module.
 
     Args:
@@ -52,7 +52,7 @@ def from_module(module: "Module", *, copy: bool = True) -> dict[str, Tensor]:
     return state
 
 
-def load_into(module: "Module", state: State) -> None:
+def load_into(module: Module, state: State) -> None:
     """Copy a state into a module, on whatever device its tensors are; all of it or nothing.
 
     Args:
@@ -87,7 +87,7 @@ def load_into(module: "Module", state: State) -> None:
             tensor.copy_(loaded)
 
 
-def _distinct(module: "Module") -> list[tuple[list[str], "TorchTensor"]]:
+def _distinct(module: Module) -> list[tuple[list[str], TorchTensor]]:
     groups: dict[object, list[str]] = defaultdict(list)
     tensors = module.state_dict(keep_vars=False)
     for name in sorted(tensors):
@@ -120,18 +120,18 @@ def _check_dense(name: str, tensor: Any) -> None:
         )
 
 
-def _torch_name(tensor: "TorchTensor") -> str:
+def _torch_name(tensor: TorchTensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _to_array(tensor: "TorchTensor") -> Tensor:
+def _to_array(tensor: TorchTensor) -> Tensor:
     dtype = DTYPES[_NAME_OF[_torch_name(tensor)]]
     dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     array: Tensor = _bytes_of(dense).view(dtype).reshape(tuple(tensor.shape))
     return array
 
 
-def _bytes_of(tensor: "TorchTensor") -> Tensor:
+def _bytes_of(tensor: TorchTensor) -> Tensor:
     import torch
 
     # NumPy knows no bfloat16 of its own: only the bytes cross.
@@ -139,7 +139,7 @@ def _bytes_of(tensor: "TorchTensor") -> Tensor:
     return array
 
 
-def _check_names(groups: list[tuple[list[str], "TorchTensor"]], state: State) -> None:
+def _check_names(groups: list[tuple[list[str], TorchTensor]], state: State) -> None:
     missing = [quoted(names[0]) for names, _ in groups if not state.keys() & set(names)]
     known = {name for names, _ in groups for name in names}
     unexpected = [quoted(name) for name in sorted(state.keys() - known)]
@@ -155,7 +155,7 @@ def _check_names(groups: list[tuple[list[str], "TorchTensor"]], state: State) ->
         )
 
 
-def _mismatch(name: str, tensor: "TorchTensor", array: Tensor) -> str | None:
+def _mismatch(name: str, tensor: TorchTensor, array: Tensor) -> str | None:
     expected = f"{_torch_name(tensor)} {list(tensor.shape)}"
     got = f"{_TORCH.get(str(dtype_name(array)), array.dtype)} {list(array.shape)}"
     return None if expected == got else f"{quoted(name)} is {got}, the model has {expected}"
