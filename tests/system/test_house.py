@@ -32,7 +32,7 @@ ONLY_HERE = {
     "obstore": ("blobs/",),
     "fastapi": ("api/", "dashboard/", "server.py"),
     "uvicorn": ("server.py",),
-    "torch": ("runtimes/", "state/"),
+    "torch": ("runtimes/", "state/", "training/"),
     "ultralytics": (),
 }
 # Present only with an extra: importing the module that uses them must work without.

@@ -1,0 +1,242 @@
+"""Typed inputs of training: which module, which data, how it learns.
+
+Names of layers, optimisers, schedulers and losses are those of the worker's own torch, which
+these values don't know: the worker checks them before it trains.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from visiondyno.specs.inline_data import TrainingData
+from visiondyno.specs.operations import OperationInput
+
+MAX_SEED = 2**63 - 1
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Arguments = dict[str, Any]
+ModelState = Annotated[str, Field(min_length=1)]
+"""Base64 of an encoded state, or `sha256:…`, the name of a blob that holds one."""
+
+_BLOB = r"^sha256:[0-9a-f]{64}$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class LayerConfig(BaseModel):
+    """One layer: its type in snake_case, and the arguments of its class in `torch.nn`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    type: Name
+
+    @property
+    def arguments(self) -> Arguments:
+        """What is given beside the type."""
+        return dict(self.model_extra or {})
+
+
+class SequentialConfig(_Part):
+    """Layers of `torch.nn`, one after another."""
+
+    type: Literal["sequential"]
+    layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1, max_length=10_000)]
+
+
+class TorchvisionConfig(_Part):
+    """A model of torchvision by name, with fresh weights."""
+
+    type: Literal["torchvision"]
+    name: Name
+    arguments: Arguments = {}
+
+
+class TimmConfig(_Part):
+    """A model of timm by name, with fresh weights."""
+
+    type: Literal["timm"]
+    name: Name
+    arguments: Arguments = {}
+
+
+class TransformersConfig(_Part):
+    """An image classifier of transformers by its model type (`vit`), with fresh weights.
+
+    Attributes:
+        name: the model type, not a repository: nothing is downloaded.
+        arguments: of its configuration, such as `num_labels` and `image_size`.
+    """
+
+    type: Literal["transformers"]
+    name: Name
+    arguments: Arguments = {}
+
+
+class ExportedConfig(_Part):
+    """Any architecture, as a `torch.export` program.
+
+    Attributes:
+        program: what `torch.export.save` wrote, as base64 or the name of a blob.
+    """
+
+    type: Literal["exported"]
+    program: Annotated[str, Field(min_length=1)]
+
+
+ModelConfig = Annotated[
+    SequentialConfig | TorchvisionConfig | TimmConfig | TransformersConfig | ExportedConfig,
+    Field(discriminator="type"),
+]
+
+
+class Hyperparameters(_Part):
+    """How a module learns.
+
+    Attributes:
+        optimizer: a class of `torch.optim` in snake_case.
+        optimizer_arguments: its own arguments, beside the three below.
+        learning_rate, weight_decay, momentum: the optimiser's own default if None; given to one
+            that takes none, they are refused.
+        loss_function: a loss of `torch.nn` in snake_case, with or without `_loss`.
+        loss_arguments: its arguments; lists become tensors where it takes tensors.
+        scheduler: a class of `torch.optim.lr_scheduler` in snake_case, with or without `_lr`.
+        scheduler_arguments: its arguments.
+        scheduler_step: after each `batch` or `epoch`; None is `batch` for `one_cycle` and
+            `cyclic`, else `epoch`.
+        batch_size, shuffle: how samples are taken.
+        drop_last: leave out the samples that don't fill a last batch.
+        gradient_clip_norm, gradient_clip_value: bounds of the gradient, by norm before by value.
+        mixed_precision: dtype of autocast; `fp16` scales the loss.
+        compile: run through `torch.compile`.
+        data_parallel: over all GPUs of the worker; None does it where there are several.
+        seed: of weights, of the order of samples and of dropout.
+    """
+
+    optimizer: Name = "adam"
+    optimizer_arguments: Arguments = {}
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    momentum: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    loss_function: Name = "cross_entropy"
+    loss_arguments: Arguments = {}
+    scheduler: Name | None = None
+    scheduler_arguments: Arguments = {}
+    scheduler_step: Literal["epoch", "batch"] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=2**31 - 1)] = 32
+    shuffle: bool = True
+    drop_last: bool = False
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
+    gradient_clip_value: Annotated[float, Field(gt=0)] | None = None
+    mixed_precision: Literal["none", "fp16", "bf16"] = "none"
+    compile: bool = False
+    data_parallel: bool | None = None
+    seed: Seed | None = None
+
+    @model_validator(mode="after")
+    def _arguments_have_an_owner(self) -> Self:
+        if self.scheduler is None and (self.scheduler_arguments or self.scheduler_step):
+            raise ValueError("'scheduler_arguments' and 'scheduler_step' need a 'scheduler'")
+        return self
+
+
+class EarlyStopping(_Part):
+    """Stop when a metric no longer gets better.
+
+    Attributes:
+        monitor: `val_` or `train_` and the name of a metric.
+        patience: epochs in a row without a better value before it stops.
+        min_delta: what counts as better, in units of the metric.
+        mode: whether less or more is better; None knows it of every metric there is.
+    """
+
+    monitor: Annotated[str, Field(pattern=r"^(val|train)_[a-z][a-z0-9_]*$")] = "val_loss"
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] = 3
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    mode: Literal["min", "max"] | None = None
+
+
+class ModuleInput(OperationInput):
+    """What operations on a torch module have in common.
+
+    Attributes:
+        config: `model_config` on the wire.
+        model_state: weights to begin with; fresh ones from the seed if None.
+        model_state_format: how `model_state` is encoded.
+        hyperparameters: of an evaluation, loss and batch size only.
+        device: `auto` is the first GPU where there is one, else the processor.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True
+    )
+
+    config: Annotated[ModelConfig, Field(alias="model_config")]
+    model_state: ModelState | None = None
+    model_state_format: Name | None = None
+    hyperparameters: Hyperparameters = Hyperparameters()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _none_is_the_default(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @property
+    def seed_used(self) -> int:
+        """The seed, 0 where none is given."""
+        return self.hyperparameters.seed or 0
+
+
+class TrainEpochInput(ModuleInput):
+    """Train for one epoch.
+
+    Attributes:
+        optimizer_state: the name of the blob that an earlier epoch answered with.
+        epoch: which one it is, from 1: it decides the order of samples.
+    """
+
+    operation: Literal["train_epoch"] = "train_epoch"
+    training_data: TrainingData
+    optimizer_state: Annotated[str, Field(pattern=_BLOB)] | None = None
+    epoch: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
+
+
+class TrainInput(ModuleInput):
+    """Train for many epochs, and evaluate after each.
+
+    Attributes:
+        validation_data: never trained on; no `val_metrics` without it.
+        seed: as `hyperparameters.seed`; give it in one place.
+    """
+
+    operation: Literal["train"] = "train"
+    training_data: TrainingData
+    validation_data: TrainingData | None = None
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    early_stopping: EarlyStopping | None = None
+    seed: Seed | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        own = self.hyperparameters.seed
+        if self.seed is not None and own is not None and self.seed != own:
+            raise ValueError(f"'seed' is {self.seed} and 'hyperparameters.seed' {own}; give one")
+        watched = self.early_stopping.monitor if self.early_stopping else "train_loss"
+        if watched.startswith("val_") and self.validation_data is None:
+            raise ValueError(f"'early_stopping.monitor' is '{watched}': give 'validation_data' too")
+        return self
+
+    @property
+    def seed_used(self) -> int:
+        """The seed, 0 where none is given."""
+        return self.seed if self.seed is not None else super().seed_used
+
+
+class EvaluateModelInput(ModuleInput):
+    """Score a torch module on labelled data, without learning."""
+
+    operation: Literal["evaluate"] = "evaluate"
+    validation_data: TrainingData

@@ -1,0 +1,43 @@
+"""What is called in a module's place: compiled, or spread over the GPUs of the worker."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from visiondyno.errors import SpecError
+from visiondyno.specs.training import Hyperparameters
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def wrapped(
+    module: "nn.Module", hyperparameters: Hyperparameters, device: "torch.device"
+) -> Callable[..., Any] | None:
+    """The wrapper, which shares the module's weights; None where the module itself is called.
+
+    Raises:
+        SpecError: several GPUs are asked for where there aren't, or together with `compile`.
+    """
+    import torch
+    from torch import nn
+
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    asked = hyperparameters.data_parallel
+    if asked and count < 2:
+        raise SpecError(
+            "'hyperparameters.data_parallel': this training runs on "
+            f"{'one GPU' if count else 'the processor'}; leave it out, or take a worker with "
+            "several GPUs."
+        )
+    if asked and hyperparameters.compile:
+        raise SpecError(
+            "'hyperparameters.data_parallel': it can't be combined with 'compile'; choose one."
+        )
+    if hyperparameters.compile:
+        compiled: Callable[..., Any] = torch.compile(module)
+        return compiled
+    if count > 1 and asked is not False and (device.index or 0) == 0:
+        parallel: Callable[..., Any] = nn.DataParallel(module)
+        return parallel
+    return None
