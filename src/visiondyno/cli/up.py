@@ -76,7 +76,7 @@ def command(workers: tuple[int, int] | None, **given: Any) -> None:
     try:
         run(_serve(settings, own_workers=own_workers))
     except KeyboardInterrupt:
-        click.echo("Stopped. What was accepted is kept; jobs that ran are run again at the start.")
+        click.echo("Stopped. What was accepted is kept; what ran is run again at the next start.")
 
 
 async def _serve(settings: Settings, *, own_workers: bool) -> None:
