@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from visiondyno.errors import InputError
 from visiondyno.operations.context import OperationContext
 
 
@@ -23,6 +24,10 @@ def _log(job_input: dict[str, Any], _: OperationContext) -> dict[str, Any]:
 
 def _mirror(job_input: dict[str, Any], _: OperationContext) -> dict[str, Any]:
     return {"text": job_input["text"]}
+
+
+def _refuse(job_input: dict[str, Any], _: OperationContext) -> dict[str, Any]:
+    raise InputError(job_input["text"])
 
 
 def _until_stopped(_: dict[str, Any], context: OperationContext) -> dict[str, Any]:
@@ -65,6 +70,7 @@ def _slow(job_input: dict[str, Any], context: OperationContext) -> dict[str, Any
 _OPERATIONS = {
     "log": _log,
     "mirror": _mirror,
+    "refuse": _refuse,
     "until stopped": _until_stopped,
     "hang": _hang,
     "kill yourself": _kill_yourself,

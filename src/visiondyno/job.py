@@ -8,11 +8,13 @@ import secrets
 import time
 import uuid
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from visiondyno.errors import VisionDynoError, error_classes
+
+_Text = TypeVar("_Text", str, str | None)
 
 
 class JobState(StrEnum):
@@ -91,6 +93,11 @@ class JobRequest(_Wire):
     webhook: str | None = None
 
 
+def _valid(text: _Text) -> _Text:
+    """`text` without the lone surrogates of file names and JSON, which no wire takes."""
+    return text and text.encode("utf-8", "backslashreplace").decode()
+
+
 class JobError(_Wire):
     """Why a job failed: for programs `code`, for people `message`, for us `traceback`."""
 
@@ -113,14 +120,13 @@ class JobError(_Wire):
         if isinstance(error, VisionDynoError):
             stage = getattr(error, "stage", None)
             inner = getattr(error, "traceback", None)
-            return cls(
-                code=error.code, message=error.message, stage=stage, traceback=inner or traceback
-            )
+            trace = _valid(inner or traceback)
+            return cls(code=error.code, message=_valid(error.message), stage=stage, traceback=trace)
         summary = f"{type(error).__name__}: {error}"
         return cls(
             code=VisionDynoError.code,
-            message=f"A defect of visiondyno itself: {summary}. Please report it.",
-            traceback=traceback,
+            message=_valid(f"A defect of visiondyno itself: {summary}. Please report it."),
+            traceback=_valid(traceback),
         )
 
 

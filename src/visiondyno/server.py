@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _BACKLOG = 2048
 _CLOSE_CONNECTIONS_S = 5
+_LET_GO_S = 4
 _GC_THRESHOLDS = (100_000, 50, 100)
 
 
@@ -96,7 +97,7 @@ async def serve(
                 timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
                 server_header=False,
             )
-            server = uvicorn.Server(config)
+            server = _Server(config, service)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             while not (server.started or serving.done()):
                 await asyncio.sleep(0.01)
@@ -105,6 +106,22 @@ async def serve(
             await serving
     finally:
         listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Lets go of those who watch jobs before it must cut them off."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        letting_go = loop.call_later(_LET_GO_S, self._service.jobs.let_go)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            letting_go.cancel()
 
 
 def _listen(settings: Settings) -> socket.socket:

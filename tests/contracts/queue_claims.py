@@ -263,3 +263,25 @@ class ClaimContract:
         bench.clock.advance(2)
         assert bench.claimed_ids() == []
         assert bench.states("a") == ["IN_QUEUE", "IN_PROGRESS", "IN_QUEUE", "TIMED_OUT"]
+
+    def test_of_many_jobs_past_their_ttl_none_runs(self, bench: Bench) -> None:
+        ids = [f"late-{number}" for number in range(1500)]
+        bench.put(*ids, policy=Policy(ttl_ms=1000))
+        bench.put("in time")
+        bench.clock.advance(2)
+        claimed = [*bench.claimed_ids(), *bench.claimed_ids(), *bench.claimed_ids()]
+        assert claimed == ["in time"]
+        assert {bench.states(job_id)[-1] for job_id in ids} == {"TIMED_OUT"}
+
+    def test_a_clock_set_back_holds_no_waiting_job_up(self, bench: Bench) -> None:
+        bench.put("a")
+        bench.clock.advance(-3600)
+        assert bench.queue.claimable(9) == 1
+        assert bench.claimed_ids() == ["a"]
+
+    def test_claimable_jobs_are_counted_up_to_a_number(self, bench: Bench) -> None:
+        assert bench.queue.claimable(3) == 0
+        bench.put("a", "b", "c", "d", "paused")
+        bench.queue.cancel("a")
+        assert bench.queue.claimable(9) == 4
+        assert bench.queue.claimable(3) == 3

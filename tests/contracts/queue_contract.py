@@ -24,7 +24,7 @@ from contracts.queue_bench import (
 )
 from contracts.queue_claims import ClaimContract
 from contracts.queue_machine import check_against_model
-from visiondyno.errors import NotFound
+from visiondyno.errors import NotFound, VisionDynoError
 from visiondyno.executors.base import JobLost
 from visiondyno.executors.queue import WORKER_EXPIRY_S, Claim, JobQueue, Outcome, answer_json
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo, WorkerState
@@ -95,6 +95,19 @@ class QueueContract(ClaimContract):
         assert bench.answer("a") == JobAnswer.model_validate_json(
             answer_json(claim, Outcome(state, 5, error=error))
         )
+
+    def test_an_answer_that_cannot_be_read_stops_no_other_jobs_events(self, bench: Bench) -> None:
+        _, cursor = bench.queue.feed(None)
+        bench.put("odd", "unreadable", "after")
+        odd, unreadable, after = bench.queue.claim(["u", "v", "w"], LEASE_S)
+        text = json.dumps({"name": "half a character \ud800"})
+        bench.queue.finish([completed(odd, text), completed(unreadable, "7"), completed(after)])
+        last = {event.job_id: event for event in whole_feed(bench.queue, cursor)[0]}
+        assert bench.answer("odd").output == {"name": "half a character \ud800"}
+        assert last["unreadable"].state == JobState.FAILED
+        with pytest.raises(VisionDynoError, match="can't be read"):
+            bench.answer("unreadable").result()
+        assert last["after"].state == JobState.COMPLETED
 
     def test_nothing_follows_the_terminal_event(self, bench: Bench) -> None:
         bench.put("a")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -336,3 +337,70 @@ def _newer(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
+
+
+def test_a_killed_supervisor_leaves_no_worker_that_is_stuck(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with local(tmp_path, ScaleLimits(1, 1, 60)) as executor:
+            stuck = await executor.submit(job("hang"))
+            worker_pid = await pid_of(executor, stuck)
+            assert executor.supervisor_pid is not None
+            os.kill(executor.supervisor_pid, signal.SIGKILL)
+            await until(lambda: not psutil.pid_exists(worker_pid))
+            await executor.cancel(stuck)
+
+    run(scenario)
+
+
+def test_an_error_of_any_text_is_told_and_costs_no_worker(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with local(tmp_path, ScaleLimits(1, 1, 60)) as executor:
+            odd = await executor.submit(job("refuse", text="half a character \ud800"))
+            answer = (await events_of(executor, odd))[-1].answer
+            assert answer is not None
+            assert answer.error is not None
+            assert (answer.error.code, answer.error.message) == (
+                "bad_input",
+                "half a character \\ud800",
+            )
+            mirrored = await executor.submit(job("mirror", text="\ud800"))
+            answer = (await events_of(executor, mirrored))[-1].answer
+            assert answer is not None
+            assert answer.result() == {"text": "\ud800"}
+
+    run(scenario)
+
+
+def test_a_supervisor_that_cannot_be_started_for_a_while_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = subprocess.Popen, [2]
+
+    def refuse(*arguments: Any, **rest: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise BlockingIOError("no process to be had")
+        return real(*arguments, **rest)
+
+    async def scenario() -> None:
+        async with local(tmp_path, ScaleLimits(1, 1, 60), lease_s=1.0) as executor:
+            await executor.start()
+            assert executor.supervisor_pid is not None
+            monkeypatch.setattr(subprocess, "Popen", refuse)
+            os.kill(executor.supervisor_pid, signal.SIGKILL)
+            events = await events_of(executor, await executor.submit(job("log", lines=[])))
+            assert events[-1].state == JobState.COMPLETED
+            assert left == [0]
+
+    run(scenario)
+
+
+def test_an_executor_used_at_once_from_the_start_has_one_supervisor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with local(tmp_path, ScaleLimits(1, 1, 60)) as executor:
+            await asyncio.gather(*(executor.start() for _ in range(5)))
+            children = psutil.Process().children()
+            named = [one for one in children if "supervisor_process" in " ".join(one.cmdline())]
+            assert [one.pid for one in named] == [executor.supervisor_pid]
+
+    run(scenario)

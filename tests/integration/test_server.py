@@ -1,19 +1,21 @@
 """The whole server: names it answers to, a taken port, its first key, an orderly end."""
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+
+from worker_entries import ENVIRON
 
 START_S = 60.0
 
@@ -22,15 +24,17 @@ DYNO_UP = [sys.executable, "-c", "from visiondyno.cli import main; main()", "up"
 
 
 @contextmanager
-def dyno_up(home: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
+def dyno_up(
+    home: Path, *arguments: str, program: Sequence[str] = DYNO_UP
+) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
     """`dyno up` on a free port; what it said until it was up."""
     process = subprocess.Popen(
-        [*DYNO_UP, "--home", str(home), *arguments],
+        [*program, "--home", str(home), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=home,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**ENVIRON, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
     said: list[str] = []
@@ -142,6 +146,40 @@ def test_a_taken_port_is_said_and_disturbs_nothing(tmp_path: Path) -> None:
             assert process.wait(START_S) == 2
             assert f"Port {port} on 127.0.0.1 is taken" in "".join(said)
         assert not (tmp_path / "store.sqlite").exists()
+
+
+def test_sigterm_lets_requests_end_and_lets_go_of_those_that_take_too_long(tmp_path: Path) -> None:
+    faulty = (
+        "from functools import partial; import visiondyno.cli.up as up;"
+        "up.make_queue_executor = partial(up.make_queue_executor,"
+        " entry='faulty_operations:run'); up.command()"
+    )
+    with dyno_up(
+        tmp_path, "--workers", "2", "--port", "0", program=[sys.executable, "-c", faulty]
+    ) as (
+        process,
+        said,
+    ):
+        url = url_of(said)
+        jobs = [
+            {"operation": "slow", "seconds": 1.0, "marker": str(tmp_path / "marker")},
+            {"operation": "until stopped"},
+        ]
+
+        def ask(job_input: dict[str, object]) -> httpx.Response:
+            return httpx.post(f"{url}/v2/default/runsync", json={"input": job_input}, timeout=60)
+
+        with ThreadPoolExecutor() as threads:
+            asked = [threads.submit(ask, job_input) for job_input in jobs]
+            while httpx.get(f"{url}/v2/default/health").json()["jobs"]["inProgress"] < 2:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            short, long = [one.result() for one in asked]
+        assert short.json()["status"] == "COMPLETED"
+        assert long.status_code == 503
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
 
 
 def test_sigterm_while_it_starts_ends_it(tmp_path: Path) -> None:

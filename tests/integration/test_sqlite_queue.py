@@ -80,3 +80,25 @@ def test_the_pipe_of_a_listener_that_died_is_removed(tmp_path: Path) -> None:
     alive.close()
     assert list((tmp_path / "work").iterdir()) == []
     ring(tmp_path, "events")  # nobody ever listened
+
+
+def test_a_clock_set_back_ends_a_pause(tmp_path: Path) -> None:
+    clock = Clock()
+    queue = SqliteQueue(tmp_path / "queue.sqlite", clock=clock)
+    queue.put([job("a")])
+    queue.give_back(queue.claim(["w"], 10)[0], "It died.")
+    assert (queue.claim(["w"], 10), queue.claimable(1), queue.counts().claimable) == ([], 0, 0)
+    clock.advance(-3600)
+    assert (queue.claimable(1), queue.counts().claimable) == (1, 1)
+    assert [claim.job_id for claim in queue.claim(["w"], 10)] == ["a"]
+    queue.close()
+
+
+def test_bells_that_do_not_work_lose_no_job(tmp_path: Path) -> None:
+    (tmp_path / "queue.sqlite.bells").write_text("not a folder")
+    queue = SqliteQueue(tmp_path / "queue.sqlite")
+    with pytest.raises(TransportDown, match="bells"):
+        queue.bell("work")
+    queue.put([job("a")])
+    assert queue.known(["a"]) == {"a"}
+    queue.close()

@@ -84,7 +84,8 @@ async def _serve(settings: Settings, *, own_workers: bool) -> None:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    # Not the loop's own handlers: those would go on beside uvicorn's, and cut requests off.
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(task.cancel))
     executor = make_queue_executor(settings, own_workers=own_workers)
     try:
         await serve(

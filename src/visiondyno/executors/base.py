@@ -39,6 +39,8 @@ class Executor(ABC):
       called and however many watch, in order of their numbers (1, 2, 3 …), and ends after the
       terminal event, whose `answer` holds the output or the error. An unknown id raises `JobLost`,
       and so does a job that its transport forgets while it is watched.
+      One that waits for more than there will ever be (the transport came back with an older state)
+      ends without it.
     - `cancel` of a queued or running job makes it CANCELLED and stops the operation; of a job in a
       terminal state it does nothing. An unknown id raises `JobLost`.
     - A job that runs past its policy's `executionTimeout` becomes TIMED_OUT; one that waits past

@@ -12,9 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from visiondyno.errors import Cancelled, TimeLimitExceeded
+from pydantic import ValidationError
+
+from visiondyno.errors import Cancelled, NotFound, TimeLimitExceeded
+from visiondyno.executors.base import JobLost
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
-from visiondyno.job import JobError, JobEvent, JobState, Policy
+from visiondyno.job import JobAnswer, JobError, JobEvent, JobState, Policy
 
 Topic = Literal["work", "events"]
 """What a bell rings for: work for supervisors (jobs, cancels, commands), or events for watchers."""
@@ -26,6 +29,7 @@ WORKER_EXPIRY_S = 15.0
 """A worker that isn't told of for so long is forgotten."""
 
 _BACKOFF_S = (0.5, 2.0, 5.0, 10.0)
+LONGEST_BACKOFF_S = _BACKOFF_S[-1]
 
 
 def backoff_s(attempt: int) -> float:
@@ -180,6 +184,10 @@ class JobQueue(ABC):
     def counts(self) -> QueueCounts:
         """What waits, runs and ended (and isn't forgotten yet)."""
 
+    def claimable(self, at_most: int) -> int:
+        """How many jobs a worker could claim now; beyond `at_most` they aren't counted."""
+        return min(at_most, self.counts().claimable)
+
     @abstractmethod
     def announce(self, workers: Sequence[WorkerInfo]) -> None:
         """Tell of workers; one that isn't told of for `WORKER_EXPIRY_S` is forgotten."""
@@ -215,6 +223,30 @@ class JobQueue(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the connection. The jobs stay."""
+
+
+def read_answer(job_id: str, text: str) -> JobAnswer:
+    """What `answer_json` gave; one that can't be read is that job's failure and no other's."""
+    try:
+        return JobAnswer.model_validate_json(text)
+    except ValidationError:
+        pass
+    try:  # pydantic's own reader refuses the lone surrogates that JSON may hold
+        return JobAnswer.model_validate(json.loads(text))
+    except ValueError:
+        message = "The job's answer can't be read; is its worker of another version of VisionDyno?"
+        error = JobError(code="internal", message=message)
+        return JobAnswer(id=job_id, status=JobState.FAILED, error=error)
+
+
+def lost_job(job_id: str) -> JobLost:
+    """The error for a job that the queue doesn't have."""
+    return JobLost(f"The queue has no job '{job_id}'; it ended long ago or was never put here.")
+
+
+def unknown_worker(name: str) -> NotFound:
+    """The error for a worker that nobody told of lately."""
+    return NotFound(f"No worker is called '{name}'; `dyno workers list` names them.")
 
 
 def cancelled_error() -> JobError:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from visiondyno.errors import SpecError, TransportDown
+from visiondyno.errors import SpecError, TransportDown, Unavailable
 from visiondyno.executors.base import Executor, ExecutorHealth, JobLost
 from visiondyno.executors.queue import DEFAULT_MAX_ATTEMPTS, Bell, JobQueue, QueuedJob
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo, WorkerState
@@ -28,7 +28,10 @@ _LOOK_S = 0.25
 _CHECK_S = 2.0
 """How often silent watchers' jobs are looked up one by one."""
 _SWEEP_S = 2.0
+_SAY_AGAIN_S = 30.0
 _LONG_PART = 1000
+_CHECKED_AT_ONCE = 50
+"""Silent watchers looked up until the feed is read again: the others' events don't wait."""
 _MOST_FRESH = 10_000
 """Jobs whose events are kept from their submission on for the watcher that comes at once."""
 
@@ -46,6 +49,7 @@ class _Watcher:
         self.error: Exception | None = None
         self.silent = True  # nothing came since the last look
         self.has_gap = False
+        self.is_over = False
         self._waiter: asyncio.Future[None] | None = None
 
     def offer(self, event: JobEvent) -> bool:
@@ -57,6 +61,9 @@ class _Watcher:
             self.wake()
         elif event.number > self.next:
             self.has_gap = True
+        elif event.answer is not None:  # of a transport that came back older than it was
+            self.is_over = True
+            self.wake()
         return self.has_gap
 
     def fail(self, error: Exception) -> None:
@@ -68,6 +75,8 @@ class _Watcher:
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
+        if self.is_over:
+            return
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
@@ -137,7 +146,7 @@ class QueueExecutor(Executor):
         try:
             await self._call(lambda queue: queue.put(jobs))
         except asyncio.CancelledError:
-            error = SpecError("The executor was closed before the job was accepted.")
+            error = _closed_before()
             raise
         except Exception as refused:
             error = refused
@@ -173,7 +182,7 @@ class QueueExecutor(Executor):
                 return
             for event in early:
                 self._has_gaps |= watcher.offer(event)
-            while True:
+            while watcher.events or not watcher.is_over:
                 while watcher.events:
                     event = watcher.events.popleft()
                     yield event
@@ -205,7 +214,7 @@ class QueueExecutor(Executor):
         """Read all jobs' events as they come; look after silent watchers; sweep."""
         loop = asyncio.get_running_loop()
         bell: Bell | None = None
-        next_check_s = next_sweep_s = loop.time()
+        next_check_s = next_sweep_s = say_again_s = loop.time()
         try:
             while not self._closed:
                 try:
@@ -219,8 +228,10 @@ class QueueExecutor(Executor):
                     if loop.time() >= next_sweep_s:
                         await self._call(lambda queue: queue.sweep())
                         next_sweep_s = loop.time() + _SWEEP_S
-                except TransportDown as error:
-                    _log.warning("%s", error)
+                except Unavailable as error:
+                    if loop.time() >= say_again_s:  # an outage of hours fills no disk
+                        _log.warning("%s", error)
+                        say_again_s = loop.time() + _SAY_AGAIN_S
                     await asyncio.sleep(_LOOK_S)
                     continue
                 with contextlib.suppress(TimeoutError):
@@ -258,7 +269,9 @@ class QueueExecutor(Executor):
             if watcher.silent or watcher.has_gap
         ]
         known = await self.known({watcher.job_id for watcher in silent})
-        for watcher in silent:
+        for place, watcher in enumerate(silent, start=1):
+            if place % _CHECKED_AT_ONCE == 0:
+                await self._read_feed()
             if watcher.job_id not in known:
                 watcher.fail(JobLost(f"The queue lost job '{watcher.job_id}'; submit it again."))
                 continue
@@ -327,6 +340,9 @@ class QueueExecutor(Executor):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _, accepted in self._waiting:
+            if not accepted.done():
+                accepted.set_exception(_closed_before())
         closed = SpecError("The executor was closed; its jobs go on without this watcher.")
         for watchers in self._watchers.values():
             for watcher in watchers:
@@ -359,6 +375,10 @@ class QueueExecutor(Executor):
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _closed_before() -> SpecError:
+    return SpecError("The executor was closed before the job was accepted.")
 
 
 def _feed_of(queue: JobQueue, cursor: str | None) -> tuple[list[JobEvent], str]:

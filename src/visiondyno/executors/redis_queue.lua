@@ -104,9 +104,11 @@ local function finish_with_error(id, state, error_json)
 end
 
 local function expire(late_error)
-  for _, id in ipairs(due('ttl', '(' .. whole(now))) do
+  local late = due('ttl', '(' .. whole(now))
+  for _, id in ipairs(late) do
     finish_with_error(id, 'TIMED_OUT', late_error)
   end
+  return #late < AT_ONCE  -- else others may be late too
 end
 
 local function give_back(id, reason, pause_ms, is_blameless)
@@ -166,7 +168,9 @@ end
 -- lease in ms, error of late jobs; then worker, token; and so on
 function operations.claim(args)
   local lease_ms, claims = args[1], {}
-  expire(args[2])
+  if not expire(args[2]) then
+    return claims
+  end
   for _, id in ipairs(due('backoff', whole(now))) do
     call('ZREM', P .. 'backoff', id)
     line_up(id, job_of(id), now)
@@ -228,9 +232,7 @@ end
 
 -- ID, token, reason, pause in ms, 1 if blameless
 function operations.give_back(args)
-  if holds(args[1], args[2]) then
-    give_back(args[1], args[3], tonumber(args[4]), args[5] == '1')
-  end
+  if holds(args[1], args[2]) then give_back(args[1], args[3], tonumber(args[4]), args[5] == '1') end
 end
 
 -- ID, error. Gives 0 if there is no such job
@@ -305,7 +307,7 @@ end
 function operations.known(args)
   local found = {}
   for i = 1, #args do
-    found[#found + 1] = call('EXISTS', P .. 'job:' .. args[i])
+    found[i] = call('EXISTS', P .. 'job:' .. args[i])
   end
   return found
 end

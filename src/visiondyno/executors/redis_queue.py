@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
-from visiondyno.errors import NotFound
-from visiondyno.executors.base import JobLost
 from visiondyno.executors.queue import (
     DEFAULT_RETENTION_S,
     WORKER_EXPIRY_S,
@@ -31,10 +29,13 @@ from visiondyno.executors.queue import (
     backoff_s,
     cancelled_error,
     expired_error,
+    lost_job,
+    read_answer,
+    unknown_worker,
 )
 from visiondyno.executors.redis_connection import RedisConnection
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
-from visiondyno.job import JobAnswer, JobEvent, JobState
+from visiondyno.job import JobEvent, JobState
 
 _ENDED = tuple(state for state in JobState if state.is_terminal)
 _FEED_BYTES = 8_000_000
@@ -160,7 +161,7 @@ class RedisQueue(JobQueue):
 
     def cancel(self, job_id: str) -> None:
         if not self._ask("cancel", job_id, cancelled_error().model_dump_json()):
-            raise _lost(job_id)
+            raise lost_job(job_id)
 
     def sweep(self) -> None:
         pauses_ms = [_ms(backoff_s(attempt)) for attempt in range(1, _PAUSES + 1)]
@@ -171,7 +172,7 @@ class RedisQueue(JobQueue):
     def events(self, job_id: str, after: int = 0) -> list[JobEvent]:
         found = self._ask("events", job_id, after)
         if found is None:
-            raise _lost(job_id)
+            raise lost_job(job_id)
         return [_event(job_id, after + place, text) for place, text in enumerate(found, start=1)]
 
     def feed(self, cursor: str | None) -> tuple[list[JobEvent], str]:
@@ -221,7 +222,7 @@ class RedisQueue(JobQueue):
 
     def command(self, worker: str, command: WorkerCommand) -> None:
         if not self._ask("command", _ms(WORKER_EXPIRY_S), worker, command.value):
-            raise NotFound(f"No worker is called '{worker}'; `dyno workers list` names them.")
+            raise unknown_worker(worker)
 
     def take_commands(self, workers: Collection[str]) -> list[tuple[str, WorkerCommand]]:
         if not workers:
@@ -253,17 +254,14 @@ def _put_arguments(job: QueuedJob) -> tuple[Any, ...]:
 def _event(job_id: str, number: int, text: str) -> JobEvent:
     """An event as `redis_queue.lua` keeps it: STATE, STATE pPROGRESS or STATE aANSWER."""
     state, _, rest = text.partition(" ")
+    answer = read_answer(job_id, rest[1:]) if rest.startswith("a") else None
     return JobEvent(
         job_id=job_id,
         number=number,
-        state=JobState(state),
+        state=JobState(state) if answer is None else answer.status,
         progress=json.loads(rest[1:]) if rest.startswith("p") else None,
-        answer=JobAnswer.model_validate_json(rest[1:]) if rest.startswith("a") else None,
+        answer=answer,
     )
-
-
-def _lost(job_id: str) -> JobLost:
-    return JobLost(f"The queue has no job '{job_id}'; it ended long ago or was never put here.")
 
 
 def _flat(rows: Iterable[Iterable[Any]]) -> list[Any]:

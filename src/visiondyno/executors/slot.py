@@ -1,10 +1,13 @@
 """One place for a worker process: which process is in it, what it runs, when it must be killed."""
 
+import logging
 from collections.abc import Callable
 
 from visiondyno.executors.queue import Claim
 from visiondyno.executors.worker_pipe import WorkerPipe
 from visiondyno.executors.workers import WorkerState
+
+_log = logging.getLogger(__name__)
 
 CANCEL_GRACE_S = 1.0
 """A cancelled operation may end by itself for so long; a warm model is worth it."""
@@ -59,9 +62,14 @@ class Slot:
         """Whether it may claim a job."""
         return self.ready and self.claim is None and not (self.draining or self.restart_wanted)
 
-    def start(self, now_s: float) -> WorkerPipe:
-        """Start a process in this place."""
-        self.pipe = self._launch()
+    def start(self, now_s: float) -> WorkerPipe | None:
+        """Start a process in this place; None where the machine has none to give just now."""
+        try:
+            self.pipe = self._launch()
+        except OSError as error:
+            _log.warning("no process for worker %s: %s", self.name, error)
+            self._pause(now_s, is_quick=True)
+            return None
         self.ready = False
         self.restart_wanted = False
         self._started_s = now_s
@@ -113,11 +121,24 @@ class Slot:
         self.kill_at_s = None
         self.restarts += 1
         # One that others killed may be started again at once; one that can't start, less and less.
-        quick = not by_kill and now_s - self._started_s < _QUICK_DEATH_S
-        self._quick_deaths = self._quick_deaths + 1 if quick else 0
-        self.start_at_s = now_s + _RESTART_PAUSES_S[min(self._quick_deaths, 4)]
+        is_quick = not by_kill and now_s - self._started_s < _QUICK_DEATH_S
+        self._pause(now_s, is_quick=is_quick)
         self.idle_since_s = now_s
         return f"{how}; its last words: {self.last_log}" if self.last_log else how
+
+    def _pause(self, now_s: float, *, is_quick: bool) -> None:
+        self._quick_deaths = self._quick_deaths + 1 if is_quick else 0
+        self.start_at_s = now_s + _RESTART_PAUSES_S[min(self._quick_deaths, 4)]
+
+    def ran_ms(self, now_s: float) -> int:
+        """How long the job in this place has run."""
+        return round((now_s - self.claimed_s) * 1000)
+
+    def kill(self) -> None:
+        """Kill the process. It may take seconds to be gone, and is given no job meanwhile."""
+        self.ready = False
+        if self.pipe is not None:
+            self.pipe.kill()
 
     def stop(self) -> None:
         """End an idle process for good."""

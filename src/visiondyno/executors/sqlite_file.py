@@ -61,8 +61,17 @@ class SqliteFile:
         self._rings.update(topics)
 
     def bell(self, topic: Topic) -> Bell:
-        """Listen for rings of other processes and of this one."""
-        return FifoBell(self._bells, topic)
+        """Listen for rings of other processes and of this one.
+
+        Raises:
+            TransportDown: its pipe can't be made.
+        """
+        try:
+            return FifoBell(self._bells, topic)
+        except OSError as error:
+            raise TransportDown(
+                f"The queue's bells in {self._bells} don't work: {error}."
+            ) from error
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of a query."""

@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
-from visiondyno.errors import ChildDied, NotFound
-from visiondyno.executors.base import JobLost
+from visiondyno.errors import ChildDied
 from visiondyno.executors.queue import (
     DEFAULT_RETENTION_S,
     WORKER_EXPIRY_S,
@@ -28,13 +26,16 @@ from visiondyno.executors.queue import (
     backoff_s,
     cancelled_error,
     expired_error,
+    lost_job,
+    unknown_worker,
 )
 from visiondyno.executors.sqlite_file import SqliteFile
+from visiondyno.executors.sqlite_rows import backoffs, event_of, whole_ms
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobAnswer, JobError, JobEvent, JobState
 
 _MOST_EVENTS_AT_ONCE = 5000
-_FORGET_AT_ONCE = 500
+_FORGET_AT_ONCE = 5000
 
 
 class SqliteQueue(JobQueue):
@@ -76,7 +77,6 @@ class SqliteQueue(JobQueue):
                     None if job.policy.ttl_ms is None else now + job.policy.ttl_ms / 1000,
                     job.max_attempts,
                     now,
-                    now,
                 )
                 for place, job in enumerate(firsts.values())
             ]
@@ -84,7 +84,7 @@ class SqliteQueue(JobQueue):
             self._db.executemany(
                 "INSERT INTO jobs (id, seq, priority, state, execution_timeout_ms, ttl_at,"
                 " max_attempts, not_before, created_at, last_number)"
-                " VALUES (?, ?, ?, 'IN_QUEUE', ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+                " VALUES (?, ?, ?, 'IN_QUEUE', ?, ?, ?, 0, ?, 0) ON CONFLICT DO NOTHING",
                 rows,
             )
             if self._db.total_changes == before:
@@ -124,17 +124,17 @@ class SqliteQueue(JobQueue):
             "UPDATE jobs SET state = 'IN_PROGRESS', token = ?, worker = ?, lease_until = ?,"
             " claimed_at = ?, started_at = coalesce(started_at, ?), attempt = attempt + 1,"
             " last_number = last_number + 1"
-            " WHERE id = (SELECT id FROM jobs WHERE state = 'IN_QUEUE' AND not_before <= ?"
-            " ORDER BY priority, seq LIMIT 1)"
+            " WHERE id = (SELECT id FROM jobs WHERE state = 'IN_QUEUE'"
+            " AND NOT not_before BETWEEN ? AND ? ORDER BY priority, seq LIMIT 1)"
             " RETURNING id, attempt, (SELECT input FROM inputs WHERE job_id = id),"
             " execution_timeout_ms, started_at - created_at, last_number",
-            (token, worker, now + lease_s, now, now, now),
+            (token, worker, now + lease_s, now, now, *backoffs(now)),
         ).fetchone()
         if row is None:
             return None
         job_id, attempt, input_json, limit_ms, waited_s, number = row
         self._append(job_id, number, JobState.IN_PROGRESS)
-        return Claim(job_id, token, worker, attempt, input_json, limit_ms, _ms(waited_s))
+        return Claim(job_id, token, worker, attempt, input_json, limit_ms, whole_ms(waited_s))
 
     def renew(self, claims: Sequence[Claim], lease_s: float) -> list[Claim]:
         if not claims:
@@ -207,7 +207,7 @@ class SqliteQueue(JobQueue):
         with self.together():
             row = self._db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
             if row is None:
-                raise _lost(job_id)
+                raise lost_job(job_id)
             if JobState(row[0]).is_terminal:
                 return
             self._end_with_error(job_id, JobState.CANCELLED, cancelled_error())
@@ -249,8 +249,8 @@ class SqliteQueue(JobQueue):
         answer = JobAnswer(
             id=job_id,
             status=state,
-            delay_time_ms=_ms((now if started is None else started) - created),
-            execution_time_ms=None if claimed is None else _ms(now - claimed),
+            delay_time_ms=whole_ms((now if started is None else started) - created),
+            execution_time_ms=None if claimed is None else whole_ms(now - claimed),
             worker_id=worker,
             error=error,
         )
@@ -291,8 +291,8 @@ class SqliteQueue(JobQueue):
             (job_id, after),
         )
         if not rows and not self.known([job_id]):
-            raise _lost(job_id)
-        return [_event(row) for row in rows]
+            raise lost_job(job_id)
+        return [event_of(row) for row in rows]
 
     def feed(self, cursor: str | None) -> tuple[list[JobEvent], str]:
         if cursor is None:
@@ -303,7 +303,7 @@ class SqliteQueue(JobQueue):
             " WHERE seq > ? ORDER BY seq LIMIT ?",
             (int(cursor), _MOST_EVENTS_AT_ONCE),
         )
-        return [_event(row[:5]) for row in rows], str(rows[-1][5]) if rows else cursor
+        return [event_of(row[:5]) for row in rows], str(rows[-1][5]) if rows else cursor
 
     def known(self, job_ids: Collection[str]) -> set[str]:
         rows = self._read(
@@ -318,11 +318,19 @@ class SqliteQueue(JobQueue):
             jobs[JobState(state)] = count
         now = self._clock()
         ((claimable, oldest),) = self._read(
-            "SELECT count(*) FILTER (WHERE not_before <= ?), min(created_at) FROM jobs"
-            " WHERE state = 'IN_QUEUE'",
-            (now,),
+            "SELECT count(*) FILTER (WHERE NOT not_before BETWEEN ? AND ?), min(created_at)"
+            " FROM jobs WHERE state = 'IN_QUEUE'",
+            backoffs(now),
         )
         return QueueCounts(jobs, claimable, None if oldest is None else max(0.0, now - oldest))
+
+    def claimable(self, at_most: int) -> int:
+        ((count,),) = self._read(
+            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'IN_QUEUE'"
+            " AND NOT not_before BETWEEN ? AND ? LIMIT ?)",
+            (*backoffs(self._clock()), at_most),
+        )
+        return int(count)
 
     def _anything_waits(self) -> bool:
         """Looked up without the lock for writing: idle supervisors disturb nobody."""
@@ -348,7 +356,7 @@ class SqliteQueue(JobQueue):
 
     def command(self, worker: str, command: WorkerCommand) -> None:
         if worker not in {info.name for info in self.workers()}:
-            raise NotFound(f"No worker is called '{worker}'; `dyno workers list` names them.")
+            raise unknown_worker(worker)
         with self.together():
             self._db.execute("INSERT OR REPLACE INTO commands VALUES (?, ?)", (worker, command))
             self._file.ring("work")
@@ -376,23 +384,3 @@ class SqliteQueue(JobQueue):
             "UPDATE places SET last = last + ? RETURNING last", (count,)
         ).fetchone()
         return int(last) - count + 1
-
-
-def _event(row: Sequence[Any]) -> JobEvent:
-    job_id, number, state, progress, answer = row
-    # Not validated again: this module wrote it, and a dispatcher reads thousands a second.
-    return JobEvent.model_construct(
-        job_id=job_id,
-        number=number,
-        state=JobState(state),
-        progress=None if progress is None else json.loads(progress),
-        answer=None if answer is None else JobAnswer.model_validate_json(answer),
-    )
-
-
-def _lost(job_id: str) -> JobLost:
-    return JobLost(f"The queue has no job '{job_id}'; it ended long ago or was never put here.")
-
-
-def _ms(seconds: float) -> int:
-    return max(0, round(seconds * 1000))

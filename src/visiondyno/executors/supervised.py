@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from visiondyno.executors.queue import DEFAULT_MAX_ATTEMPTS
 from visiondyno.executors.queued import QueueExecutor
 from visiondyno.executors.scaling import ScaleLimits
 from visiondyno.executors.supervisor_process import QueueWorkers, SupervisorProcess
+
+_log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
 
@@ -46,6 +49,7 @@ class SupervisedExecutor(QueueExecutor):
         self._supervisor = SupervisorProcess(workers, environ)
         self._drain_s = drain_s
         self._keeping: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -54,9 +58,12 @@ class SupervisedExecutor(QueueExecutor):
 
     async def start(self) -> None:
         await super().start()
-        if self._keeping is None:
-            await asyncio.to_thread(self._supervisor.ensure)
-            self._keeping = asyncio.create_task(self._keep())
+        if self._keeping is not None:
+            return
+        async with self._starting:
+            if self._keeping is None and not self._closed:
+                await asyncio.to_thread(self._supervisor.ensure)
+                self._keeping = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
         if self._keeping is not None:
@@ -70,4 +77,7 @@ class SupervisedExecutor(QueueExecutor):
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await asyncio.to_thread(self._supervisor.ensure)
+            try:
+                await asyncio.to_thread(self._supervisor.ensure)
+            except OSError as error:  # no memory or no process to be had; perhaps in a moment
+                _log.warning("the workers' supervisor can't be started: %s", error)

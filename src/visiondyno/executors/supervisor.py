@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from visiondyno.errors import TimeLimitExceeded, TransportDown, VisionDynoError
+from visiondyno.errors import TransportDown, VisionDynoError
 from visiondyno.executors.queue import DEFAULT_LEASE_S, Bell, Claim, JobQueue, Outcome
 from visiondyno.executors.scaling import ScaleLimits, processes_to_start, processes_to_stop
 from visiondyno.executors.slot import Slot
 from visiondyno.executors.worker_facts import MachineFacts
-from visiondyno.executors.worker_messages import outcome_of, progress_of_log
+from visiondyno.executors.worker_messages import outcome_of, progress_of_log, timed_out
 from visiondyno.executors.worker_pipe import WorkerPipe
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
-from visiondyno.job import JobError, JobState
 from visiondyno.probes.machine_digest import machine_digest
 
 _log = logging.getLogger(__name__)
@@ -31,6 +30,7 @@ _POLL_S = 0.5
 _ANNOUNCE_S = 2.0
 _ANNOUNCE_CHANGES_S = 0.25
 _RETRY_S = 0.5
+_SAY_AGAIN_S = 30.0
 _MOST_KEPT_REPORTS = 10_000
 """Progress kept for a queue that can't be reached; older progress is dropped, answers never are."""
 DEFAULT_ENTRY = "visiondyno.worker:run"
@@ -78,6 +78,7 @@ class Supervisor:
         self._due: dict[str, float] = {}
         self._announced: dict[str, WorkerInfo] = {}
         self._claimable = 0
+        self._say_again_s = 0.0
 
     def stop(self, drain_s: float = 0.0) -> None:
         """End `run`: claim no more, let running jobs end for `drain_s`, give back the rest.
@@ -106,7 +107,9 @@ class Supervisor:
             self._settle(now_s)
             self._keep_house(now_s)
         except VisionDynoError as error:
-            _log.warning("%s", error)
+            if now_s >= self._say_again_s:  # an outage of hours fills no disk
+                _log.warning("%s", error)
+                self._say_again_s = now_s + _SAY_AGAIN_S
             self._disconnect_if_down(error)
             del self._reports[:-_MOST_KEPT_REPORTS]
             self._due = {"settle": now_s + _RETRY_S}
@@ -188,7 +191,7 @@ class Supervisor:
             self._obey(queue)
         if len(self._slots) < self._options.scale.most or not self._slots:
             if self._is_due("count", now_s, _ANNOUNCE_CHANGES_S):
-                self._claimable = queue.counts().claimable
+                self._claimable = queue.claimable(self._options.scale.most)
         else:
             self._claimable = 0
         self._announce(queue, now_s)
@@ -250,7 +253,9 @@ class Supervisor:
                 self._unwatch(slot)
                 slot.stop()
             if slot.pipe is None and now_s >= slot.start_at_s and not slot.draining:
-                self._watch(slot, slot.start(now_s))
+                pipe = slot.start(now_s)
+                if pipe is not None:
+                    self._watch(slot, pipe)
 
     def _free_name(self) -> str:
         taken = {slot.name for slot in self._slots}
@@ -268,10 +273,10 @@ class Supervisor:
             if slot.kill_at_s is not None and now_s >= slot.kill_at_s and slot.pipe is not None:
                 slot.kill_at_s = None
                 if slot.claim is not None and slot.kill_reason == "time limit":
-                    self._outcomes.append((slot.done(now_s), _timed_out(slot, now_s)))
+                    self._outcomes.append((slot.done(now_s), timed_out(slot.ran_ms(now_s))))
                 elif slot.claim is not None:
                     slot.claim = None  # cancelled, or another's by now: nothing to tell
-                slot.pipe.kill()  # the end of its messages does the rest
+                slot.kill()  # the end of its messages does the rest
 
     def _watch(self, slot: Slot, pipe: WorkerPipe) -> None:
         def messages(_: int) -> None:
@@ -325,8 +330,8 @@ class Supervisor:
             self._reports.append((slot.claim, rest))
             return
         self._read_log(slot)  # what it printed before it answered belongs to this job
-        execution_ms = round((now_s - slot.claimed_s) * 1000)
-        self._outcomes.append((slot.done(now_s), outcome_of(kind, rest, execution_ms)))
+        outcome = outcome_of(kind, rest, slot.ran_ms(now_s))
+        self._outcomes.append((slot.done(now_s), outcome))
 
     def _read_log(self, slot: Slot) -> None:
         if slot.pipe is None:
@@ -361,14 +366,13 @@ class Supervisor:
 
     def _end(self) -> None:
         """Leave nothing behind: no process, no lease."""
-        unfinished: list[Claim] = []
+        unfinished = [slot.claim for slot in self._slots if slot.claim is not None]
         for slot in self._slots:
-            if slot.claim is not None:
-                unfinished.append(slot.claim)
+            if slot.claim is not None or not slot.ready:
+                slot.kill()  # all of them before any is waited for
+        for slot in self._slots:
             if slot.pipe is not None:
                 self._unwatch(slot)
-                if slot.claim is not None:
-                    slot.pipe.kill()
                 slot.stop()
         try:
             if self._queue is not None:
@@ -388,12 +392,3 @@ class Supervisor:
             self._selector.close()
             os.close(self._stop_r)
             os.close(self._stop_w)
-
-
-def _timed_out(slot: Slot, now_s: float) -> Outcome:
-    error = TimeLimitExceeded(
-        "The job ran past its executionTimeout and was killed; raise the policy's limit or ask "
-        "for less."
-    )
-    execution_ms = round((now_s - slot.claimed_s) * 1000)
-    return Outcome(JobState.TIMED_OUT, execution_ms, error=JobError.from_exception(error, None))

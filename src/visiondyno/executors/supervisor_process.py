@@ -46,6 +46,8 @@ class SupervisorProcess:
         self._workers = workers
         self._environ = dict(os.environ if environ is None else environ)
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+        self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -53,7 +55,13 @@ class SupervisorProcess:
         return None if self._process is None else self._process.pid
 
     def ensure(self) -> bool:
-        """Start it unless it runs; whether it had to be started."""
+        """Start it unless it runs or was stopped; whether it had to be started."""
+        with self._lock:
+            return self._ensure()
+
+    def _ensure(self) -> bool:
+        if self._is_stopped:
+            return False
         if self._process is not None:
             if self._process.poll() is None:
                 return False
@@ -72,6 +80,8 @@ class SupervisorProcess:
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Let running jobs end for `drain_s`, give back the rest, and wait until it has ended."""
+        with self._lock:
+            self._is_stopped = True
         if self._process is None:
             return
         assert self._process.stdin is not None

@@ -26,17 +26,24 @@ class WorkerPipe:
         """Start a process that serves `entry` (`package.module:function`)."""
         self.messages_fd, messages_w = os.pipe()
         self.log_fd, log_w = os.pipe()
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "visiondyno.executors.worker_process", str(messages_w), entry],
-            stdin=subprocess.PIPE,
-            stdout=log_w,
-            stderr=log_w,
-            pass_fds=(messages_w,),
-            start_new_session=True,
-            env=dict(environ),
-        )
-        os.close(messages_w)
-        os.close(log_w)
+        command = [sys.executable, "-m", "visiondyno.executors.worker_process"]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [*command, str(messages_w), entry],
+                stdin=subprocess.PIPE,
+                stdout=log_w,
+                stderr=log_w,
+                pass_fds=(messages_w,),
+                start_new_session=True,
+                env=dict(environ),
+            )
+        except OSError:
+            os.close(self.messages_fd)
+            os.close(self.log_fd)
+            raise
+        finally:
+            os.close(messages_w)
+            os.close(log_w)
         assert self._process.stdin is not None
         self.stdin_fd = self._process.stdin.fileno()
         for fd in (self.messages_fd, self.log_fd, self.stdin_fd):

@@ -15,9 +15,11 @@ does. Nothing here knows the queue or the store.
 """
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _WARM_BYTES = 2_000_000_000
 _WARM_SHARE = 16
+_SET_PDEATHSIG = 1
 """Models that a worker keeps loaded take at most so much memory: the less of 2 GB and 1/16 of the
 machine's."""
 
@@ -150,8 +153,24 @@ def _answer(run: Run, token: str, input_json: str, context: OperationContext) ->
 
 def main(arguments: list[str]) -> None:
     """`MESSAGES_FD ENTRY`."""
+    _end_with_supervisor()
     channel = _Channel(int(arguments[0]))
-    serve(find_entry(arguments[1]), channel, _Requests())
+    try:
+        serve(find_entry(arguments[1]), channel, _Requests())
+    except BaseException:
+        # Not by leaving: the thread that reads would abort the interpreter, and hide the reason.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _end_with_supervisor() -> None:
+    """Have the kernel kill this process when its supervisor ends, however stuck this one is.
+
+    An operation that holds the interpreter's lock keeps the end of standard input from being seen.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

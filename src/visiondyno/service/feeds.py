@@ -113,6 +113,11 @@ class Feeds:
             if feed is not None:
                 feed.publish(one)
 
+    def wake(self) -> None:
+        """Wake all watchers."""
+        for feed in self._feeds.values():
+            feed.wake()
+
     def look(self, job_id: str) -> None:
         """The store knows more of this job than its feed."""
         feed = self._feeds.get(job_id)

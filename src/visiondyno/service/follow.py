@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from visiondyno.errors import OperationFailed, TransportDown, Unavailable
+from visiondyno.errors import TransportDown, Unavailable
 from visiondyno.executors.base import Executor, JobLost
 from visiondyno.job import JobRequest, JobState
 from visiondyno.service.feeds import Feed, Feeds
@@ -42,6 +42,7 @@ class Follower:
         is_sent: the executor may know it under `record.transport_id`.
         cancel_wanted: the user wants it cancelled.
         cancel_told: the executor was told so.
+        stream: this dispatch's events on their way to the store.
         refused: numbers of events of this dispatch that the store can't take, and why.
     """
 
@@ -53,6 +54,7 @@ class Follower:
         self.cancel_wanted = record.cancel_requested
         self.cancel_told = False
         self.refused: dict[int, Exception] = {}
+        self.stream = Stream()
         self.ended: RecordedEvent | None = None
         self.task: asyncio.Task[None] | None = None
         self.pause_s = _FIRST_PAUSE_S
@@ -69,6 +71,8 @@ class Follower:
         if record.dispatch != self.record.dispatch:
             self.refused.clear()
             self.is_sent = True  # by whoever put it back; if not, its watch says so
+        if record.first_number != self.record.first_number:
+            self.cancel_wanted = False  # that was before the retry
         self.record = record
         self.cancel_wanted = self.cancel_wanted or record.cancel_requested
 
@@ -142,11 +146,7 @@ class Followers:
 
     async def reconcile(self) -> None:
         """Follow what nobody follows here, pass on cancels, and put back what was lost."""
-        open_count = sum(
-            count
-            for state, count in (await self._recorder.read(self._jobs.counts, None)).items()
-            if not state.is_terminal
-        )
+        open_count = await self._recorder.read(self._jobs.count_open)
         self._looks += 1
         if open_count != len(self._following) or self._looks % _READ_ALL_EVERY == 0:
             await self.read_open()
@@ -233,7 +233,7 @@ class Followers:
 
     async def _pump(self, follower: Follower) -> bool:
         """Take the dispatch's events to the store, to the terminal one."""
-        stream = Stream()
+        stream = follower.stream = Stream()
         job_id, dispatch = follower.record.id, follower.record.dispatch
         events = self._executor.watch(follower.record.transport_id, follower.record.seen)
         async for event in events:
@@ -257,7 +257,8 @@ class Followers:
                     return True
                 raise _AgainError  # another process has seen to the job
             follower.pause_s = _FIRST_PAUSE_S
-        raise OperationFailed(f"The executor ended its events of job {job_id} without an answer.")
+        # Ended, and its end isn't above what was seen: the transport came back as it was before.
+        raise JobLost(f"The executor ended its events of job {job_id} without an answer.")
 
     async def _request(self, record: JobRecord) -> JobRequest | None:
         """What the executor is asked, its ttl less what was waited; None if that is over."""
@@ -274,12 +275,13 @@ class Followers:
 
     async def _waited_ms(self, record: JobRecord) -> int:
         """How long the job has waited; one that ran waited until then only."""
-        since = record.created_at
-        if record.first_number > 1:  # a retry waits anew
+        since, until = record.created_at, self._clock()
+        if record.attempts or record.first_number > 1:  # a retry waits anew
             after = record.first_number - 1
             events = await self._recorder.read(self._jobs.events, record.id, after)
             since = events[0].at if events else since
-        until = record.started_at or self._clock()
+            started = (one.at for one in events if one.event.state == JobState.IN_PROGRESS)
+            until = next(started, until)
         return max(0, round((until - since) * 1000))
 
     async def _put_back(self, follower: Follower) -> None:
@@ -297,6 +299,8 @@ class Followers:
     async def _pause(self, follower: Follower) -> bool:
         """Wait a little longer each time, until the job can be read; whether it has ended."""
         waits = not follower.is_lost or follower.pause_s > _FIRST_PAUSE_S
+        with contextlib.suppress(Exception):
+            await follower.stream.written()  # what is read must know of all that was seen
         while True:
             if waits:
                 with contextlib.suppress(TimeoutError):

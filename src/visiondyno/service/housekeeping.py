@@ -82,4 +82,6 @@ class Housekeeping:
                     _log.info("collected %d blobs, %d bytes", done.deleted, done.freed_bytes)
             except Unavailable as error:
                 _log.warning("blobs were not collected: %s", error)
+            except Exception:
+                _log.exception("blobs were not collected")
             await asyncio.sleep(_EVERY_S)

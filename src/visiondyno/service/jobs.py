@@ -24,6 +24,7 @@ Listener = Callable[[JobRecord, RecordedEvent], Awaitable[None]]
 _LOG = logging.getLogger(__name__)
 _RECONCILE_S = 5.0
 _FORGET_S = 3600.0
+_TELL_AGAIN_S = 1.0
 _CANCEL_WAIT_S = 2.0
 _RETRYABLE = (JobState.FAILED, JobState.TIMED_OUT)
 
@@ -51,6 +52,7 @@ class JobService:
         self.requests = Requests(store, self.recorder, clock)
         self._followers = Followers(store, executor, self.recorder, self._feeds, clock, self._ended)
         self._listeners: list[Listener] = []
+        self._telling: set[asyncio.Task[None]] = set()
         self._reconciling: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -66,18 +68,25 @@ class JobService:
     async def close(self) -> None:
         """Stop following and watching, and write what was seen. Jobs of durable executors go on."""
         self._closed = True
-        if self._reconciling is not None:
-            self._reconciling.cancel()
-            await asyncio.gather(self._reconciling, return_exceptions=True)
+        looping = [*self._telling, *([self._reconciling] if self._reconciling else [])]
+        for task in looping:
+            task.cancel()
+        await asyncio.gather(*looping, return_exceptions=True)
         await self._followers.close()
         await self._feeds.close()
         await self.recorder.close()
 
+    def let_go(self) -> None:
+        """Take no more jobs, and end all watches with `TransportDown`: the service stops soon."""
+        self._closed = True
+        self._feeds.wake()
+
     def on_recorded(self, listener: Listener) -> None:
         """Call `listener` after each recorded terminal event of any job.
 
-        An event may be told twice, or not at all when the process ends just then: a listener can
-        be called again with what it knows, and looks for what it missed when it starts.
+        One that raises `Unavailable` is called again until it doesn't. An event may be told twice,
+        or not at all when the process ends just then: a listener can be called again with what it
+        knows, and looks for what it missed when it starts.
         """
         self._listeners.append(listener)
 
@@ -331,8 +340,24 @@ class JobService:
         for listener in self._listeners:
             try:
                 await listener(record, last)
+            except Unavailable:
+                task = asyncio.create_task(self._tell_again(listener, record, last))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
             except Exception:
                 _LOG.exception("A listener failed for job %s", record.id)
+
+    async def _tell_again(self, listener: Listener, record: JobRecord, last: RecordedEvent) -> None:
+        pause_s = _TELL_AGAIN_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _FORGET_S)
+            try:
+                return await listener(record, last)
+            except Unavailable as error:
+                _LOG.warning("What follows from job %s waits: %s", record.id, error.message)
+            except Exception:
+                return _LOG.exception("A listener failed for job %s", record.id)
 
     async def _reconcile_always(self) -> None:
         next_forget = self._clock()

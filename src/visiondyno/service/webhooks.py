@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import errno
 import hashlib
 import hmac
 import logging
@@ -22,7 +23,7 @@ from pathlib import Path
 import httpx
 
 from visiondyno import __version__
-from visiondyno.errors import SpecError, Unavailable
+from visiondyno.errors import SpecError, StorageFull, Unavailable
 from visiondyno.service.recorder import Recorder
 from visiondyno.settings import Settings
 from visiondyno.store.base import WebhookStore
@@ -54,14 +55,26 @@ def load_secret(settings: Settings) -> bytes:
     """The signing key: the setting's, or the one kept in `home`, made there at the first use.
 
     Raises:
-        SpecError: the secret isn't `whsec_` and the base64 of 24 to 64 bytes.
+        SpecError: the secret isn't `whsec_` and the base64 of 24 to 64 bytes, or its file can't be
+            made or read.
     """
     if settings.webhook_secret is not None:
         return _decode(settings.webhook_secret.get_secret_value(), "The setting 'webhook_secret'")
     path = settings.folder / SECRET_FILE
-    with contextlib.suppress(FileExistsError):
-        _make_secret(path)
-    return _decode(path.read_text(encoding="ascii").strip(), f"The webhook secret in {path}")
+    try:
+        if not path.exists():
+            _make_secret(path)
+        text = path.read_bytes().decode("ascii", "replace")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageFull(
+                f"There is no space for {path}; make some and start again."
+            ) from error
+        raise SpecError(
+            f"The webhook secret in {path} can't be made or read ({error.strerror}); let this "
+            "user do so, or set VISIONDYNO_WEBHOOK_SECRET."
+        ) from error
+    return _decode(text.strip(), f"The webhook secret in {path}")
 
 
 def sign(secret: bytes, webhook_id: str, at: int, body: bytes) -> dict[str, str]:
@@ -163,7 +176,8 @@ def _make_secret(path: Path) -> None:
         handle = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(text + "\n")
-        os.link(own, path)
+        with contextlib.suppress(FileExistsError):
+            os.link(own, path)
     finally:
         own.unlink(missing_ok=True)
 

@@ -57,6 +57,10 @@ class JobStore(ABC):
         """All jobs in no terminal state, oldest first."""
 
     @abstractmethod
+    def count_open(self) -> int:
+        """How many jobs are in no terminal state; quick, however many have ended."""
+
+    @abstractmethod
     def counts(self, endpoint: str | None = None) -> dict[JobState, int]:
         """How many jobs are in each state (each state is a key)."""
 

@@ -124,6 +124,11 @@ class SqlJobStore(JobStore):
         with self._database.read() as connection:
             return [job_record(row) for row in connection.execute(query)]
 
+    def count_open(self) -> int:
+        query = select(func.count()).select_from(jobs).where(jobs.c.state.in_(_OPEN))
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
+
     def counts(self, endpoint: str | None = None) -> dict[JobState, int]:
         query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
         if endpoint is not None:
