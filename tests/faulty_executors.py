@@ -55,11 +55,13 @@ class FaultyExecutor(Executor):
             emptied.set()
         await gone.close()
 
-    async def submit(self, request: JobRequest, job_id: str | None = None) -> str:
+    async def submit(
+        self, request: JobRequest, job_id: str | None = None, queued_at: float | None = None
+    ) -> str:
         self._check()
         if self.holds is not None:
             await self.holds.wait()
-        accepted = await self._inner.submit(request, job_id)
+        accepted = await self._inner.submit(request, job_id, queued_at)
         self.submitted.append(accepted)
         self.requests[accepted] = request
         return accepted

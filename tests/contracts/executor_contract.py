@@ -188,6 +188,21 @@ class ExecutorContract:
 
         self.check(scenario)
 
+    def test_a_job_that_was_put_back_keeps_its_place(self) -> None:
+        async def scenario(executor: Executor) -> None:
+            first = await executor.submit(request("until stopped"))
+            await started(executor, first)
+            newer = await executor.submit(request("until stopped"))
+            older = await executor.submit(request("until stopped"), "older.2", 1_000_000_000.0)
+            await executor.cancel(first)
+            await started(executor, older)
+            assert (await executor.health()).jobs["IN_QUEUE"] == 1
+            await executor.cancel(older)
+            await started(executor, newer)
+            await executor.cancel(newer)
+
+        self.check(scenario)
+
     def test_an_unknown_id_is_a_lost_job(self) -> None:
         async def scenario(executor: Executor) -> None:
             with pytest.raises(JobLost, match="nope"):

@@ -63,6 +63,18 @@ class ClaimContract:
         bench.put(*ids[20:])
         assert bench.claimed_ids(7) + bench.claimed_ids(30) == ids
 
+    def test_a_job_that_was_put_back_keeps_its_place(self, bench: Bench) -> None:
+        bench.put("first")
+        first_at = bench.clock()
+        bench.clock.advance(1.0)
+        bench.put("second")
+        bench.put("older", queued_at=first_at + 0.5)
+        bench.put("oldest", queued_at=first_at - 3600)
+        bench.put("old but low", queued_at=first_at - 7200, policy=LOW)
+        bench.put("third")
+        wanted = ["oldest", "first", "older", "second", "third", "old but low"]
+        assert bench.claimed_ids(6) == wanted
+
     def test_low_priority_comes_last(self, bench: Bench) -> None:
         bench.put("low-1", "low-2", policy=LOW)
         bench.put("high-1", "high-2")

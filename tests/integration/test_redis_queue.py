@@ -289,8 +289,8 @@ def test_a_url_that_is_none_is_told_without_its_password(url: str) -> None:
 
 def test_what_is_no_redis_error_of_ours_is_not_hidden(redis_url: str, queue: RedisQueue) -> None:
     with redis.Redis.from_url(redis_url) as client:
-        client.set("{visiondyno}:seq", "no number")
-    with pytest.raises(redis.ResponseError, match="integer"):
+        client.set("{visiondyno}:place", "no number")
+    with pytest.raises(redis.ResponseError, match="arithmetic"):
         queue.put([job("a")])
 
 

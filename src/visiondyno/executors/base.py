@@ -35,6 +35,8 @@ class Executor(ABC):
     - `submit` validates nothing of the operation: a wrong input is a FAILED job, so that every
       executor answers alike. It returns as soon as the job is accepted. With a `job_id` that is
       known already it does nothing: submitting again after a doubt is safe.
+    - Jobs start in the order of submission, those of low priority last. With `queued_at` (seconds
+      since the epoch) a job has the place of one that was submitted then: it was put back.
     - `watch` yields a job's events from the first one after number `after` on, however late it is
       called and however many watch, in order of their numbers (1, 2, 3 …), and ends after the
       terminal event, whose `answer` holds the output or the error. An unknown id raises `JobLost`,
@@ -62,8 +64,10 @@ class Executor(ABC):
         return
 
     @abstractmethod
-    async def submit(self, request: JobRequest, job_id: str | None = None) -> str:
-        """Accept a job and return its id."""
+    async def submit(
+        self, request: JobRequest, job_id: str | None = None, queued_at: float | None = None
+    ) -> str:
+        """Accept a job and return its id; see the class for `queued_at`."""
 
     @abstractmethod
     def watch(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:

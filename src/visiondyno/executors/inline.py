@@ -29,12 +29,17 @@ class _Job:
         self.request = request
         self.events: list[JobEvent] = []
         self.cancelled = threading.Event()
+        self.queued_at = time.time()
         self.submitted_s = time.monotonic()
         self.started_s: float | None = None
         self._loop = loop
         self._lock = threading.Lock()
         self._changed = asyncio.Event()
         self.record(JobState.IN_QUEUE)
+
+    def place(self) -> tuple[bool, float]:
+        """Smaller runs earlier."""
+        return self.request.policy.low_priority, self.queued_at
 
     @property
     def state(self) -> JobState:
@@ -118,12 +123,16 @@ class InlineExecutor(Executor):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inline-job")
         self._closed = False
 
-    async def submit(self, request: JobRequest, job_id: str | None = None) -> str:
+    async def submit(
+        self, request: JobRequest, job_id: str | None = None, queued_at: float | None = None
+    ) -> str:
         if self._closed:
             raise SpecError("This executor is closed; make a new one to submit jobs.")
         if job_id is not None and job_id in self._jobs:
             return job_id
         job = _Job(job_id or new_job_id(), request, asyncio.get_running_loop())
+        if queued_at is not None:
+            job.queued_at = queued_at
         self._jobs[job.id] = job
         with self._lock:
             self._waiting.append(job)
@@ -176,8 +185,7 @@ class InlineExecutor(Executor):
         with self._lock:
             if not self._waiting:
                 return  # cancelled while it waited
-            urgent = (job for job in self._waiting if not job.request.policy.low_priority)
-            job = next(urgent, self._waiting[0])
+            job = min(self._waiting, key=_Job.place)
             self._waiting.remove(job)
         self._run_job(job)
 

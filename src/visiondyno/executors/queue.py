@@ -39,12 +39,22 @@ def backoff_s(attempt: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
-    """What is put into a queue: the operation's input as JSON text, and its policy."""
+    """What is put into a queue: the operation's input as JSON text, and its policy.
+
+    `queued_at` (seconds since the epoch) is its place in the order, where it isn't the time of the
+    put: a job that was put back keeps the place it had.
+    """
 
     id: str
     input_json: str
     policy: Policy = field(default_factory=Policy)
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    queued_at: float | None = None
+
+    @property
+    def place(self) -> int | None:
+        """`queued_at` in microseconds since the epoch, the unit in which queues order jobs."""
+        return None if self.queued_at is None else int(self.queued_at * 1e6)
 
 
 @dataclass(frozen=True, slots=True)

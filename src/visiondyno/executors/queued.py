@@ -112,7 +112,9 @@ class QueueExecutor(Executor):
 
     # -- submitting ------------------------------------------------------------------------------
 
-    async def submit(self, request: JobRequest, job_id: str | None = None) -> str:
+    async def submit(
+        self, request: JobRequest, job_id: str | None = None, queued_at: float | None = None
+    ) -> str:
         if self._closed:
             raise SpecError("This executor is closed; make a new one to submit jobs.")
         await self.start()
@@ -121,6 +123,7 @@ class QueueExecutor(Executor):
             json.dumps(request.input),
             request.policy,
             self._max_attempts,
+            queued_at,
         )
         self._keep_fresh(job.id)
         accepted = asyncio.get_running_loop().create_future()

@@ -5,11 +5,11 @@
 --          the name, how many arguments, and those. Gives each operation's result, false if none
 --
 -- job:ID      hash: state, input (until it ends), limit, ttl_at (if it has one), low, attempt,
---             most (attempts), seq (place in the order of submission), put_at, started_at (first
+--             most (attempts), place (in the order: microseconds), put_at, started_at (first
 --             claim), claimed_at (last claim), worker, token (of the claim in force, or '')
 -- events:ID   list: event number n is item n - 1: STATE, STATE pPROGRESS or STATE aANSWER
 -- feed        stream of 'NUMBER ID', capped: which events came, in order
--- waiting, waiting:low   by seq: what may be claimed now
+-- waiting, waiting:low   by place: what may be claimed now
 -- backoff     by time: what waits until then;  since, ttl   by time: all that waits
 -- leases      by time: what runs;  ended:STATE   by time of being forgotten
 -- workers, seen, commands   what supervisors told, when (by time), and what they are told
@@ -71,7 +71,7 @@ local function line_up(id, job, ready_at)
   if ready_at > now then
     call('ZADD', P .. 'backoff', ready_at, id)
   else
-    call('ZADD', P .. (job.low == '1' and 'waiting:low' or 'waiting'), job.seq, id)
+    call('ZADD', P .. (job.low == '1' and 'waiting:low' or 'waiting'), job.place, id)
   end
   call('ZADD', P .. 'since', job.put_at, id)
 end
@@ -133,16 +133,24 @@ local function give_back(id, reason, pause_ms, is_blameless)
   ring('work')
 end
 
--- ID, input, time limit in ms or '', ttl in ms or '', 1 for low priority, attempts; and so on
+local function next_place()
+  local place = math.max(tonumber(call('GET', P .. 'place') or 0) + 1, now * 1000)
+  call('SET', P .. 'place', whole(place))
+  return whole(place)
+end
+
+-- ID, input, time limit in ms or '', ttl in ms or '', 1 for low priority, attempts, place or '';
+-- and so on
 function operations.put(args)
   local has_new_job = false
-  for i = 1, #args, 6 do
+  for i = 1, #args, 7 do
     local id, ttl_ms = args[i], tonumber(args[i + 3])
     if call('EXISTS', P .. 'job:' .. id) == 0 then
-      local job = {seq = call('INCR', P .. 'seq'), put_at = whole(now), low = args[i + 4]}
+      local place = args[i + 6] ~= '' and args[i + 6] or next_place()
+      local job = {place = place, put_at = whole(now), low = args[i + 4]}
       call('HSET', P .. 'job:' .. id, 'state', 'IN_QUEUE', 'input', args[i + 1],
         'limit', args[i + 2], 'low', job.low, 'most', args[i + 5], 'attempt', 0,
-        'seq', job.seq, 'put_at', job.put_at, 'token', '')
+        'place', place, 'put_at', job.put_at, 'token', '')
       line_up(id, job, now)
       if ttl_ms then
         call('HSET', P .. 'job:' .. id, 'ttl_at', whole(now + ttl_ms))

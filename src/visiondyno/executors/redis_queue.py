@@ -248,7 +248,9 @@ def _put_arguments(job: QueuedJob) -> tuple[Any, ...]:
     policy = job.policy
     limit_ms = "" if policy.execution_timeout_ms is None else policy.execution_timeout_ms
     ttl_ms = "" if policy.ttl_ms is None else policy.ttl_ms
-    return job.id, job.input_json, limit_ms, ttl_ms, int(policy.low_priority), job.max_attempts
+    place = "" if job.place is None else job.place
+    low = int(policy.low_priority)
+    return job.id, job.input_json, limit_ms, ttl_ms, low, job.max_attempts, place
 
 
 def _event(job_id: str, number: int, text: str) -> JobEvent:

@@ -67,22 +67,22 @@ class SqliteQueue(JobQueue):
         for job in jobs:
             firsts.setdefault(job.id, job)
         with self.together():
-            first = self._next_seq(len(firsts))
+            first = self._next_place(len(firsts), now)
             rows = [
                 (
                     job.id,
-                    first + place,
+                    first + count if job.place is None else job.place,
                     int(job.policy.low_priority),
                     job.policy.execution_timeout_ms,
                     None if job.policy.ttl_ms is None else now + job.policy.ttl_ms / 1000,
                     job.max_attempts,
                     now,
                 )
-                for place, job in enumerate(firsts.values())
+                for count, job in enumerate(firsts.values())
             ]
             before = self._db.total_changes
             self._db.executemany(
-                "INSERT INTO jobs (id, seq, priority, state, execution_timeout_ms, ttl_at,"
+                "INSERT INTO jobs (id, place, priority, state, execution_timeout_ms, ttl_at,"
                 " max_attempts, not_before, created_at, last_number)"
                 " VALUES (?, ?, ?, 'IN_QUEUE', ?, ?, ?, 0, ?, 0) ON CONFLICT DO NOTHING",
                 rows,
@@ -125,7 +125,7 @@ class SqliteQueue(JobQueue):
             " claimed_at = ?, started_at = coalesce(started_at, ?), attempt = attempt + 1,"
             " last_number = last_number + 1"
             " WHERE id = (SELECT id FROM jobs WHERE state = 'IN_QUEUE'"
-            " AND NOT not_before BETWEEN ? AND ? ORDER BY priority, seq LIMIT 1)"
+            " AND NOT not_before BETWEEN ? AND ? ORDER BY priority, place LIMIT 1)"
             " RETURNING id, attempt, (SELECT input FROM inputs WHERE job_id = id),"
             " execution_timeout_ms, started_at - created_at, last_number",
             (token, worker, now + lease_s, now, now, *backoffs(now)),
@@ -378,9 +378,9 @@ class SqliteQueue(JobQueue):
     def close(self) -> None:
         self._db.close()
 
-    def _next_seq(self, count: int) -> int:
-        """The first of `count` fresh places in the order of submission."""
+    def _next_place(self, count: int, now: float) -> int:
+        """The first of `count` fresh places in the order: microseconds, growing with each job."""
         (last,) = self._db.execute(
-            "UPDATE places SET last = last + ? RETURNING last", (count,)
+            "UPDATE places SET last = max(last, ?) + ? RETURNING last", (int(now * 1e6), count)
         ).fetchone()
         return int(last) - count + 1

@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_VERSION = 1
+_VERSION = 2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _TABLES = """
 BEGIN IMMEDIATE;
 CREATE TABLE jobs (
     id TEXT PRIMARY KEY,
-    seq INTEGER NOT NULL,
+    place INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     state TEXT NOT NULL,
     execution_timeout_ms INTEGER,
@@ -32,7 +32,7 @@ CREATE TABLE jobs (
     last_number INTEGER NOT NULL
 );
 CREATE TABLE inputs (job_id TEXT PRIMARY KEY, input TEXT NOT NULL);
-CREATE INDEX waiting ON jobs (priority, seq) WHERE state = 'IN_QUEUE';
+CREATE INDEX waiting ON jobs (priority, place) WHERE state = 'IN_QUEUE';
 CREATE INDEX mortal ON jobs (ttl_at) WHERE state = 'IN_QUEUE' AND attempt = 0;
 CREATE INDEX running ON jobs (lease_until) WHERE state = 'IN_PROGRESS';
 CREATE INDEX ended ON jobs (ended_at) WHERE ended_at IS NOT NULL;

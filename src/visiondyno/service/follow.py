@@ -225,7 +225,10 @@ class Followers:
             if request is None:
                 await self._end_unsent(follower.record, JobState.TIMED_OUT)
                 return True
-            await self._executor.submit(request, follower.record.transport_id)
+            record = follower.record
+            # Put back, it is as old as it was; retried, it begins anew.
+            queued_at = record.created_at if record.first_number == 1 else None
+            await self._executor.submit(request, record.transport_id, queued_at)
             follower.is_sent = True
             if follower.poked.is_set():  # cancelled meanwhile
                 await self._executor.cancel(follower.record.transport_id)
