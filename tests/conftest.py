@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from services import RedisInstance, new_database, postgres_server, redis_server
+from services import RedisInstance, binary, new_database, postgres_server, redis_server
 
 # The machines are noisy: how long an example takes says nothing about the code.
 settings.register_profile("untimed", deadline=None)
@@ -57,3 +58,23 @@ def postgres_url(postgres_server_url: str) -> Iterator[str]:
     """URL of an empty database of its own."""
     with new_database(postgres_server_url) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of Playwright's synchronous face, for the tests of one file.
+
+    Not for the whole run: while it is open, its event loop counts as running in this thread.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api")
+    arguments = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=binary("chromium"), args=arguments)
+        yield started
+        started.close()

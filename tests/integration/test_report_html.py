@@ -1,7 +1,5 @@
 """The report in a real browser with the network cut off."""
 
-import shutil
-
 import pytest
 
 from comparison_factory import (
@@ -26,25 +24,6 @@ COMPARISONS = {
     "depth": depth_comparison,
     "merged": merged_comparison,
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here")
-    arguments = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--no-first-run",
-    ]
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield started
-        started.close()
 
 
 class Opened:

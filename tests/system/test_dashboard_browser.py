@@ -4,7 +4,6 @@ Screenshots are kept in tests/output/dashboard.
 """
 
 import re
-import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -36,25 +35,6 @@ JOB_S = 150_000
 def site(tmp_path_factory):
     with LiveSiteWithWorkers(tmp_path_factory.mktemp("home"), workers_min=2, workers_max=2) as site:
         yield site
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here")
-    arguments = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--no-first-run",
-    ]
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield started
-        started.close()
 
 
 class Viewer:
