@@ -60,7 +60,10 @@ def _as_array(values: list[Any], name: str) -> np.ndarray:
     if array.dtype.kind == "i" or array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind != "f":  # whole numbers beyond 64 bits
-        array = array.astype(np.float64)
+        try:
+            array = array.astype(np.float64)
+        except OverflowError as error:
+            raise ValueError(f"'{name}' holds a whole number beyond all floats") from error
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         place = tuple(int(index) for index in bad[0])

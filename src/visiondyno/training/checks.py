@@ -55,6 +55,23 @@ def check_training(
     check_labels(samples.labels, outputs, loss, what)
 
 
+def check_evaluation(
+    module: "nn.Module",
+    samples: Samples,
+    loss: Loss,
+    *,
+    batch_size: int,
+    what: str = "validation_data",
+) -> None:
+    """As `check_training`, in evaluation mode: one sample is enough to normalise by then."""
+    was_training = module.training
+    module.eval()
+    try:
+        check_training(module, samples, loss, batch_size=batch_size, what=what)
+    finally:
+        module.train(was_training)
+
+
 def check_features(samples: Samples, module: "nn.Module", what: str = "training_data") -> None:
     """Refuses NaN and infinity, and indices that a first embedding doesn't have.
 
@@ -65,7 +82,12 @@ def check_features(samples: Samples, module: "nn.Module", what: str = "training_
     from torch import nn
 
     first = module[0] if isinstance(module, nn.Sequential) else None
-    rows = first.num_embeddings if isinstance(first, nn.Embedding | nn.EmbeddingBag) else None
+    looks_up = isinstance(first, nn.Embedding | nn.EmbeddingBag)
+    rows = getattr(first, "num_embeddings", None) if looks_up else None
+    dtype = samples.features(torch.arange(1)).dtype
+    if first is not None and looks_up == dtype.is_floating_point:
+        wanted = "whole numbers to look up" if looks_up else "float32"
+        raise DatasetError(f"'{what}.features' are {dtype}, and the model takes {wanted}.")
     for indices in batches(len(samples), _SCANNED_AT_ONCE):
         features = samples.features(indices)
         right = torch.isfinite(features)
@@ -120,13 +142,13 @@ def logits_of(output: Any) -> "torch.Tensor":
 
     if isinstance(output, torch.Tensor):
         return output
-    auxiliary = getattr(output, "aux_logits", None)
+    has_auxiliary = any(name.startswith("aux_logits") for name in getattr(output, "_fields", ()))
     logits = getattr(output, "logits", None)
-    if isinstance(logits, torch.Tensor) and auxiliary is None and not isinstance(output, tuple):
+    if isinstance(logits, torch.Tensor) and not has_auxiliary:
         return logits
-    hint = "give the argument 'aux_logits': false" if hasattr(output, "aux_logits") else (
-        "take a model that classifies or regresses"
-    )  # fmt: skip
+    hint = "take a model that classifies or regresses"
+    if has_auxiliary:
+        hint = "give the argument 'aux_logits': false"
     raise SpecError(
         f"'model_config': the model answers {type(output).__name__}, and training takes one "
         f"tensor; {hint}."
@@ -135,13 +157,11 @@ def logits_of(output: Any) -> "torch.Tensor":
 
 def _through_layers(module: "nn.Sequential", features: "torch.Tensor") -> tuple[int, ...]:
     flowing = features.to("meta")
-    for index, layer in enumerate(module):
+    for layer in module:
         try:
             flowing = _on_meta(layer, flowing)
-        except NotImplementedError:  # an operation that must see numbers
+        except Exception:  # it doesn't fit, or must see numbers: the real pass tells which
             return _through_real_layers(module, features)
-        except Exception as error:
-            raise _layer_error(index, layer, flowing, error) from error
     return tuple(flowing.shape)
 
 

@@ -70,7 +70,6 @@ def load_exported(data: bytes) -> "fx.GraphModule":
     def train(self: Any, mode: bool = True) -> Any:
         if self.training is not mode or self.graph not in (training, evaluating):
             self.graph = training if mode else evaluating
-            self.recompile()
         for part in self.modules():
             part.training = mode
         return self

@@ -21,6 +21,7 @@ def wrapped(
     """
     import torch
     from torch import nn
+    from torch.fx import GraphModule
 
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     asked = hyperparameters.data_parallel
@@ -36,8 +37,19 @@ def wrapped(
         )
     if hyperparameters.compile:
         compiled: Callable[..., Any] = torch.compile(module)
+        if isinstance(module, GraphModule):
+            return _compiled_in_training(compiled, module)
         return compiled
     if count > 1 and asked is not False and (device.index or 0) == 0:
         parallel: Callable[..., Any] = nn.DataParallel(module)
         return parallel
     return None
+
+
+def _compiled_in_training(compiled: Callable[..., Any], module: "nn.Module") -> Callable[..., Any]:
+    """An exported program changes its graph for evaluation, which the compiler doesn't see."""
+
+    def forward(features: "torch.Tensor") -> Any:
+        return compiled(features) if module.training else module(features)
+
+    return forward

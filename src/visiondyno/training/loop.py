@@ -147,7 +147,7 @@ class _Learner:
         scaler: "torch.amp.GradScaler | None",
     ) -> None:
         self._weights = [weight for weight in module.parameters() if weight.requires_grad]
-        self._module = options.forward or module
+        self._module = module if options.forward is None else options.forward
         self._optimizer = optimizer
         self._loss = loss
         self._hyper = options.hyperparameters
@@ -257,7 +257,7 @@ def _named(place: str) -> Iterator[None]:
         raise OperationFailed(f"In {place}: {error.message}.", stage=error.stage) from error
     except VisionDynoError:
         raise
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise OperationFailed(
             f"In {place}: the GPU's memory is full. Take a smaller 'batch_size' or "
             "'mixed_precision'.",

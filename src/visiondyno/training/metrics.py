@@ -63,8 +63,6 @@ class PassMetrics:
         return found | {"samples_processed": self._samples}
 
     def _add_classes(self, outputs: "torch.Tensor", labels: "torch.Tensor") -> None:
-        if outputs.dim() == 1:
-            outputs, labels = outputs[None], labels[None]
         if labels.is_floating_point():  # probabilities of each class
             labels = labels.argmax(dim=1)
         counted = labels != self._loss.ignore_index

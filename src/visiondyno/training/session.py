@@ -1,5 +1,6 @@
 """A training that can be put away after any epoch and taken up again, bit by bit the same."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -166,15 +167,18 @@ class TrainingSession:
         if weights:
             check_weights(self.module, weights)
         tree = unflatten(dict(state.tensors), values.get("tree"))
-        before = self.optimizer.state_dict()
+        before = copy.deepcopy(self.optimizer.state_dict())
+        schedule = None if self.scheduler is None else copy.deepcopy(self.scheduler.state_dict())
         try:
+            epoch, history = int(values["epoch"]), [dict(entry) for entry in values["history"]]
             self.optimizer.load_state_dict(tree["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(tree["scheduler"])
             self.scaler.load_state_dict(tree["scaler"])
-            epoch, history = int(values["epoch"]), [dict(entry) for entry in values["history"]]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             self.optimizer.load_state_dict(before)
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(schedule)
             raise ModelError(
                 f"The training state is damaged ({one_line(error)}). Begin anew without it."
             ) from error
