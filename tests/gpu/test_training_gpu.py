@@ -1,7 +1,6 @@
 """Training on real GPUs: in each precision, and over several of them."""
 
 import pytest
-import torch
 
 from visiondyno.specs.training import Hyperparameters, SequentialConfig
 from visiondyno.training.data import TensorSamples
@@ -9,6 +8,7 @@ from visiondyno.training.fit import fit
 from visiondyno.training.modules import build_module
 from visiondyno.training.session import TrainingSession
 
+torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.torch]
 
 CONFIG = SequentialConfig.model_validate(

@@ -3,9 +3,7 @@
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-from training_cases import MLP, class_samples, model_config, sequential, session
+from training_cases import MLP, class_samples, model_config, nn, sequential, session, torch
 
 from visiondyno.errors import DatasetError, InputError, SpecError
 from visiondyno.specs.inline_data import InlineData

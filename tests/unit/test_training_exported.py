@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-from training_cases import class_samples, model_config, same_weights
+from training_cases import class_samples, model_config, nn, same_weights, torch
 
 from visiondyno.errors import ModelError, SpecError
 from visiondyno.specs.inline_data import InlineData

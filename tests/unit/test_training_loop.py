@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from training_cases import CPU, MLP, class_samples, linear, same_weights, session
+from training_cases import CPU, MLP, class_samples, linear, nn, same_weights, session, torch
 
 from visiondyno.errors import MissingExtra, OperationFailed, SpecError, Unavailable
 from visiondyno.specs.training import Hyperparameters

@@ -4,9 +4,7 @@ import sys
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-from training_cases import linear, model_config, same_weights, sequential
+from training_cases import linear, model_config, nn, same_weights, sequential, torch
 
 from visiondyno.errors import MissingExtra, SpecError
 from visiondyno.training.layers import layer_classes, why_not_in_a_sequence

@@ -3,9 +3,7 @@
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-from training_cases import CLASSES, class_samples, model_config, same_weights, session
+from training_cases import CLASSES, class_samples, model_config, nn, same_weights, session, torch
 
 from visiondyno.errors import SpecError
 from visiondyno.specs.training import Hyperparameters

@@ -6,10 +6,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_cases import class_samples, same_weights, session
+from training_cases import class_samples, same_weights, session, torch
 
 from visiondyno.errors import ModelError, SpecError
 from visiondyno.specs.training import EarlyStopping

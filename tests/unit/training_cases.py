@@ -1,14 +1,20 @@
-"""Small modules, samples and hyperparameters for the tests of training."""
+"""Small modules, samples and hyperparameters for the tests of training.
+
+The tests take torch from here: without it, their modules are skipped as a whole.
+"""
 
 from typing import Any
 
-import torch
+import pytest
 from pydantic import TypeAdapter
 
 from visiondyno.specs.training import Hyperparameters, ModelConfig
 from visiondyno.training.data import TensorSamples
 from visiondyno.training.modules import build_module
 from visiondyno.training.session import TrainingSession
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
 
 # Small modules are faster so, and other tests keep their cores.
 torch.set_num_threads(1)
