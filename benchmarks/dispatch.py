@@ -10,16 +10,28 @@ store (a SQLite file) on the way. SAQ and Celery keep nothing but what lies in R
 Each round starts every arm anew, one after another in changing order, and warms it with 200 jobs.
 """
 
+import asyncio
+import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from broker import SETTINGS as REDIS_SETTINGS
 from broker import own_redis
-from dispatch_arms import SAQ_JOB, SAQ_SWEEP_S, WORKERS, Arm, celery_arm, our_arm, saq_arm
+from dispatch_arms import (
+    SAQ_JOB,
+    SAQ_SWEEP_S,
+    WORKERS,
+    Arm,
+    SaqArm,
+    celery_arm,
+    our_arm,
+    saq_arm,
+)
 from record import Figure, Ratio, record
 from visiondyno import server
 from visiondyno.measurements.percentiles import percentile
@@ -31,13 +43,23 @@ IN_TURN = 100
 WARM_UP = 200
 
 Start = Callable[[str], AbstractAsyncContextManager[Arm]]
+Run = Callable[[Coroutine[Any, Any, None]], None]
 
-ARMS: dict[str, Start] = {
-    "local": lambda _: our_arm(None),
-    "redis": our_arm,
-    "saq": saq_arm,
-    "celery": celery_arm,
+
+def plain_run(work: Coroutine[Any, Any, None]) -> None:
+    """On asyncio's own loop, with Python's own thresholds of the garbage collector."""
+    gc.set_threshold(700, 10, 10)
+    asyncio.run(work)
+
+
+ARMS: dict[str, tuple[Start, Run]] = {
+    "local": (lambda _: our_arm(None), server.run),
+    "redis": (our_arm, server.run),
+    "saq": (saq_arm, plain_run),
+    "saq_uvloop": (saq_arm, server.run),
+    "celery": (celery_arm, plain_run),
 }
+"""Ours run as the server does, the peers as they come; SAQ also on the server's loop."""
 
 
 @dataclass
@@ -69,9 +91,10 @@ def run_rounds() -> dict[str, Found]:
     for number in range(ROUNDS):
         shift = number % len(ARMS)
         for name in [*ARMS][shift:] + [*ARMS][:shift]:
-            server.run(measure(ARMS[name], found[name]))
+            start, run = ARMS[name]
+            run(measure(start, found[name]))
             rate, p50 = found[name].rates[-1], found[name].p50_ms[-1]
-            print(f"round {number + 1}: {name:6} {rate:7.0f} jobs/s, p50 {p50:.2f} ms", flush=True)
+            print(f"round {number + 1}: {name:10} {rate:7.0f} jobs/s, p50 {p50:.2f} ms", flush=True)
     return found
 
 
@@ -90,6 +113,12 @@ def main() -> None:
     ratios = {
         "redis_rate_vs_saq": ratio(found, "redis", ">= 0.9"),
         "local_rate_vs_saq": ratio(found, "local", ">= 2"),
+        "local_rate_vs_saq_uvloop": Ratio(
+            list(zip(found["local"].rates, found["saq_uvloop"].rates, strict=True)),
+            "jobs/s",
+            "throughput of local over SAQ's with its client on the server's event loop",
+            "none",
+        ),
         "celery_rate_vs_saq": ratio(found, "celery", "none"),
     }
     figures = {}
@@ -103,7 +132,9 @@ def main() -> None:
         "jobs_in_turn": IN_TURN,
         "rounds": ROUNDS,
         "workers": WORKERS,
-        "event_loop": "of every arm's client: uvloop, gc thresholds 100000/50/100, as the server's",
+        "event_loop": "local, redis, saq_uvloop: the server's (uvloop, gc thresholds"
+        " 100000/50/100); saq, celery: Python's own (700/10/10)",
+        "saq_jobs_without_result": SaqArm.without_result,
         "store": "SQLite, WAL, synchronous=NORMAL",
         "local_queue": "SQLite, WAL, synchronous=NORMAL",
         "redis": REDIS_SETTINGS,

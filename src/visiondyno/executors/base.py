@@ -1,7 +1,7 @@
 """The executor seam: where jobs run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -70,7 +70,7 @@ class Executor(ABC):
         """Accept a job and return its id; see the class for `queued_at`."""
 
     @abstractmethod
-    def watch(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
+    def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         """The job's events after number `after`, to the terminal one."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -139,7 +139,7 @@ class InlineExecutor(Executor):
         self._thread.submit(self._run_next)
         return job.id
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         async for event in self._find(job_id).follow(after):
             yield event
 

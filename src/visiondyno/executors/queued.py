@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -171,7 +171,7 @@ class QueueExecutor(Executor):
 
     # -- watching --------------------------------------------------------------------------------
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         await self.start()
         watcher = _Watcher(job_id, after)
         self._watchers.setdefault(job_id, []).append(watcher)

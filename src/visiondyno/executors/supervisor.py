@@ -204,7 +204,9 @@ class Supervisor:
             slot.restart_wanted = command == WorkerCommand.RESTART
 
     def _announce(self, queue: JobQueue, now_s: float) -> None:
-        if now_s < self._due.get("announce changes", 0.0):
+        # A new worker is told of at once: nobody must see an answer of one that nobody knows.
+        has_new = any(slot.name not in self._announced for slot in self._slots)
+        if now_s < self._due.get("announce changes", 0.0) and not has_new:
             return
         infos = {slot.name: self._info(slot) for slot in self._slots}
         gone = set(self._announced) - set(infos)

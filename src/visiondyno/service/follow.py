@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from visiondyno.errors import TransportDown, Unavailable
 from visiondyno.executors.base import Executor, JobLost
-from visiondyno.job import JobRequest, JobState
+from visiondyno.job import JobEvent, JobRequest, JobState
 from visiondyno.service.feeds import Feed, Feeds
 from visiondyno.service.job_events import advanced, to_record
 from visiondyno.service.recorder import Recorder, Stream
@@ -237,31 +237,38 @@ class Followers:
     async def _pump(self, follower: Follower) -> bool:
         """Take the dispatch's events to the store, to the terminal one."""
         stream = follower.stream = Stream()
-        job_id, dispatch = follower.record.id, follower.record.dispatch
-        events = self._executor.watch(follower.record.transport_id, follower.record.seen)
-        async for event in events:
-            taken = to_record(event, follower.refused.get(event.number))
-            if taken is None:
-                continue
-            self._recorder.observe(Observed(job_id, dispatch, taken, self._clock()), stream)
-            ends = taken.state.is_terminal
-            try:
-                await stream.written(0 if ends else _MOST_UNWRITTEN)
-            except Unavailable:
-                raise
-            except Exception as error:
-                assert stream.failed is not None, "an error is some event's"
-                number = stream.failed.event.number
-                _LOG.warning("The store refuses event %d of job %s: %s", number, job_id, error)
-                follower.refused[number] = error
-                raise _AgainError from error
-            if ends:
-                if follower.ended is not None:
+        watch = self._executor.watch(follower.record.transport_id, follower.record.seen)
+        # Closed here: left to the garbage collector, each would cost a task and a wake-up.
+        async with contextlib.aclosing(watch) as events:
+            async for event in events:
+                if await self._take(event, follower, stream):
                     return True
-                raise _AgainError  # another process has seen to the job
-            follower.pause_s = _FIRST_PAUSE_S
         # Ended, and its end isn't above what was seen: the transport came back as it was before.
-        raise JobLost(f"The executor ended its events of job {job_id} without an answer.")
+        raise JobLost(f"The executor ended its events of job {follower.record.id} unanswered.")
+
+    async def _take(self, event: JobEvent, follower: Follower, stream: Stream) -> bool:
+        """Take one event to the store; whether it was the job's end."""
+        job_id = follower.record.id
+        taken = to_record(event, follower.refused.get(event.number))
+        if taken is None:
+            return False
+        observed = Observed(job_id, follower.record.dispatch, taken, self._clock())
+        self._recorder.observe(observed, stream)
+        ends = taken.state.is_terminal
+        try:
+            await stream.written(0 if ends else _MOST_UNWRITTEN)
+        except Unavailable:
+            raise
+        except Exception as error:
+            assert stream.failed is not None, "an error is some event's"
+            number = stream.failed.event.number
+            _LOG.warning("The store refuses event %d of job %s: %s", number, job_id, error)
+            follower.refused[number] = error
+            raise _AgainError from error
+        if ends and follower.ended is None:
+            raise _AgainError  # another process has seen to the job
+        follower.pause_s = _FIRST_PAUSE_S
+        return ends
 
     async def _request(self, record: JobRecord) -> JobRequest | None:
         """What the executor is asked, its ttl less what was waited; None if that is over."""
