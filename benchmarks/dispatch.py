@@ -4,10 +4,10 @@ A no-op job goes from the caller to one of two worker processes and its answer c
 through the service's `submit` and `watch`: the job and each of its events are committed to the
 store (a SQLite file) on the way. SAQ and Celery keep nothing but what lies in Redis.
 
-- throughput: 2,000 jobs submitted at once, until the last answer is there.
+- throughput: 4,000 jobs submitted at once, until the last answer is there.
 - idle dispatch: 100 jobs one after another, from asking to the answer.
 
-Each round starts every arm anew, one after another in changing order, and warms it with 200 jobs.
+Each round starts every arm anew, one after another in changing order, and warms it with 1,000 jobs.
 """
 
 import asyncio
@@ -38,9 +38,9 @@ from visiondyno.measurements.percentiles import percentile
 from visiondyno.probes.quiet import QuietMonitor
 
 ROUNDS = 5
-JOBS = 2000
+JOBS = 4000
 IN_TURN = 100
-WARM_UP = 200
+WARM_UP = 1000
 
 Start = Callable[[str], AbstractAsyncContextManager[Arm]]
 Run = Callable[[Coroutine[Any, Any, None]], None]

@@ -48,7 +48,7 @@ def test_a_full_disk_refuses_jobs_and_keeps_those_it_has(tmp_path: Path) -> None
 def test_a_locked_file_is_a_transport_that_is_down_for_now(tmp_path: Path) -> None:
     path = tmp_path / "queue.sqlite"
     queue = SqliteQueue(path)
-    queue._db.execute("PRAGMA busy_timeout = 1")
+    queue._file.patience_s = 0.01
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(TransportDown, match="locked"):

@@ -117,7 +117,8 @@ class QueueExecutor(Executor):
     ) -> str:
         if self._closed:
             raise SpecError("This executor is closed; make a new one to submit jobs.")
-        await self.start()
+        if not self._is_started:
+            await self.start()
         job = QueuedJob(
             job_id if job_id is not None else new_job_id(),
             json.dumps(request.input),
@@ -357,6 +358,11 @@ class QueueExecutor(Executor):
         if self._queue is not None:
             self._queue.close()
             self._queue = None
+
+    @property
+    def _is_started(self) -> bool:
+        """Asked for each job: awaiting `start` would cost as much as the rest of a submission."""
+        return self._feeding is not None
 
     async def start(self) -> None:
         """Begin to read events (and to serve the queue, where workers are ours)."""

@@ -13,8 +13,7 @@ def event_of(row: Sequence[Any]) -> JobEvent:
     """An event from `(job_id, number, state, progress, answer)`."""
     job_id, number, state, progress, text = row
     answer = None if text is None else read_answer(job_id, text)
-    # Not validated again: this module wrote it, and a dispatcher reads thousands a second.
-    return JobEvent.model_construct(
+    return JobEvent(
         job_id=job_id,
         number=number,
         state=JobState(state) if answer is None else answer.status,

@@ -56,6 +56,10 @@ class SupervisedExecutor(QueueExecutor):
         """The supervisor's process id while it runs."""
         return self._supervisor.pid
 
+    @property
+    def _is_started(self) -> bool:
+        return self._feeding is not None and self._keeping is not None
+
     async def start(self) -> None:
         await super().start()
         if self._keeping is not None:
