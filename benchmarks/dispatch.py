@@ -37,7 +37,7 @@ from visiondyno import server
 from visiondyno.measurements.percentiles import percentile
 from visiondyno.probes.quiet import QuietMonitor
 
-ROUNDS = 5
+ROUNDS = 7
 JOBS = 4000
 IN_TURN = 100
 WARM_UP = 1000

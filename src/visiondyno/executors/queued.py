@@ -29,6 +29,10 @@ _CHECK_S = 2.0
 """How often silent watchers' jobs are looked up one by one."""
 _SWEEP_S = 2.0
 _SAY_AGAIN_S = 30.0
+_CROWD = 64
+_GATHER_S = 0.004
+"""Where many jobs are watched a look waits so long for more events: one for each ring would take
+as long as all the rest."""
 _LONG_PART = 1000
 _CHECKED_AT_ONCE = 50
 """Silent watchers looked up until the feed is read again: the others' events don't wait."""
@@ -241,6 +245,8 @@ class QueueExecutor(Executor):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
                         await self._rung.wait()
+                if len(self._watchers) > _CROWD:
+                    await asyncio.sleep(_GATHER_S)
                 self._rung.clear()
         finally:
             if bell is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _VERSION = 2
+_CHECKPOINT_PAGES = 10_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _TABLES = """
@@ -88,6 +89,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     return connection
 
 

@@ -32,6 +32,7 @@ from visiondyno.errors import (
 from visiondyno.settings import Settings
 
 BUSY_TIMEOUT_MS = 10_000
+CHECKPOINT_PAGES = 10_000
 """How long a SQLite connection waits for another process's write."""
 
 _WRITES = "visiondyno_writes"
@@ -201,6 +202,8 @@ def _sqlite_engine(url: URL, synchronous: str) -> Engine:
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA synchronous={synchronous}")
         connection.execute("PRAGMA foreign_keys=ON")
+        # A checkpoint waits for the disk twice: at 40 MB instead of 4, a tenth as often.
+        connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
