@@ -71,11 +71,13 @@ def test_the_wheel_holds_all_that_it_needs(built: Path) -> None:
         f"{info}/licenses/LICENSE",
         f"{info}/entry_points.txt",
     } <= names
-    assert [name for name in names if name.startswith("visiondyno/report/templates/")]
     in_checkout = {
         f"visiondyno/{path.relative_to(ROOT / 'src' / 'visiondyno').as_posix()}"
-        for path in (ROOT / "src" / "visiondyno").rglob("*.py")
+        for path in (ROOT / "src" / "visiondyno").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
+    kinds = {name.rpartition(".")[2] for name in in_checkout}
+    assert {"py", "lua", "j2", "yaml", "js", "onnx"} <= kinds
     assert in_checkout <= names
     assert {name.split("/")[0] for name in names} == {"visiondyno", info}
 
@@ -102,6 +104,22 @@ def test_the_package_is_the_wheel_and_has_no_torch(installed: Path, tmp_path: Pa
     said = run(installed / "python", "-c", code, cwd=tmp_path).stdout.split()
     assert Path(said[0]).is_relative_to(installed.parent)
     assert said[1] == "None"
+
+
+def test_the_server_runs_a_job_from_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
+    command = [installed / "dyno", "up", "--port", "0", "--home", tmp_path]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().split(" is up at ")[1].split()[0]
+        done = run(installed / "dyno", "doctor", "--server", url, cwd=tmp_path)
+        assert "✗" not in done.stdout
+        assert done.stdout.count("✓") >= 4
+    finally:
+        server.terminate()
+        server.wait(60)
+        if server.stdout is not None:
+            server.stdout.close()
 
 
 def test_the_demo_runs_from_an_unrelated_folder(installed: Path, tmp_path: Path) -> None:
