@@ -1,6 +1,7 @@
 """`dyno up`."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 from pathlib import Path
@@ -73,10 +74,10 @@ def command(workers: tuple[int, int] | None, **given: Any) -> None:
     settings = load_settings(**flags)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     own_workers = settings.queue_url is None or workers is not None
-    try:
+    # Whether a signal ends it as an interrupt or by a return is a matter of when it comes.
+    with contextlib.suppress(KeyboardInterrupt):
         run(_serve(settings, own_workers=own_workers))
-    except KeyboardInterrupt:
-        click.echo("Stopped. What was accepted is kept; what ran is run again at the next start.")
+    click.echo("Stopped. What was accepted is kept; what ran is run again at the next start.")
 
 
 async def _serve(settings: Settings, *, own_workers: bool) -> None:

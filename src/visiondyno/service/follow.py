@@ -237,9 +237,7 @@ class Followers:
     async def _pump(self, follower: Follower) -> bool:
         """Take the dispatch's events to the store, to the terminal one."""
         stream = follower.stream = Stream()
-        # Event 1 is IN_QUEUE, which the store made itself: not worth a wake-up.
-        after = max(1, follower.record.seen)
-        watch = self._executor.watch(follower.record.transport_id, after)
+        watch = self._executor.watch(follower.record.transport_id, follower.record.seen)
         # Closed here: left to the garbage collector, each would cost a task and a wake-up.
         async with contextlib.aclosing(watch) as events:
             async for event in events:
