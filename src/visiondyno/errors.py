@@ -4,6 +4,7 @@
     ├── InputError              the user's request can't be carried out as it stands
     │   ├── SpecError           a value, option or configuration file is wrong
     │   ├── ModelError          a model can't be read, understood or run
+    │   │   └── BaseMissing     a model state is a difference to one that isn't held here
     │   ├── DatasetError        a data set can't be read, or its labels don't fit
     │   ├── ClassMismatch       the classes of model and data don't match
     │   ├── NotFound            nothing has this id, name or address
@@ -60,6 +61,22 @@ class ModelError(InputError):
     """A model can't be read, understood or run."""
 
     code = "bad_model"
+
+
+class BaseMissing(ModelError):
+    """A model state came as the difference to one that isn't held here: send the whole state.
+
+    Attributes:
+        sha256: the identity of the missing one; None where the error came over a wire.
+    """
+
+    code = "base_missing"
+    http_status = 409
+    sha256: str | None = None
+
+    def __init__(self, message: str, sha256: str | None = None) -> None:
+        self.sha256 = sha256
+        super().__init__(message)
 
 
 class DatasetError(InputError):

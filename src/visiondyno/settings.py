@@ -23,6 +23,7 @@ class Settings(BaseSettings):
             folder in `home` if None.
         blobs_api_key: for an `http(s)` address of blobs.
         blobs_quota_bytes: the folder's limit; None without one.
+        cache_bytes: of what a worker keeps in `home` to save time: data, states, checkpoints.
         blobs_max_age_s: blobs that nothing refers to and nobody used for so long are collected.
         redis_url: the queue's; None for the local queue.
         host, port: where the server listens.
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     blobs_api_key: SecretStr | None = None
     blobs_quota_bytes: Annotated[int, Field(gt=0)] | None = None
     blobs_max_age_s: Annotated[float, Field(gt=0)] = 30 * 86400.0
+    cache_bytes: Annotated[int, Field(gt=0)] = 10_000_000_000
     redis_url: str | None = None
     redis_host: Annotated[str | None, Field(validation_alias=_names("REDIS_HOST"))] = None
     redis_port: Annotated[int, Field(gt=0, lt=65536, validation_alias=_names("REDIS_PORT"))] = 6379

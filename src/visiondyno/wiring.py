@@ -110,7 +110,25 @@ def make_queue_executor(
         retention_s=settings.result_expiry_s,
         gpu_memory_fraction=settings.gpu_memory_fraction,
     )
-    return SupervisedExecutor(workers, max_attempts=settings.max_attempts)
+    return SupervisedExecutor(
+        workers, max_attempts=settings.max_attempts, environ=worker_environ(settings)
+    )
+
+
+def worker_environ(settings: "Settings") -> dict[str, str]:
+    """The environment of this server's workers: they keep and find files where it does.
+
+    What the server was told by flags must reach them too.
+    """
+    import os
+
+    found = {**os.environ, "VISIONDYNO_HOME": str(settings.folder)}
+    if settings.blobs_url is not None:
+        found["VISIONDYNO_BLOBS_URL"] = settings.blobs_url
+    if settings.blobs_api_key is not None:
+        found["VISIONDYNO_BLOBS_API_KEY"] = settings.blobs_api_key.get_secret_value()
+    found["VISIONDYNO_CACHE_BYTES"] = str(settings.cache_bytes)
+    return found
 
 
 def make_service(settings: "Settings", executor: Executor | None = None) -> "Service":

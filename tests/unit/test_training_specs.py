@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from visiondyno.errors import SpecError
 from visiondyno.specs.inline_data import InlineData
 from visiondyno.specs.operations import parse
-from visiondyno.specs.training import (
-    EarlyStopping,
-    EvaluateModelInput,
-    Hyperparameters,
+from visiondyno.specs.training import EarlyStopping, Hyperparameters
+from visiondyno.specs.training_operations import (
+    EvaluateModuleInput,
     TrainEpochInput,
     TrainInput,
 )
@@ -66,7 +65,7 @@ def test_the_documented_train_and_evaluate_are_taken() -> None:
     )
     assert train.early_stopping == EarlyStopping(monitor="val_loss", patience=3)
     evaluate = parse(
-        EvaluateModelInput,
+        EvaluateModuleInput,
         {
             "operation": "evaluate",
             "model_config": model,

@@ -14,6 +14,15 @@ from visiondyno.specs.operations import (
     PredictInput,
     ScoreSubmissionInput,
 )
+from visiondyno.specs.training_operations import (
+    BatchInput,
+    EvaluateModuleInput,
+    ExportInput,
+    ExportModuleInput,
+    PredictModuleInput,
+    TrainEpochInput,
+    TrainInput,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +34,12 @@ class Operation:
 
     name: str
     input_type: type[OperationInput]
+    module: str = ""
 
     @property
     def run(self) -> Callable[[Any, OperationContext], dict[str, Any]]:
         """`run(input, context) -> output`."""
-        module = importlib.import_module(f"visiondyno.operations.{self.name}")
+        module = importlib.import_module(f"visiondyno.operations.{self.module or self.name}")
         function: Callable[[Any, OperationContext], dict[str, Any]] = module.run
         return function
 
@@ -37,12 +47,26 @@ class Operation:
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
+        Operation("batch", BatchInput),
         Operation("benchmark", BenchmarkInput),
         Operation("evaluate", EvaluateInput),
+        Operation("export", ExportInput),
         Operation("predict", PredictInput),
         Operation("score_submission", ScoreSubmissionInput),
+        Operation("train", TrainInput),
+        Operation("train_epoch", TrainEpochInput),
     )
 }
+
+ON_MODULES: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        Operation("evaluate", EvaluateModuleInput, "evaluate_module"),
+        Operation("export", ExportModuleInput, "export_module"),
+        Operation("predict", PredictModuleInput, "predict_module"),
+    )
+}
+"""What takes the place of the operation of that name where the input has a `model_config`."""
 
 
 def find_operation(job_input: dict[str, Any]) -> Operation:
@@ -55,4 +79,6 @@ def find_operation(job_input: dict[str, Any]) -> Operation:
     if not isinstance(name, str) or name not in OPERATIONS:
         known = ", ".join(sorted(OPERATIONS))
         raise SpecError(f"'operation' must be one of {known}; got {name!r}.")
+    if "model_config" in job_input:
+        return ON_MODULES.get(name, OPERATIONS[name])
     return OPERATIONS[name]

@@ -1,9 +1,9 @@
 """Samples that travel inside a job: features and labels as nested lists of numbers."""
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class InlineData(BaseModel):
@@ -38,18 +38,6 @@ class InlineData(BaseModel):
     def labels_array(self) -> np.ndarray:
         """Shape (samples, …): int64 if all numbers are whole and written so, else float64."""
         return _as_array(self.labels, "labels")
-
-
-def _kind_of_data(value: Any) -> str:
-    return "reference" if isinstance(value, str) else "inline"
-
-
-TrainingData = Annotated[
-    Annotated[InlineData, Tag("inline")]
-    | Annotated[str, Field(min_length=1, max_length=4096), Tag("reference")],
-    Discriminator(_kind_of_data),
-]
-"""Inline samples, or a dataset reference such as `digits` or `mnist:train`."""
 
 
 def _as_array(values: list[Any], name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Typed inputs of training: which module, which data, how it learns.
+"""Which module, and how it learns: what the inputs of training are made of.
 
 Names of layers, optimisers, schedulers and losses are those of the worker's own torch, which
 these values don't know: the worker checks them before it trains.
@@ -6,20 +6,13 @@ these values don't know: the worker checks them before it trains.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from visiondyno.specs.inline_data import TrainingData
-from visiondyno.specs.operations import OperationInput
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_SEED = 2**63 - 1
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Arguments = dict[str, Any]
-ModelState = Annotated[str, Field(min_length=1)]
-"""Base64 of an encoded state, or `sha256:…`, the name of a blob that holds one."""
-
-_BLOB = r"^sha256:[0-9a-f]{64}$"
 
 
 class _Part(BaseModel):
@@ -86,8 +79,24 @@ class ExportedConfig(_Part):
     program: Annotated[str, Field(min_length=1)]
 
 
+class KerasConfig(_Part):
+    """A model of Keras 3, run by its torch backend, with fresh weights.
+
+    Attributes:
+        model: what `keras.Model.to_json` writes, as an object. Code in it (`Lambda`) is refused.
+    """
+
+    type: Literal["keras"]
+    model: dict[str, Any]
+
+
 ModelConfig = Annotated[
-    SequentialConfig | TorchvisionConfig | TimmConfig | TransformersConfig | ExportedConfig,
+    SequentialConfig
+    | TorchvisionConfig
+    | TimmConfig
+    | TransformersConfig
+    | ExportedConfig
+    | KerasConfig,
     Field(discriminator="type"),
 ]
 
@@ -156,87 +165,3 @@ class EarlyStopping(_Part):
     patience: Annotated[int, Field(ge=1, le=1_000_000)] = 3
     min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     mode: Literal["min", "max"] | None = None
-
-
-class ModuleInput(OperationInput):
-    """What operations on a torch module have in common.
-
-    Attributes:
-        config: `model_config` on the wire.
-        model_state: weights to begin with; fresh ones from the seed if None.
-        model_state_format: how `model_state` is encoded.
-        hyperparameters: of an evaluation, loss and batch size only.
-        device: `auto` is the first GPU where there is one, else the processor.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True
-    )
-
-    config: Annotated[ModelConfig, Field(alias="model_config")]
-    model_state: ModelState | None = None
-    model_state_format: Name | None = None
-    hyperparameters: Hyperparameters = Hyperparameters()
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-
-    @field_validator("hyperparameters", mode="before")
-    @classmethod
-    def _none_is_the_default(cls, value: Any) -> Any:
-        return {} if value is None else value
-
-    @property
-    def seed_used(self) -> int:
-        """The seed, 0 where none is given."""
-        return self.hyperparameters.seed or 0
-
-
-class TrainEpochInput(ModuleInput):
-    """Train for one epoch.
-
-    Attributes:
-        optimizer_state: the name of the blob that an earlier epoch answered with.
-        epoch: which one it is, from 1: it decides the order of samples.
-    """
-
-    operation: Literal["train_epoch"] = "train_epoch"
-    training_data: TrainingData
-    optimizer_state: Annotated[str, Field(pattern=_BLOB)] | None = None
-    epoch: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
-
-
-class TrainInput(ModuleInput):
-    """Train for many epochs, and evaluate after each.
-
-    Attributes:
-        validation_data: never trained on; no `val_metrics` without it.
-        seed: as `hyperparameters.seed`; give it in one place.
-    """
-
-    operation: Literal["train"] = "train"
-    training_data: TrainingData
-    validation_data: TrainingData | None = None
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    early_stopping: EarlyStopping | None = None
-    seed: Seed | None = None
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        own = self.hyperparameters.seed
-        if self.seed is not None and own is not None and self.seed != own:
-            raise ValueError(f"'seed' is {self.seed} and 'hyperparameters.seed' {own}; give one")
-        watched = self.early_stopping.monitor if self.early_stopping else "train_loss"
-        if watched.startswith("val_") and self.validation_data is None:
-            raise ValueError(f"'early_stopping.monitor' is '{watched}': give 'validation_data' too")
-        return self
-
-    @property
-    def seed_used(self) -> int:
-        """The seed, 0 where none is given."""
-        return self.seed if self.seed is not None else super().seed_used
-
-
-class EvaluateModelInput(ModuleInput):
-    """Score a torch module on labelled data, without learning."""
-
-    operation: Literal["evaluate"] = "evaluate"
-    validation_data: TrainingData

@@ -5,7 +5,7 @@ it out of a torch module and put it into one. Nothing here unpickles, and only t
 that touch a module need torch.
 """
 
-from visiondyno.state.bases import BaseMissing, Bases
+from visiondyno.state.bases import Bases
 from visiondyno.state.codec import (
     FORMATS,
     INLINE_LIMIT_BYTES,
@@ -27,7 +27,6 @@ __all__ = [
     "FORMATS",
     "INLINE_LIMIT_BYTES",
     "MAX_STATE_BYTES",
-    "BaseMissing",
     "Bases",
     "EncodedState",
     "ErrorFeedback",

@@ -3,31 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from visiondyno.errors import ModelError
+from visiondyno.errors import BaseMissing, ModelError
 from visiondyno.state.tensors import State, dtype_name, quoted
 
 Bases: TypeAlias = Mapping[str, State] | Callable[[str], State | None]
 """From a state's identity to the state; a function returns None for one that isn't held."""
 
 WITHOUT_BASE = ("safetensors", "safetensors+shuffle+zstd")
-
-
-class BaseMissing(ModelError):
-    """A delta came whose base isn't held here; the sender still has the whole state.
-
-    Attributes:
-        sha256: the base's identity; None where the error came over a wire.
-        accepted: the formats to send it in instead.
-    """
-
-    code = "base_missing"
-    http_status = 409
-
-    def __init__(self, message: str, sha256: str | None = None) -> None:
-        self.sha256 = sha256
-        super().__init__(message)
-
-    accepted = WITHOUT_BASE
 
 
 def find_base(sha256: str, bases: Bases | None) -> State:

@@ -1,0 +1,1 @@
+"""Jobs and training from scripts and notebooks: clients, trainer, model states."""
