@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from visiondyno.settings import Settings
     from visiondyno.store.base import Store
 
+_QUEUES = ("local", "redis")
+_MOST_WORKERS = 256
+
 
 def make_executor() -> Executor:
     """The executor for this process, `inline`. Needs a running event loop."""
@@ -112,6 +115,75 @@ def make_queue_executor(
     )
     return SupervisedExecutor(
         workers, max_attempts=settings.max_attempts, environ=worker_environ(settings)
+    )
+
+
+def make_executor_at(
+    where: str,
+    settings: "Settings",
+    api_key: str | None = None,  # noqa: ARG001
+    *,
+    workers: int | None = None,
+) -> Executor:
+    """The executor that a client names. Needs a running event loop.
+
+    Args:
+        where: `inline` (this process), `local` (worker processes of this machine, over the queue in
+            `home`) or `redis` (the fleet on the settings' Redis).
+        settings: queue, workers and limits.
+        api_key: for a URL.
+        workers: processes of our own, exactly so many; None: `local` has what the settings say,
+            `redis` none, for its workers are started with `dyno worker`.
+
+    Raises:
+        SpecError: there is no such place, or the settings lack its address.
+    """
+    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
+        raise SpecError(f"'workers' is {workers}; give a number from 1 to {_MOST_WORKERS}.")
+    if where == "inline":
+        return make_executor()
+    if where not in _QUEUES:
+        raise _nowhere(where)
+    wanted: dict[str, object] = {}
+    if workers is not None:
+        wanted = {"workers_min": workers, "workers_max": workers}
+    if where == "local":
+        wanted.update(redis_url=None, redis_host=None)
+    elif settings.queue_url is None:
+        raise SpecError(
+            "'redis' needs the address of Redis; set VISIONDYNO_REDIS_URL, for example to "
+            "redis://127.0.0.1:6379/0."
+        )
+    own_workers = True if workers is not None else None
+    return make_queue_executor(settings.model_copy(update=wanted), own_workers=own_workers)
+
+
+def make_blobs_at(
+    where: str,
+    settings: "Settings",
+    api_key: str | None = None,  # noqa: ARG001
+) -> "BlobStore":
+    """The blobs that a client shares with the workers of `make_executor_at(where, …)`.
+
+    Args:
+        where: as there.
+        settings: their `blobs_url`, or else the folder in `home`, serves `inline`, `local` and
+            `redis`.
+        api_key: for a URL.
+
+    Raises:
+        SpecError: there is no such place, or the store's address or folder is wrong.
+        MissingExtra: a bucket's client isn't installed.
+    """
+    if where == "inline" or where in _QUEUES:
+        return make_blobs(settings)
+    raise _nowhere(where)
+
+
+def _nowhere(where: str) -> SpecError:
+    return SpecError(
+        f"'{where:.200}' isn't a place to run jobs; give inline, local, redis or the URL of a "
+        "server or of a RunPod endpoint."
     )
 
 
