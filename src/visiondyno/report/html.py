@@ -1,13 +1,8 @@
 """The comparison as one self-contained HTML file that opens with no network."""
 
-import base64
-import hashlib
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment as Templates
-from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from visiondyno.environment import Environment
@@ -19,10 +14,8 @@ from visiondyno.report.charts.tradeoff import interval_glyph
 from visiondyno.report.comparison import Comparison
 from visiondyno.report.differences import tie_text
 from visiondyno.report.format import (
-    bytes_text,
     interval_text,
     measure_text,
-    number,
     signed_text,
     title,
     unit_label,
@@ -40,11 +33,10 @@ from visiondyno.report.layout import (
     subtitle,
 )
 from visiondyno.report.origins import newest
+from visiondyno.report.page import render_page
 from visiondyno.report.plots import SERIES, Canvas, dash, series_class
 from visiondyno.report.scenarios import KINDS, scenario_tables
 from visiondyno.report.yaml_spec import dump_spec
-
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +58,7 @@ def to_html(comparison: Comparison, banner: str | None = None) -> str:
     Every text from outside is escaped, and a content security policy lets only the report's own
     script run and nothing be fetched. `banner` is said at the top of the page.
     """
-    templates = Templates(
-        loader=PackageLoader("visiondyno.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(
-        number=number, title_of=title, unit=unit_label, size=bytes_text, breakable=_breakable
-    )
-    assert templates.loader is not None
-    style, script = (
-        templates.loader.get_source(templates, name)[0] for name in ("style.css", "script.js")
-    )
-    return templates.get_template("report.html.j2").render(
-        **_context(comparison),
-        banner=banner,
-        style=Markup(style),  # noqa: S704  # our own file
-        script=Markup(script),  # noqa: S704  # our own file
-        policy=_policy(script),
-    )
-
-
-def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    return render_page("report.html.j2", {**_context(comparison), "banner": banner})
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
@@ -304,14 +268,3 @@ def _environments(comparison: Comparison) -> list[Environment]:
     found = {origin.environment.machine_id: origin.environment for origin in origins}
     found.pop(comparison.environment.machine_id, None)
     return [*found.values(), comparison.environment]
-
-
-def _breakable(text: str) -> Markup:
-    """A name that may break after a separator, but not inside a word or a date."""
-    pieces = []
-    for place, part in enumerate(_DATE.split(text)):
-        if place % 2:
-            pieces.append(Markup('<span class="tight">{}</span>').format(part))
-        else:
-            pieces.append(Markup("<wbr>").join(re.split(r"(?<=[_\-./@:])", part)))
-    return Markup("").join(pieces)

@@ -1,5 +1,6 @@
 """A comparison's request as YAML: written beside every report, read by `dyno compare FILE.yaml`."""
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,16 @@ _SpecLoader.yaml_implicit_resolvers = {
 }
 
 
+class _SpecDumper(yaml.SafeDumper):
+    """Quotes whatever `_SpecLoader` would take for something else than a text."""
+
+
+# YAML 1.1, which PyYAML reads, takes 1e-3 for a text: it wants a dot.
+_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+for _class in (_SpecLoader, _SpecDumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
 def dump_spec(spec: BenchmarkInput) -> str:
     """The YAML that `load_spec` reads back to an equal `BenchmarkInput`; unset fields are left out.
 
@@ -49,14 +60,19 @@ def dump_spec(spec: BenchmarkInput) -> str:
     fields = {
         name: value for name, value in spec.model_dump(mode="json").items() if value is not None
     }
+    return _HEADER + dump_fields(fields)
+
+
+def dump_fields(fields: dict[str, Any]) -> str:
+    """YAML that reads back to exactly `fields`."""
     readable = _dump(fields, readable=True)
     # PyYAML folds exotic line breaks (U+0085, U+2028) of readable text; escapes keep them.
-    exact = yaml.safe_load(readable) == fields
-    return _HEADER + (readable if exact else _dump(fields, readable=False))
+    exact = yaml.load(readable, Loader=_SpecLoader) == fields  # noqa: S506  # a SafeLoader
+    return readable if exact else _dump(fields, readable=False)
 
 
 def _dump(fields: dict[str, Any], *, readable: bool) -> str:
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=readable, width=100)
+    return yaml.dump(fields, Dumper=_SpecDumper, sort_keys=False, allow_unicode=readable, width=100)
 
 
 def load_spec(path: Path) -> BenchmarkInput:
@@ -65,19 +81,8 @@ def load_spec(path: Path) -> BenchmarkInput:
     Raises:
         SpecError: the file can't be read, isn't YAML, or a field is wrong; names file and field.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: can't be read as text ({_reason(error)}).") from error
-    try:
-        # A subclass of SafeLoader: it makes plain values only.
-        fields = yaml.load(text, Loader=_SpecLoader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: {_where(error)}") from error
-    if not isinstance(fields, dict):
-        raise SpecError(
-            f"{path}: holds no 'key: value' lines; a comparison needs at least 'models' and 'data'."
-        )
+    needs = "a comparison needs at least 'models' and 'data'"
+    fields = read_fields(read_text(path), str(path), needs)
     price = fields.get("price")
     if isinstance(price, int | float) and not isinstance(price, bool):
         fields["price"] = str(price)
@@ -85,9 +90,42 @@ def load_spec(path: Path) -> BenchmarkInput:
     return spec
 
 
-def _where(error: yaml.YAMLError) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        SpecError: it can't be read, or isn't UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: can't be read as text ({_reason(error)}).") from error
+
+
+def read_fields(text: str, place: str, needs: str) -> dict[str, Any]:
+    """The `key: value` lines of a YAML text.
+
+    Args:
+        text: the YAML.
+        place: what a message calls it, such as the file's name.
+        needs: what has to stand in it, said where there is nothing.
+
+    Raises:
+        SpecError: it isn't YAML, or holds something else.
+    """
+    try:
+        # A subclass of SafeLoader: it makes plain values only.
+        fields = yaml.load(text, Loader=_SpecLoader)  # noqa: S506
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{place}: {_where(error)}") from error
+    if not isinstance(fields, dict):
+        raise SpecError(f"{place}: holds no 'key: value' lines; {needs}.")
+    return fields
+
+
+def _where(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "can't be understood"
+    problem = getattr(error, "problem", None) or "a value can't be understood"
     place = f" at line {mark.line + 1}" if mark is not None else ""
     return f"isn't valid YAML{place}: {problem}."
 
