@@ -52,8 +52,10 @@ class TensorSamples:
         return self._features[indices]
 
 
-def inline_samples(data: InlineData, module: "nn.Module") -> TensorSamples:
-    """Samples of a job.
+def inline_samples(
+    data: InlineData, module: "nn.Module | None", what: str = "training_data"
+) -> TensorSamples:
+    """Samples of a job; `what` is which data it is, for messages.
 
     Features become what the module takes: int64 where its first layer is an embedding or its
     exported program takes whole numbers, else float32. Labels are int64 if all are whole and
@@ -68,7 +70,7 @@ def inline_samples(data: InlineData, module: "nn.Module") -> TensorSamples:
     if takes_whole_numbers(module):
         if features.dtype.kind != "i":
             raise DatasetError(
-                "'features' must be whole numbers: the model begins with an embedding."
+                f"'{what}.features' must be whole numbers: the model begins with an embedding."
             )
     else:
         features = features.astype(np.float32)
@@ -77,8 +79,8 @@ def inline_samples(data: InlineData, module: "nn.Module") -> TensorSamples:
     return TensorSamples(torch.from_numpy(features), torch.from_numpy(labels))
 
 
-def takes_whole_numbers(module: "nn.Module") -> bool:
-    """Whether the first thing that happens to the features is a look-up."""
+def takes_whole_numbers(module: "nn.Module | None") -> bool:
+    """Whether the first thing that happens to the features is a look-up; False without a module."""
     import torch
     from torch import fx, nn
 
