@@ -1,0 +1,165 @@
+"""What the operations on torch modules begin with: torch as asked, the module, its samples."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from visiondyno.errors import MissingExtra, OperationFailed
+from visiondyno.operations.context import OperationContext
+from visiondyno.operations.state_exchange import ReceivedState, receive_state
+from visiondyno.operations.worker_files import WorkerFiles
+from visiondyno.probes.gpu_share import memory_fraction
+from visiondyno.runtimes.torch_memory import limit_torch_memory
+from visiondyno.specs.training_operations import ModuleInput
+from visiondyno.state import load_into
+from visiondyno.training.data import Samples
+from visiondyno.training.memory import is_out_of_memory
+from visiondyno.training.modules import build_module
+from visiondyno.training.precision import choose_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+BETWEEN_STEPS_TOLD_S = 2.0
+"""Progress within an epoch comes no more often."""
+
+
+@dataclass(frozen=True)
+class PreparedModule:
+    """A module, ready to be used.
+
+    Attributes:
+        module: on `device`, in training mode, with the weights that the job came with.
+        device: where.
+        received: the job's `model_state`; None where the weights are fresh.
+        environment: what the answer says of it: `device`, `threads`, `torch`.
+        notes: what else the answer must say.
+    """
+
+    module: "nn.Module"
+    device: "torch.device"
+    received: ReceivedState | None
+    environment: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def torch_as_asked(spec: ModuleInput) -> Iterator[None]:
+    """Torch with the job's threads, gradients and float32; afterwards as it was.
+
+    Each operation on a module runs inside: the process may be the user's own. Threads and the
+    default dtype belong to the whole process: its other threads see the job's meanwhile.
+
+    Raises:
+        MissingExtra: torch isn't installed.
+        OperationFailed: the memory ran out, of the processor or a GPU.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra("torch", "Training") from error
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    if dtype != torch.float32:
+        torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OperationFailed(
+            "The memory is full. Take a smaller 'batch_size' or model, or a worker with more "
+            "memory.",
+            stage="prepare",
+        ) from error
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+
+
+def prepare_module(
+    spec: ModuleInput, files: WorkerFiles, context: OperationContext
+) -> PreparedModule:
+    """The module that `spec` describes, on its device; call it inside `torch_as_asked`.
+
+    Raises:
+        SpecError: the configuration is wrong; names the layer or argument.
+        ModelError: the state, or an exported program, is damaged or of another model.
+        BaseMissing: the state is a delta to one that isn't held here.
+        NotFound: a blob isn't in the store.
+        Unavailable: there is no such device.
+        MissingExtra: torch, timm or transformers isn't installed.
+    """
+    device = choose_device(spec.device)
+    import torch
+
+    notes = _kept_to_its_share(device)
+    context.progress("preparing the model")
+    module = build_module(
+        spec.config,
+        seed=spec.seed_used,
+        open_blob=lambda reference: files.read(reference, "model_config.program"),
+    )
+    context.check()
+    received = receive_state(spec, files)
+    if received is not None:
+        load_into(module, received.state)
+    environment = {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    return PreparedModule(module.to(device), device, received, environment, notes)
+
+
+class StoppableSamples:
+    """Samples whose every batch looks whether the job must stop."""
+
+    def __init__(self, samples: Samples, context: OperationContext) -> None:
+        self._samples = samples
+        self._context = context
+        self.labels = samples.labels
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def features(self, indices: "torch.Tensor") -> "torch.Tensor":
+        """As of the samples; raises `Cancelled` or `TimeLimitExceeded` instead."""
+        self._context.check()
+        return self._samples.features(indices)
+
+
+class StepTicker:
+    """Tells of the batches within an epoch, not too often."""
+
+    def __init__(
+        self, context: OperationContext, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context = context
+        self._clock = clock
+        self._told_s = clock()
+
+    def tell(self, done: int, total: int, **facts: Any) -> None:
+        """After each batch: number, of how many, and what epoch it is.
+
+        Raises:
+            Cancelled, TimeLimitExceeded: the job must stop.
+        """
+        self._context.check()
+        now_s = self._clock()
+        if now_s - self._told_s >= BETWEEN_STEPS_TOLD_S:
+            self._told_s = now_s
+            self._context.progress("training", **facts, done=done, total=total)
+
+
+def _kept_to_its_share(device: "torch.device") -> tuple[str, ...]:
+    fraction = memory_fraction() if device.type == "cuda" else None
+    problem = None if fraction is None else limit_torch_memory(str(device), fraction)
+    return () if problem is None else (problem,)
