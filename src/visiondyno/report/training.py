@@ -90,7 +90,7 @@ def best_of(history: History, monitor: str, *, less_is_better: bool) -> int:
 
 def series_of(history: History, metric: str) -> list[Series]:
     """The lines of one metric: training, and validation where there is any; finite values only."""
-    lines = []
+    lines: list[Series] = []
     for part, name in PARTS:
         points = [
             (int(record["epoch"]), float(record[part][metric]))
