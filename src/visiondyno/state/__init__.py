@@ -1,8 +1,8 @@
 """Model state on the wire: named tensors as safetensors, compressed, as a delta, or rounded.
 
 `encode` and `decode` carry a state from one process to another; `from_module` and `load_into` take
-it out of a torch module and put it into one. Nothing here unpickles, and only the two functions
-that touch a module need torch.
+it out of a torch module and put it into one. Nothing here unpickles, and only the functions
+that touch a module or a tensor of torch need torch.
 """
 
 from visiondyno.state.bases import Bases
@@ -12,6 +12,7 @@ from visiondyno.state.codec import (
     EncodedState,
     Placement,
     decode,
+    decode_identified,
     encode,
     from_text,
     inline_or_blob,
@@ -20,8 +21,15 @@ from visiondyno.state.codec import (
 from visiondyno.state.feedback import ErrorFeedback
 from visiondyno.state.reading import from_safetensors
 from visiondyno.state.tensors import MAX_STATE_BYTES, State, Tensor
-from visiondyno.state.torch_modules import from_module, load_into
-from visiondyno.state.writing import identity, to_safetensors
+from visiondyno.state.torch_modules import (
+    from_module,
+    from_tensors,
+    load_into,
+    to_array,
+    to_tensor,
+    to_tensors,
+)
+from visiondyno.state.writing import identity, safetensors_pieces, to_safetensors
 
 __all__ = [
     "FORMATS",
@@ -34,13 +42,19 @@ __all__ = [
     "State",
     "Tensor",
     "decode",
+    "decode_identified",
     "encode",
     "from_module",
     "from_safetensors",
+    "from_tensors",
     "from_text",
     "identity",
     "inline_or_blob",
     "load_into",
+    "safetensors_pieces",
+    "to_array",
     "to_safetensors",
+    "to_tensor",
+    "to_tensors",
     "to_text",
 ]

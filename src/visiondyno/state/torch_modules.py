@@ -5,6 +5,7 @@ the name that sorts first, and are loaded from any of their names.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,12 +45,7 @@ def from_module(module: Module, *, copy: bool = True) -> dict[str, Tensor]:
     Raises:
         ModelError: an entry isn't a dense tensor of a dtype that safetensors has.
     """
-    state = {}
-    for names, tensor in _distinct(module):
-        array = _to_array(tensor)
-        shared = array.ctypes.data == tensor.data_ptr()
-        state[names[0]] = array.copy() if copy and shared else array
-    return state
+    return from_tensors({names[0]: tensor for names, tensor in _distinct(module)}, copy=copy)
 
 
 def load_into(module: Module, state: State) -> None:
@@ -82,9 +78,64 @@ def load_into(module: Module, state: State) -> None:
         )
     with torch.no_grad():
         for tensor, name in chosen:
-            loaded = torch.empty(tensor.shape, dtype=tensor.dtype)
-            np.copyto(_bytes_of(loaded), raw_bytes(state[name]))
-            tensor.copy_(loaded)
+            tensor.copy_(to_tensor(state[name]))
+
+
+def to_array(tensor: TorchTensor) -> Tensor:
+    """A dense tensor of a dtype in `DTYPES` as an array; shares its memory where it can.
+
+    Raises:
+        ModelError: it is another.
+    """
+    _check_dense("a tensor", tensor)
+    return _to_array(tensor)
+
+
+def to_tensor(array: Tensor) -> TorchTensor:
+    """An array as a new tensor on the processor, bit for bit.
+
+    Raises:
+        ModelError: its dtype isn't one that safetensors has.
+    """
+    import torch
+
+    dtype = dtype_name(array)
+    if dtype is None:
+        raise ModelError(
+            f"An array of the state has the dtype {array.dtype}, which safetensors doesn't have. "
+            f"Convert it to one of {', '.join(_TORCH)}"
+        )
+    tensor = torch.empty(array.shape, dtype=getattr(torch, _TORCH[dtype]))
+    np.copyto(_bytes_of(tensor), raw_bytes(array))
+    return tensor
+
+
+def from_tensors(tensors: Mapping[str, TorchTensor], *, copy: bool = True) -> dict[str, Tensor]:
+    """Tensors as a state, such as those of an optimiser.
+
+    Args:
+        tensors: by name, on any device, of any shape (0-dimensional too).
+        copy: as of `from_module`.
+
+    Raises:
+        ModelError: one isn't a dense tensor of a dtype that safetensors has.
+    """
+    state = {}
+    for name, tensor in tensors.items():
+        _check_dense(name, tensor)
+        array = _to_array(tensor)
+        shared = array.ctypes.data == tensor.data_ptr()
+        state[name] = array.copy() if copy and shared else array
+    return state
+
+
+def to_tensors(state: State) -> dict[str, TorchTensor]:
+    """A state as tensors: bit for bit, on the CPU, with memory of their own.
+
+    Raises:
+        ModelError: a dtype isn't one that safetensors has.
+    """
+    return {name: to_tensor(array) for name, array in state.items()}
 
 
 def _distinct(module: Module) -> list[tuple[list[str], TorchTensor]]:

@@ -12,7 +12,7 @@ not change with a library's version either. The tests hold both against it.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -45,10 +45,19 @@ def to_safetensors(state: State, metadata: Mapping[str, str] | None = None) -> b
     Raises:
         ModelError: a name or a dtype can't be written, or there are too many tensors.
     """
+    return b"".join(safetensors_pieces(state, metadata))
+
+
+def safetensors_pieces(state: State, metadata: Mapping[str, str] | None = None) -> Iterator[Buffer]:
+    """The bytes of `to_safetensors` piece by piece, without a copy of contiguous tensors.
+
+    Raises:
+        ModelError: as `to_safetensors`.
+    """
     entries = _plan(state)
-    parts: list[Buffer] = [_written_header(entries, metadata)]
-    parts += [raw_bytes(state[entry.name]).data for entry in entries]
-    return b"".join(parts)
+    yield _written_header(entries, metadata)
+    for entry in entries:
+        yield raw_bytes(state[entry.name]).data
 
 
 def identity(state: State) -> str:
@@ -57,10 +66,9 @@ def identity(state: State) -> str:
     Raises:
         ModelError: as `to_safetensors`.
     """
-    entries = _plan(state)
-    digest = hashlib.sha256(_written_header(entries, None))
-    for entry in entries:
-        digest.update(raw_bytes(state[entry.name]).data)
+    digest = hashlib.sha256()
+    for piece in safetensors_pieces(state):
+        digest.update(piece)
     return digest.hexdigest()
 
 
