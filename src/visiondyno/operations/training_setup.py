@@ -12,11 +12,14 @@ from visiondyno.operations.state_exchange import ReceivedState, receive_state
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.probes.gpu_share import memory_fraction
 from visiondyno.runtimes.torch_memory import limit_torch_memory
+from visiondyno.specs.training import Hyperparameters
 from visiondyno.specs.training_operations import ModuleInput
 from visiondyno.state import load_into
 from visiondyno.training.data import Samples
+from visiondyno.training.losses import build_loss
 from visiondyno.training.memory import is_out_of_memory
 from visiondyno.training.modules import build_module
+from visiondyno.training.optimizers import build_optimizer
 from visiondyno.training.precision import choose_device
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BETWEEN_STEPS_TOLD_S = 2.0
-"""Progress within an epoch comes no more often."""
+"""Progress within a pass comes no more often."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def prepare_module(
     module = build_module(
         spec.config,
         seed=spec.seed_used,
-        open_blob=lambda reference: files.read(reference, "model_config.program"),
+        open_blob=lambda reference: files.read(reference, "The program of 'model_config'"),
     )
     context.check()
     received = receive_state(spec, files)
@@ -119,6 +122,16 @@ def prepare_module(
     return PreparedModule(module.to(device), device, received, environment, notes)
 
 
+def check_hyperparameters(hyperparameters: Hyperparameters, module: "nn.Module") -> None:
+    """Refuses names and arguments that are wrong whatever the data are: before any is read.
+
+    Raises:
+        SpecError: loss or optimiser is unknown, or its arguments are wrong.
+    """
+    build_loss(hyperparameters)
+    build_optimizer(hyperparameters, module)
+
+
 class StoppableSamples:
     """Samples whose every batch looks whether the job must stop."""
 
@@ -126,6 +139,7 @@ class StoppableSamples:
         self._samples = samples
         self._context = context
         self.labels = samples.labels
+        self.finite = samples.finite
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -137,17 +151,24 @@ class StoppableSamples:
 
 
 class StepTicker:
-    """Tells of the batches within an epoch, not too often."""
+    """Tells of the batches of a pass, not too often."""
 
     def __init__(
-        self, context: OperationContext, clock: Callable[[], float] = time.monotonic
+        self,
+        context: OperationContext,
+        stage: str,
+        clock: Callable[[], float] = time.monotonic,
+        **facts: Any,
     ) -> None:
+        """`facts` are told each time, beside `done` and `total`."""
         self._context = context
+        self._stage = stage
+        self._facts = facts
         self._clock = clock
         self._told_s = clock()
 
     def tell(self, done: int, total: int, **facts: Any) -> None:
-        """After each batch: number, of how many, and what epoch it is.
+        """After each batch: its number, of how many, and more facts.
 
         Raises:
             Cancelled, TimeLimitExceeded: the job must stop.
@@ -156,7 +177,8 @@ class StepTicker:
         now_s = self._clock()
         if now_s - self._told_s >= BETWEEN_STEPS_TOLD_S:
             self._told_s = now_s
-            self._context.progress("training", **facts, done=done, total=total)
+            told = self._facts | facts
+            self._context.progress(self._stage, **told, done=done, total=total)
 
 
 def _kept_to_its_share(device: "torch.device") -> tuple[str, ...]:

@@ -25,8 +25,6 @@ from visiondyno.state.torch_modules import (
     from_module,
     from_tensors,
     load_into,
-    to_array,
-    to_tensor,
     to_tensors,
 )
 from visiondyno.state.writing import identity, safetensors_pieces, to_safetensors
@@ -52,9 +50,7 @@ __all__ = [
     "inline_or_blob",
     "load_into",
     "safetensors_pieces",
-    "to_array",
     "to_safetensors",
-    "to_tensor",
     "to_tensors",
     "to_text",
 ]

@@ -81,16 +81,6 @@ def load_into(module: Module, state: State) -> None:
             tensor.copy_(to_tensor(state[name]))
 
 
-def to_array(tensor: TorchTensor) -> Tensor:
-    """A dense tensor of a dtype in `DTYPES` as an array; shares its memory where it can.
-
-    Raises:
-        ModelError: it is another.
-    """
-    _check_dense("a tensor", tensor)
-    return _to_array(tensor)
-
-
 def to_tensor(array: Tensor) -> TorchTensor:
     """An array as a new tensor on the processor, bit for bit.
 

@@ -7,7 +7,8 @@ from visiondyno.errors import SpecError
 from visiondyno.specs.training import EarlyStopping
 from visiondyno.training.data import Samples
 from visiondyno.training.loop import OnStep
-from visiondyno.training.metrics import LESS_IS_BETTER, MORE_IS_BETTER
+from visiondyno.training.losses import Loss
+from visiondyno.training.metrics import LESS_IS_BETTER, MORE_IS_BETTER, metric_names
 from visiondyno.training.session import EpochRecord, TrainingSession
 
 OnEpoch = Callable[[EpochRecord], None]
@@ -61,16 +62,48 @@ def should_stop(history: Sequence[EpochRecord], early_stopping: EarlyStopping | 
     """
     if early_stopping is None or not history:
         return False
+    return len(history) - _best(history, early_stopping) >= early_stopping.patience
+
+
+def best_epoch(history: Sequence[EpochRecord], early_stopping: EarlyStopping) -> int | None:
+    """The epoch after which `should_stop` saw nothing better; None where none was a number.
+
+    Raises:
+        SpecError: as `should_stop`.
+    """
+    best = _best(history, early_stopping)
+    return int(history[best - 1]["epoch"]) if best else None
+
+
+def check_monitor(early_stopping: EarlyStopping | None, loss: Loss) -> None:
+    """Refuses a metric that training by this loss never has.
+
+    Raises:
+        SpecError: it has none of this name, or it isn't known whether more of it is better.
+    """
+    if early_stopping is None:
+        return
     part, _, name = early_stopping.monitor.partition("_")
-    values = [_watched(record, part, name) for record in history]
+    known = metric_names(loss)
+    if name not in known:
+        listed = ", ".join(f"'{part}_{metric}'" for metric in known)
+        raise SpecError(
+            f"'early_stopping.monitor': there is no '{early_stopping.monitor}' with the loss "
+            f"'{loss.name}'; take one of {listed}."
+        )
+    _direction(early_stopping, name)
+
+
+def _best(history: Sequence[EpochRecord], early_stopping: EarlyStopping) -> int:
+    """How many records there are up to the best one; 0 where none is a number."""
+    part, _, name = early_stopping.monitor.partition("_")
     sign = 1.0 if _direction(early_stopping, name) == "min" else -1.0
-    best, waited = math.inf, 0
-    for value in values:
-        if sign * value < best - early_stopping.min_delta:
-            best, waited = sign * value, 0
-        else:
-            waited += 1
-    return waited >= early_stopping.patience
+    least, best = math.inf, 0
+    for number, record in enumerate(history, start=1):
+        value = sign * _watched(record, part, name)
+        if value < least - early_stopping.min_delta:
+            least, best = value, number
+    return best
 
 
 def _watched(record: EpochRecord, part: str, name: str) -> float:

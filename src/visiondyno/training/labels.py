@@ -36,6 +36,8 @@ def check_labels(
                     place)  # fmt: skip
     elif loss.labels == "signs":
         _check_each(labels, labels.abs() == 1, f"−1 or 1 for loss '{loss.name}'", place)
+    elif loss.labels in ("numbers", "targets"):
+        _check_each(labels, labels.isfinite(), "a finite number of float32", place)
     elif loss.labels == "class_sets":
         _check_whole(labels, loss, place)
         highest = outputs[-1] - 1

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from visiondyno.errors import OperationFailed, SpecError, VisionDynoError
+from visiondyno.errors import OperationFailed, SpecError, TimeLimitExceeded, VisionDynoError
 from visiondyno.specs.training import Hyperparameters
 from visiondyno.training.arguments import one_line
 from visiondyno.training.checks import logits_of
 from visiondyno.training.data import Samples, batch_count, batches, epoch_seeds
 from visiondyno.training.labels import fit_labels
 from visiondyno.training.losses import Loss
+from visiondyno.training.memory import is_out_of_memory
 from visiondyno.training.metrics import PassMetrics
 from visiondyno.training.optimizers import needs_closure
 from visiondyno.training.precision import autocast, gradient_scaler
@@ -249,21 +250,17 @@ def _seeded(seed: int, device: "torch.device") -> Iterator[None]:
 @contextlib.contextmanager
 def _named(place: str) -> Iterator[None]:
     """Errors of torch, and of ours about a number, say where they happened."""
-    import torch
-
     try:
         yield
+    except TimeLimitExceeded:
+        raise
     except OperationFailed as error:
         raise OperationFailed(f"In {place}: {error.message}.", stage=error.stage) from error
     except VisionDynoError:
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise OperationFailed(
-            f"In {place}: the GPU's memory is full. Take a smaller 'batch_size' or "
-            "'mixed_precision'.",
-            stage="train",
-        ) from error
     except Exception as error:
-        raise OperationFailed(
-            f"In {place}: {type(error).__name__}: {one_line(error)}.", stage="train"
-        ) from error
+        if is_out_of_memory(error):
+            said = "the memory is full. Take a smaller 'batch_size' or 'mixed_precision'"
+        else:
+            said = f"{type(error).__name__}: {one_line(error)}"
+        raise OperationFailed(f"In {place}: {said}.", stage="train") from error

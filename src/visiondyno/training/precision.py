@@ -4,6 +4,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from visiondyno.errors import MissingExtra, SpecError, Unavailable
+from visiondyno.training.losses import Loss
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,21 @@ def autocast(precision: str, device: "torch.device") -> contextlib.AbstractConte
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, dtype)
     return context
+
+
+def check_precision(precision: str, device: "torch.device", loss: Loss) -> None:
+    """Refuses what can't be computed, or not safely.
+
+    Raises:
+        SpecError: the device can't, or the loss loses too much by it.
+    """
+    with autocast(precision, device):
+        pass
+    if precision != "none" and loss.name == "bce":
+        raise SpecError(
+            f"{PLACE}: loss 'bce' is unsafe in '{precision}'; take 'bce_with_logits', and leave a "
+            "last 'sigmoid' out."
+        )
 
 
 def gradient_scaler(precision: str, device: "torch.device") -> "torch.amp.GradScaler":

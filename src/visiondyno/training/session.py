@@ -25,7 +25,7 @@ from visiondyno.training.optimizers import (
     steps_each_batch,
 )
 from visiondyno.training.precision import PLACE as PRECISION_PLACE
-from visiondyno.training.precision import autocast, gradient_scaler
+from visiondyno.training.precision import check_precision, gradient_scaler
 from visiondyno.training.state_tree import Tensors, flatten, unflatten
 
 if TYPE_CHECKING:
@@ -202,17 +202,11 @@ class TrainingSession:
 
     def _check_precision(self) -> None:
         precision = self.hyperparameters.mixed_precision
-        with autocast(precision, self.device):
-            pass
+        check_precision(precision, self.device, self.loss)
         if precision == "fp16" and needs_closure(self.optimizer):
             raise SpecError(
                 f"{PRECISION_PLACE}: '{self.hyperparameters.optimizer}' evaluates the loss "
                 "several times a step, which can't be scaled for 'fp16'; take 'bf16' or 'none'."
-            )
-        if precision != "none" and self.loss.name == "bce":
-            raise SpecError(
-                f"{PRECISION_PLACE}: loss 'bce' is unsafe in '{precision}'; take "
-                "'bce_with_logits', and leave a last 'sigmoid' out."
             )
 
     def _options(self, epoch: int) -> PassOptions:

@@ -1,0 +1,161 @@
+"""Where a training stands, as a file in the worker's cache: a redelivered job goes on from it.
+
+The file is a line that names the format, the SHA-256 of what follows, the length of the values, the
+values as JSON, and the tensors as safetensors. Nothing in it is unpickled.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from visiondyno import __version__
+from visiondyno.errors import ModelError, Unavailable
+from visiondyno.operations.training_setup import PreparedModule
+from visiondyno.operations.worker_cache import Piece, WorkerCache
+from visiondyno.specs.training_operations import TrainInput
+from visiondyno.state import from_safetensors, from_tensors, safetensors_pieces, to_tensors
+from visiondyno.training.session import SessionState, TrainingSession
+
+KIND = "checkpoints"
+
+MAX_SHARE_OF_TIME = 0.05
+"""Of the time since the last one, that writing one may take."""
+
+_FORMAT = b"visiondyno.training-state/1\n"
+_DIGEST_BYTES = 32
+_LENGTH_BYTES = 8
+
+
+def to_pieces(state: SessionState) -> tuple[Piece, ...]:
+    """The file that holds `state`, in pieces; they share the memory of its tensors.
+
+    Raises:
+        ModelError: a tensor can't be written, or there are too many.
+    """
+    values = json.dumps(state.values, separators=(",", ":")).encode()
+    tensors = safetensors_pieces(from_tensors(state.tensors, copy=False))
+    rest = (len(values).to_bytes(_LENGTH_BYTES, "little"), values, *tensors)
+    digest = hashlib.sha256()
+    for part in rest:
+        digest.update(part)
+    return (_FORMAT, digest.digest(), *rest)
+
+
+def from_bytes(data: bytes) -> SessionState:
+    """What `to_pieces` was given; its tensors on the processor.
+
+    Raises:
+        ModelError: the file is damaged, or something else.
+    """
+    view = memoryview(data)
+    begin = len(_FORMAT) + _DIGEST_BYTES
+    rest = view[begin:]
+    is_whole = view[begin - _DIGEST_BYTES : begin] == hashlib.sha256(rest).digest()
+    if bytes(view[: len(_FORMAT)]) != _FORMAT or not is_whole:
+        raise ModelError("The training state is damaged. Begin anew without it.")
+    end = _LENGTH_BYTES + int.from_bytes(rest[:_LENGTH_BYTES], "little")
+    values: dict[str, Any] = json.loads(bytes(rest[_LENGTH_BYTES:end]))
+    arrays = from_safetensors(rest[end:], max_bytes=len(rest))
+    return SessionState(to_tensors(arrays), values)
+
+
+def checkpoint_key(spec: TrainInput, prepared: PreparedModule, data_digests: list[str]) -> str:
+    """SHA-256 of all that decides what a training comes to, on this worker.
+
+    Args:
+        spec: of the job; how it wants its answer doesn't count.
+        prepared: its module.
+        data_digests: of the training data, then of the validation data if there is any.
+    """
+    parts = {
+        "model_config": spec.config.model_dump(mode="json"),
+        "model_state": None if prepared.received is None else prepared.received.sha256,
+        "hyperparameters": spec.hyperparameters.model_dump(mode="json"),
+        "seed": spec.seed_used,
+        "data": data_digests,
+        "epochs": spec.epochs,
+        "early_stopping": spec.early_stopping and spec.early_stopping.model_dump(mode="json"),
+        "device": _device_name(prepared),
+        "threads": prepared.environment["threads"],
+        "torch": prepared.environment["torch"],
+        "visiondyno": __version__,
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoint of one training: taken up, kept after epochs, dropped.
+
+    Jobs that would come to the same result share it: each writes it whole and reads it whole, so
+    that none disturbs another. What goes wrong with it never fails a training.
+
+    Attributes:
+        notes: what went wrong with it, for the answer.
+    """
+
+    def __init__(
+        self, cache: WorkerCache, key: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.notes: list[str] = []
+        self._cache = cache
+        self._key = key
+        self._clock = clock
+        self._kept_epoch = 0
+        self._has_failed = False
+        self._cost_s = 0.0
+        self._ended_s: float | None = None
+
+    def take_up(self, session: TrainingSession) -> int:
+        """Let `session` go on from the checkpoint; how many epochs it had, 0 without one."""
+        data = self._cache.read(KIND, self._key)
+        if data is None:
+            return 0
+        try:
+            session.load_state(from_bytes(data))
+        except ModelError as error:
+            self._cache.drop(KIND, self._key)
+            self.notes.append(
+                f"The checkpoint of this training couldn't be read, so it began anew: {error}"
+            )
+            return 0
+        self._kept_epoch = session.epoch
+        return session.epoch
+
+    def after_epoch(self, session: TrainingSession) -> None:
+        """Keep a checkpoint, unless that takes too much of the time; the first is always kept."""
+        if self._ended_s is not None:
+            since_s = self._clock() - self._ended_s
+            if self._cost_s > MAX_SHARE_OF_TIME * since_s:
+                return
+        self._keep(session)
+
+    def after_training(self, session: TrainingSession) -> None:
+        """Keep the last epoch: encoding the answer may take a while too."""
+        if self._kept_epoch != session.epoch:
+            self._keep(session)
+
+    def drop(self) -> None:
+        """Forget it: the training has its answer."""
+        self._cache.drop(KIND, self._key)
+
+    def _keep(self, session: TrainingSession) -> None:
+        began_s = self._clock()
+        try:
+            self._cache.put(KIND, self._key, to_pieces(session.state()))
+            self._kept_epoch = session.epoch
+        except (Unavailable, ModelError) as error:
+            if not self._has_failed:
+                self.notes.append(f"A checkpoint couldn't be kept: {error}")
+            self._has_failed = True
+        self._ended_s = self._clock()
+        self._cost_s = self._ended_s - began_s
+
+
+def _device_name(prepared: PreparedModule) -> str:
+    import torch
+
+    kind = prepared.device.type
+    return str(torch.cuda.get_device_name(prepared.device) if kind == "cuda" else kind)
