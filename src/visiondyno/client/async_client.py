@@ -1,0 +1,329 @@
+"""The client for asyncio: jobs on any executor, and the files that travel beside them."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from visiondyno.blobs.base import BlobStore
+from visiondyno.errors import OperationFailed, SpecError, TransportDown, VisionDynoError
+from visiondyno.executors.base import Executor, JobLost
+from visiondyno.executors.workers import WorkerInfo
+from visiondyno.job import JobAnswer, JobEvent, JobRequest, Policy, new_job_id
+from visiondyno.settings import load_settings
+from visiondyno.wiring import make_blobs_at, make_executor_at
+
+Json = dict[str, Any]
+OnEvent = Callable[[JobEvent], None]
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+_STOP_S = 30.0
+"""How long a cancelled job may take to end before its caller goes on without it."""
+AT_ONCE = 16
+
+
+def ignore(_: JobEvent) -> None:
+    """Nobody listens."""
+
+
+class AsyncClient:
+    """Submits jobs and follows them. For one event loop; use it as a context manager.
+
+    Errors of a job come as the class that its worker raised. Where queue or server can't be
+    reached for a moment, `run`, `submit` and `watch` try again for a quarter of a minute, and then
+    raise `TransportDown`; what was accepted goes on meanwhile.
+    """
+
+    def __init__(
+        self,
+        where: str | Executor = "inline",
+        *,
+        api_key: str | None = None,
+        workers: int | None = None,
+        blobs: BlobStore | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Say where; nothing is started or asked before the first job.
+
+        Args:
+            where: `inline` (this process), `local` (worker processes of this machine), `redis`
+                (the fleet on the settings' Redis), the URL of a server (`http://host:8000`) or of
+                a RunPod endpoint (`https://api.runpod.ai/v2/ID`); or an executor, which `close`
+                closes.
+            api_key: for a URL.
+            workers: worker processes of our own; see `visiondyno.wiring.make_executor_at`.
+            blobs: the store that client and workers share; None: that of the place.
+            sleep: waits between attempts; seconds.
+        """
+        self._where = where
+        self._api_key = api_key
+        self._workers = workers
+        self._executor = where if isinstance(where, Executor) else None
+        self._blobs = blobs
+        self._sleep = sleep
+        self._closed = False
+        self.id = secrets.token_hex(8)
+        """Names these workers in what a `ModelState` knows of who holds it."""
+
+    @property
+    def executor(self) -> Executor:
+        """Where jobs run.
+
+        Raises:
+            SpecError: there is no such place, or the client is closed.
+        """
+        self._check_open()
+        if self._executor is None:
+            self._executor = make_executor_at(
+                str(self._where), load_settings(), self._api_key, workers=self._workers
+            )
+        return self._executor
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The files that client and workers share.
+
+        Raises:
+            SpecError: there is no such place, or the client is closed.
+        """
+        self._check_open()
+        if self._blobs is None:
+            where = "inline" if isinstance(self._where, Executor) else self._where
+            self._blobs = make_blobs_at(where, load_settings(), self._api_key)
+        return self._blobs
+
+    async def run(
+        self,
+        job_input: Mapping[str, Any],
+        *,
+        policy: Policy | Mapping[str, Any] | None = None,
+        on_event: OnEvent = ignore,
+    ) -> Json:
+        """Submit a job, follow it to its end, and return its output.
+
+        If the call is cancelled, or `on_event` raises, the job is cancelled too, and has ended
+        when this does (or half a minute has passed).
+
+        Args:
+            job_input: `{"operation": …, …}`, as JSON has it.
+            policy: limits of the job: `{"executionTimeout": ms, "ttl": ms, "lowPriority": bool}`.
+            on_event: called with each event.
+
+        Raises:
+            VisionDynoError: the job's own error.
+            SpecError: input or policy isn't one.
+            TransportDown: queue or server can't be reached; the message names the job, and
+                `result` takes it up again.
+            JobLost: queue or server has forgotten it.
+        """
+        request = _request(job_input, policy)
+        job_id = new_job_id()
+        try:
+            await self._submit(request, job_id)
+            answer = await self._answer(job_id, on_event)
+        except (TransportDown, JobLost):
+            raise  # nobody to tell
+        except BaseException:
+            await self._stop(job_id)
+            raise
+        return answer.result()
+
+    async def run_many(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        at_once: int = AT_ONCE,
+        policy: Policy | Mapping[str, Any] | None = None,
+        on_event: OnEvent = ignore,
+    ) -> list[Json | VisionDynoError]:
+        """Run several jobs, so many at once; output or error of each, in order of the inputs."""
+        if at_once < 1:
+            raise SpecError(f"'at_once' is {at_once}; at least one job must run.")
+        room = asyncio.Semaphore(at_once)
+
+        async def one(job_input: Mapping[str, Any]) -> Json | VisionDynoError:
+            async with room:
+                try:
+                    return await self.run(job_input, policy=policy, on_event=on_event)
+                except VisionDynoError as error:
+                    return error
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(job_input)) for job_input in inputs]
+        return [task.result() for task in tasks]
+
+    async def submit(
+        self,
+        job_input: Mapping[str, Any],
+        *,
+        policy: Policy | Mapping[str, Any] | None = None,
+    ) -> str:
+        """Submit a job and return its id at once.
+
+        Raises:
+            SpecError: input or policy isn't one.
+            TransportDown: queue or server can't be reached.
+        """
+        job_id = new_job_id()
+        return await self._submit(_request(job_input, policy), job_id)
+
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """The job's events after number `after`, to the terminal one.
+
+        Raises:
+            JobLost: nobody knows the job.
+            TransportDown: queue or server can't be reached.
+        """
+        failures = 0
+        while True:
+            try:
+                async with contextlib.aclosing(self.executor.watch(job_id, after)) as events:
+                    async for event in events:
+                        after, failures = event.number, 0
+                        yield event
+            except TransportDown:
+                if failures == len(_PAUSES_S):
+                    raise
+            else:
+                return
+            await self._sleep(_PAUSES_S[failures])
+            failures += 1
+
+    async def result(self, job_id: str, on_event: OnEvent = ignore) -> Json:
+        """Wait for a job's end and return its output. Cancelling the wait leaves the job alone.
+
+        Raises:
+            VisionDynoError: the job's own error, or as `watch`.
+        """
+        return (await self._answer(job_id, on_event)).result()
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job; one that has ended stays as it is.
+
+        Raises:
+            JobLost: nobody knows the job.
+        """
+        await self.executor.cancel(job_id)
+
+    async def health(self) -> Json:
+        """`executor`, `jobs` by state, `workers` ready and busy, and `oldest_waiting_s`."""
+        found = await self.executor.health()
+        return {
+            "executor": self.executor.name,
+            "jobs": dict(found.jobs),
+            "workers": {"ready": found.workers_ready, "busy": found.workers_busy},
+            "oldest_waiting_s": found.oldest_waiting_s,
+        }
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers, by name; none where the executor doesn't know them."""
+        return list(await self.executor.workers())
+
+    async def put_blob(self, data: bytes) -> str:
+        """Store bytes where the workers find them; their name, `sha256:…`.
+
+        Raises:
+            StorageFull: there is no room.
+            SpecError: client and workers share no store.
+        """
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield data
+
+        return f"{_PREFIX}{await self.blobs.put(chunks())}"
+
+    async def has_blob(self, reference: str) -> bool:
+        """Whether it is stored; who is told yes may refer to it."""
+        return await self.blobs.has(_sha256(reference))
+
+    async def get_blob(self, reference: str) -> bytes:
+        """The bytes that a name `sha256:…` stands for, verified.
+
+        Raises:
+            NotFound: they aren't there.
+            SpecError: it isn't such a name.
+        """
+        async with contextlib.aclosing(self.blobs.open(_sha256(reference))) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+    async def close(self) -> None:
+        """Free what is held; calling it again does nothing. Jobs of a queue or a server go on."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._executor is not None:
+            await self._executor.close()
+        if self._blobs is not None:
+            await self._blobs.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SpecError("This client is closed; make a new one.")
+
+    async def _submit(self, request: JobRequest, job_id: str) -> str:
+        for pause_s in _PAUSES_S:
+            try:
+                return await self.executor.submit(request, job_id)
+            except TransportDown:
+                await self._sleep(pause_s)  # again under the same id: it can't become two jobs
+        return await self.executor.submit(request, job_id)
+
+    async def _answer(self, job_id: str, on_event: OnEvent) -> JobAnswer:
+        try:
+            async with contextlib.aclosing(self.watch(job_id)) as events:
+                async for event in events:
+                    on_event(event)
+                    if event.answer is not None:
+                        return event.answer
+        except TransportDown as error:
+            raise TransportDown(f"{error} The job {job_id} may go on meanwhile.") from error
+        raise OperationFailed(
+            f"The job {job_id} ended without an answer: its queue was set back. Run it again."
+        )
+
+    async def _stop(self, job_id: str) -> None:
+        # What is raised here would hide why the job was to stop.
+        with contextlib.suppress(VisionDynoError, TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await self.executor.cancel(job_id)
+                async for _ in self.executor.watch(job_id):
+                    pass
+
+
+_PREFIX = "sha256:"
+
+
+def _sha256(reference: str) -> str:
+    return reference.removeprefix(_PREFIX)
+
+
+def _request(job_input: Mapping[str, Any], policy: Policy | Mapping[str, Any] | None) -> JobRequest:
+    """The job as it will arrive: what JSON makes of it, on every executor alike."""
+    try:
+        plain = json.loads(json.dumps(job_input))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(
+            f"The job's input must be what JSON has: texts, numbers, lists and objects ({error})."
+        ) from error
+    try:
+        return JobRequest(input=plain, policy=policy or Policy())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"The job's '{place}' is wrong: {first['msg']}.") from error
