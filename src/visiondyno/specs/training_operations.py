@@ -20,8 +20,8 @@ class StateReply(BaseModel):
     Attributes:
         delta: also as the lossless difference to the request's `model_state`, which the caller
             has; sent where it is smaller.
-        lossy: `bf16` or `int8-delta`, with the error carried into the next reply; `int8-delta`
-            needs a `model_state` in the request.
+        lossy: `bf16` or `int8-delta`, with the error carried into the next reply, whatever
+            `delta` says; `int8-delta` needs a `model_state` in the request.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +65,13 @@ class ModuleInput(OperationInput):
         """The seed, 0 where none is given."""
         return self.hyperparameters.seed or 0
 
+    def _check_reply(self, reply: StateReply) -> None:
+        if reply.lossy == "int8-delta" and self.model_state is None:
+            raise ValueError(
+                "'state_reply.lossy' is 'int8-delta', a difference to 'model_state': give that, "
+                "or take 'bf16'"
+            )
+
 
 class TrainEpochInput(ModuleInput):
     """Train for one epoch.
@@ -79,6 +86,11 @@ class TrainEpochInput(ModuleInput):
     optimizer_state: Annotated[str, Field(pattern=_BLOB)] | None = None
     epoch: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
     state_reply: StateReply = StateReply()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        self._check_reply(self.state_reply)
+        return self
 
 
 class TrainInput(ModuleInput):
@@ -105,6 +117,7 @@ class TrainInput(ModuleInput):
         watched = self.early_stopping.monitor if self.early_stopping else "train_loss"
         if watched.startswith("val_") and self.validation_data is None:
             raise ValueError(f"'early_stopping.monitor' is '{watched}': give 'validation_data' too")
+        self._check_reply(self.state_reply)
         return self
 
     @property
