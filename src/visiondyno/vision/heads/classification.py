@@ -8,6 +8,7 @@ import numpy as np
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Classification, FloatArray, Predictions
 from visiondyno.specs.model_card import HeadName, ModelCard
+from visiondyno.vision.heads.activations import sigmoid, softmax
 from visiondyno.vision.heads.base import Output, Shape, SingleOutputHead
 from visiondyno.vision.preprocess import Geometry
 
@@ -48,11 +49,9 @@ class ClassificationHead(SingleOutputHead):
 
 def _probabilities(values: FloatArray, activation: str) -> FloatArray:
     if activation == "softmax":
-        powers: FloatArray = np.exp(values - values.max(axis=1, keepdims=True))
-        powers /= powers.sum(axis=1, keepdims=True)
-        return powers
+        return softmax(values, axis=1)
     if activation == "sigmoid":
-        scores: FloatArray = np.float32(0.5) * (1 + np.tanh(values / 2))
+        scores = sigmoid(values)
         scores /= np.maximum(scores.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return scores
     sums = values.sum(axis=1)

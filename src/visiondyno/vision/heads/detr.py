@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Detections, FloatArray, Predictions
@@ -15,6 +14,7 @@ from visiondyno.specs.model_card import (
     OutputCard,
     ScoreActivation,
 )
+from visiondyno.vision.heads.activations import sigmoid, softmax
 from visiondyno.vision.heads.base import (
     Head,
     Output,
@@ -110,7 +110,7 @@ def _scores(raw: FloatArray, activation: ScoreActivation) -> FloatArray:
     if activation == "softmax_with_background":
         scores = softmax(raw, axis=-1)[..., :-1]
     elif activation == "sigmoid":
-        scores = expit(raw)
+        scores = sigmoid(raw)
     elif raw.size and (raw.min() < 0 or raw.max() > 1):
         raise ModelError(
             "The detector's scores aren't between 0 and 1; set 'output.score_activation' to "

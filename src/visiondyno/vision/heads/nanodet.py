@@ -3,11 +3,11 @@
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Detections, FloatArray, IntArray
 from visiondyno.specs.model_card import HeadName, ModelCard, OutputCard
+from visiondyno.vision.heads.activations import sigmoid, softmax
 from visiondyno.vision.heads.base import PerImageHead, Shape
 from visiondyno.vision.heads.boxes import cut_at, detections_from_scores, settings_of
 from visiondyno.vision.heads.grid import cells_at, from_distances, levels_of
@@ -62,7 +62,7 @@ class NanoDetHead(PerImageHead):
         edges = np.array([0, 0, card.input.width, card.input.height], np.float32)
         scores = output[:, :classes]
         if said.score_activation == "sigmoid":
-            scores = expit(scores)
+            scores = sigmoid(scores)
 
         def boxes_at(index: IntArray) -> FloatArray:
             corners, level, _ = cells_at(index, levels, strides)

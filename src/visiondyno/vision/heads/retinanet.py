@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import expit
 
 from visiondyno.predictions import Detections, FloatArray, IntArray, Predictions
 from visiondyno.specs.model_card import HeadName, InputCard, ModelCard, OutputCard, OutputRole
+from visiondyno.vision.heads.activations import sigmoid
 from visiondyno.vision.heads.base import (
     Head,
     Output,
@@ -130,10 +130,10 @@ class RetinaNetHead(Head):
         # A centerness is at most 1, so sqrt(class) bounds the score.
         bound = confidence if centerness is None else confidence**2
         index = np.flatnonzero(raw.max(axis=1) > (_logit(bound) if is_logit else bound))
-        scores = expit(raw[index]) if is_logit else raw[index]
+        scores = sigmoid(raw[index]) if is_logit else raw[index]
         if centerness is not None:
             inside = centerness[index]
-            scores = np.sqrt(scores * (expit(inside) if is_logit else inside))
+            scores = np.sqrt(scores * (sigmoid(inside) if is_logit else inside))
         boxes, settings = parts["boxes"], settings_of(card)
         edges = image_edges(geometry)
 
