@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from faulty_executors import FaultyExecutor, running_service
-from hostile_models import harmless, write_hidden_data
+from hostile_graphs import harmless
+from small_depth_task import small_task, write_hidden_data
 from visiondyno import worker
 from visiondyno.blobs.base import CollectableBlobs
 from visiondyno.errors import (
@@ -67,22 +68,9 @@ def tasks(tmp_path: Path) -> Path:
     """Of two tasks: `small`, which is really scored, and `cup`, with split, limit and deadline."""
     folder = tmp_path / "tasks"
     folder.mkdir()
-    write_hidden_data(tmp_path / "hidden", 10)
-    card = {"task": "depth", "head": "depth", "input": {"height": 32, "width": 32}}
-    small = {
-        "name": "small",
-        "title": "Small",
-        "description": "",
-        "vision_task": "depth",
-        "data": str(tmp_path / "hidden"),
-        "metric": {"name": "delta1", "better": "higher", "formula": "share within 1.25"},
-        "depth": {"output": "depth", "alignment": "median_scale"},
-        "card": {**card, "input": {**card["input"], "resize": "stretch"}},
-        "input": {"height": 32, "width": 32},
-        "limits": {"time_s": 60, "memory_bytes": 10**9, "upload_bytes": 100_000},
-        "submissions_per_day": 100,
-        "resamples": 100,
-    }
+    write_hidden_data(tmp_path / "hidden")
+    limits = {"time_s": 60, "memory_bytes": 10**9, "upload_bytes": 100_000}
+    small = small_task(tmp_path / "hidden", limits=limits)
     cup = {
         "name": "cup",
         "split": {"public": 0.5, "seed": 0},

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hostile_models import harmless, scaled, write_hidden_data
+from hostile_graphs import harmless, scaled
+from small_depth_task import small_task, write_hidden_data
 from visiondyno import worker
 from visiondyno.blobs.folder import FolderBlobs
 from visiondyno.errors import (
@@ -30,25 +31,6 @@ from visiondyno.operations.context import OperationContext
 from visiondyno.sandbox.landlock import landlock_version
 
 IMAGES = 12
-TASK: dict[str, Any] = {
-    "name": "small",
-    "title": "Depth of small images",
-    "description": "",
-    "vision_task": "depth",
-    "images": IMAGES,
-    "metric": {"name": "delta1", "better": "higher", "formula": "share within 1.25"},
-    "depth": {"output": "depth", "alignment": "median_scale"},
-    "card": {
-        "task": "depth",
-        "head": "depth",
-        "input": {"height": 32, "width": 32, "resize": "stretch"},
-    },
-    "input": {"height": 32, "width": 32},
-    "batch_size": 8,
-    "limits": {"time_s": 60, "memory_bytes": 1_000_000_000, "upload_bytes": 5_000_000},
-    "submissions_per_day": 10,
-    "resamples": 100,
-}
 
 
 class Place:
@@ -58,6 +40,9 @@ class Place:
         self.folder = folder
         self.events: list[dict[str, Any]] = []
         write_hidden_data(folder / "hidden", IMAGES)
+
+    def task(self, **changes: Any) -> dict[str, Any]:
+        return small_task(self.folder / "hidden", **{"images": IMAGES, **changes})
 
     def score(
         self, data: bytes = b"", context: OperationContext | None = None, **task: Any
@@ -69,7 +54,7 @@ class Place:
         sha256 = asyncio.run(blobs.put(chunks()))
         job_input = {
             "operation": "score_submission",
-            "task": {**TASK, "data": str(self.folder / "hidden"), **task},
+            "task": self.task(**task),
             "model": f"sha256:{sha256}",
             "file_name": "theirs.onnx",
         }
@@ -108,7 +93,7 @@ def test_score_interval_protections_and_progress(place: Place) -> None:
 def test_public_and_private_part_are_scored_apart_and_disjoint(place: Place) -> None:
     split = {"public": 0.25, "seed": 7}
     found = place.score(
-        split=split, metric={**TASK["metric"], "name": "abs_rel", "better": "lower"}
+        split=split, metric={**place.task()["metric"], "name": "abs_rel", "better": "lower"}
     )
     public, private = found["splits"]["public"], found["splits"]["private"]
     assert (public["images"], private["images"]) == (3, 9)
@@ -129,7 +114,7 @@ def test_the_task_says_how_depth_is_aligned_not_the_model(place: Place) -> None:
 def test_the_blob_must_be_there(place: Place) -> None:
     job_input = {
         "operation": "score_submission",
-        "task": {**TASK, "data": str(place.folder / "hidden")},
+        "task": place.task(),
         "model": f"sha256:{'0' * 64}",
     }
     with pytest.raises(NotFound, match="VISIONDYNO_BLOBS_URL"):
@@ -151,7 +136,7 @@ def test_the_workers_key_goes_to_its_own_address_only(
     monkeypatch.setenv("VISIONDYNO_BLOBS_API_KEY", "vd_secret")
     job_input = {
         "operation": "score_submission",
-        "task": {**TASK, "data": str(place.folder / "hidden")},
+        "task": place.task(),
         "model": f"sha256:{'0' * 64}",
         "blobs_url": "https://elsewhere.example/blobs",
     }
@@ -184,7 +169,7 @@ def test_a_cancel_stops_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_it_is_stopped_at_the_tasks_limit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     become(monkeypatch, "endless")
-    limits = {**TASK["limits"], "time_s": 2}
+    limits = {**place.task()["limits"], "time_s": 2}
     with pytest.raises(TimeLimitExceeded, match=r"stopped while (check|load)ing .* 2 s"):
         place.score(limits=limits)
 

@@ -9,11 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hostile_models import (
-    HOSTILE,
-    MALFORMED,
-    SIDE,
-    Case,
+from hostile_graphs import (
     array,
     chain,
     deep_functions,
@@ -26,8 +22,9 @@ from hostile_models import (
     node,
     scaled,
     with_card,
-    write_hidden_data,
 )
+from hostile_models import HOSTILE, MALFORMED, Case
+from small_depth_task import SIDE, write_hidden_data
 from visiondyno.errors import ModelError
 from visiondyno.measuring import untrusted
 from visiondyno.measuring.prediction_files import load_predictions

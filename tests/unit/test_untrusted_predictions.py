@@ -10,7 +10,7 @@ import pytest
 from numpy.lib import format as npy
 
 from dataset_factory import write_coco, write_image_folder
-from hostile_models import SIDE, write_hidden_data
+from small_depth_task import SIDE, write_hidden_data
 from visiondyno.datasets.base import Dataset
 from visiondyno.datasets.registry import open_dataset
 from visiondyno.errors import ModelError, OperationFailed
