@@ -28,6 +28,9 @@ _TASKS: dict[str, VisionTask] = {
 }
 """Of each format."""
 
+Check = Callable[[], None]
+"""Raises where the work must stop."""
+
 _DIGEST_VERSION = b"visiondyno.dataset/1"
 _SMALL_BELOW_PX2 = 32**2
 _MEDIUM_BELOW_PX2 = 96**2
@@ -57,6 +60,7 @@ class OpenOptions:
         split: which part of the data, where the format has parts; None: as the format does.
         cache_dir: where formats that aren't made of image files keep theirs.
         on_progress: called while such files are made.
+        check: called for each sample that is looked at; what it raises ends the opening.
     """
 
     reference: str
@@ -65,6 +69,7 @@ class OpenOptions:
     split: str | None = None
     cache_dir: Path = field(default_factory=default_cache_dir)
     on_progress: Progress | None = None
+    check: Check = lambda: None
 
 
 class IndexedDataset(Dataset):
@@ -128,9 +133,14 @@ class IndexedDataset(Dataset):
         Raises:
             DatasetError: a file can't be read any more.
         """
+        return self.read_digest(lambda: None)
+
+    def read_digest(self, check: Check) -> str:
+        """As `digest`, from the files as they are now; `check` is called before each."""
         total = hashlib.sha256(_DIGEST_VERSION)
         total.update(json.dumps([self.task, self.classes]).encode())
         for sample in self._samples:
+            check()
             total.update(_file_digest(sample.path))
             total.update(np.array([sample.width, sample.height], "<i8").tobytes())
             total.update(_truth_bytes(sample.truth))
@@ -171,6 +181,7 @@ def _checked(
     for candidate in candidates:
         if len(samples) == options.max_images:
             break
+        options.check()
         try:
             samples.append(candidate.load())
         except DatasetError as error:

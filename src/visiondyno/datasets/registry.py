@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from visiondyno.datasets.base import VisionTask
 from visiondyno.datasets.cache_folder import Progress, default_cache_dir
 from visiondyno.datasets.coco import open_coco
 from visiondyno.datasets.depth_folder import open_depth_folder
 from visiondyno.datasets.idx import open_idx, part_of
 from visiondyno.datasets.image_folder import open_image_folder
-from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
+from visiondyno.datasets.indexed import Check, IndexedDataset, OpenOptions
 from visiondyno.datasets.pull.catalogue import (
     DATA_FOLDER_VARIABLE,
     DOWNLOADABLE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltinDataset",
     "Progress",
+    "builtin_dataset",
     "builtin_datasets",
     "default_cache_dir",
     "find_data",
@@ -48,12 +50,14 @@ class BuiltinDataset:
 
     Attributes:
         name: its dataset reference.
+        task: what its labels are for.
         description: one line for `dyno datasets`.
         splits: each split with its number of images where the reference names none.
         default_split: the split where the reference names none.
     """
 
     name: str
+    task: VisionTask
     description: str
     splits: dict[str, int]
     default_split: str
@@ -61,18 +65,21 @@ class BuiltinDataset:
 
 _STREET = BuiltinDataset(
     name="street",
+    task="detection",
     description="synthetic street scenes with cars, trucks, pedestrians and signs",
     splits={"train": 4000, "val": 500, "demo": 200},
     default_split="val",
 )
 _DIGITS = BuiltinDataset(
     name="digits",
+    task="classification",
     description="drawn digits from 0 to 9, 32×32 grey",
     splits={"train": 6000, "val": 1000, "demo": 500},
     default_split="val",
 )
 _DEPTH_SCENES = BuiltinDataset(
     name="depth-scenes",
+    task="depth",
     description="synthetic rooms, halls, streets and yards with exact depth, 448×448",
     splits={"train": 2800, "val": 300, "demo": 96},
     default_split="val",
@@ -84,6 +91,12 @@ def builtin_datasets() -> tuple[BuiltinDataset, ...]:
     return (_STREET, _DIGITS, _DEPTH_SCENES)
 
 
+def builtin_dataset(reference: str) -> BuiltinDataset | None:
+    """The built-in data set that `reference` names or means to name a part of; None for others."""
+    name = reference.partition(":")[0]
+    return next((builtin for builtin in builtin_datasets() if builtin.name == name), None)
+
+
 def open_dataset(
     reference: str,
     *,
@@ -91,6 +104,7 @@ def open_dataset(
     max_images: int | None = None,
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
+    check: Check = lambda: None,
 ) -> IndexedDataset:
     """Open the data set that `reference` names.
 
@@ -104,6 +118,7 @@ def open_dataset(
         cache_dir: where built-in, pulled and unpacked data are kept; `default_cache_dir()` if
             None.
         on_progress: called while images are made, which happens on the first use.
+        check: called for each image that is looked at; what it raises is passed on.
 
     Raises:
         DatasetError: there's no such data set, its form isn't known, or a sample is bad and
@@ -117,11 +132,12 @@ def open_dataset(
         max_images,
         cache_dir=cache_dir or default_cache_dir(),
         on_progress=on_progress,
+        check=check,
     )
-    for builtin in builtin_datasets():
-        if reference.partition(":")[0] == builtin.name:
-            split, count = _split_and_count(reference, builtin)
-            return _OPENERS[builtin.name](split, count, options)
+    builtin = builtin_dataset(reference)
+    if builtin is not None:
+        split, count = _split_and_count(reference, builtin)
+        return _OPENERS[builtin.name](split, count, options)
     try:
         path, split_named = find_data(reference, options.cache_dir)
         return _open_path(path, replace(options, split=split_named))

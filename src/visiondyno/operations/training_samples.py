@@ -4,10 +4,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from visiondyno.errors import DatasetError
 from visiondyno.operations.context import OperationContext
+from visiondyno.operations.sample_blobs import blob_samples
+from visiondyno.operations.sample_images import image_samples
 from visiondyno.specs.inline_data import InlineData
-from visiondyno.specs.training_data import TrainingData
+from visiondyno.specs.training_data import ImageData, TrainingData
 from visiondyno.training.data import Samples, inline_samples
 
 if TYPE_CHECKING:
@@ -52,11 +53,20 @@ def open_samples(
         context: told of the progress, and asked whether to stop.
 
     Raises:
-        DatasetError: the data can't be read, or isn't what training takes; names `what`.
+        DatasetError: the data can't be read, or aren't what training takes; names `what`.
+        SpecError: the normalisation doesn't fit the images.
+        NotFound: there is no such blob.
+        TooLarge, StorageFull: the worker has no room for the prepared images.
+        OperationFailed, TransportDown: the store of blobs is damaged, or can't be reached.
     """
     if isinstance(data, InlineData):
         return _inline(data, module, what)
-    raise DatasetError(f"'{what}': only inline features and labels are taken.")
+    if isinstance(data, str) and data.startswith("sha256:"):
+        return OpenedSamples(blob_samples(data, module, what, files, context), data)
+    place = f"{what}.data" if isinstance(data, ImageData) else what
+    wanted = data if isinstance(data, ImageData) else ImageData(data=data)
+    images = image_samples(wanted, place, files, context)
+    return OpenedSamples(images.samples, images.digest, images.notes, images.classes)
 
 
 def _inline(data: InlineData, module: "nn.Module | None", what: str) -> OpenedSamples:

@@ -88,6 +88,8 @@ def check_features(samples: Samples, module: "nn.Module", what: str = "training_
     if first is not None and looks_up == dtype.is_floating_point:
         wanted = "whole numbers to look up" if looks_up else "float32"
         raise DatasetError(f"'{what}.features' are {dtype}, and the model takes {wanted}.")
+    if samples.finite and rows is None:
+        return
     for indices in batches(len(samples), _SCANNED_AT_ONCE):
         features = samples.features(indices)
         right = torch.isfinite(features)

@@ -1,9 +1,10 @@
 """Labelled samples for the loop, and the order in which they are taken."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visiondyno.errors import DatasetError
 from visiondyno.specs.inline_data import InlineData
@@ -18,9 +19,11 @@ class Samples(Protocol):
 
     Attributes:
         labels: of every sample, on the processor; shape (samples, …).
+        finite: whether all features are known to be finite numbers: nobody needs to look again.
     """
 
     labels: "torch.Tensor"
+    finite: bool
 
     def __len__(self) -> int: ...
 
@@ -30,6 +33,8 @@ class Samples(Protocol):
 
 class TensorSamples:
     """Samples that lie in memory."""
+
+    finite = False
 
     def __init__(self, features: "torch.Tensor", labels: "torch.Tensor") -> None:
         """`features` and `labels` have the same first dimension, one entry a sample.
@@ -73,10 +78,39 @@ def inline_samples(
                 f"'{what}.features' must be whole numbers: the model begins with an embedding."
             )
     else:
-        features = features.astype(np.float32)
+        features = as_float32(features)
+        check_finite(features, f"{what}.features")
     if labels.dtype.kind == "f":
-        labels = labels.astype(np.float32)
+        labels = as_float32(labels)
+        check_finite(labels, f"{what}.labels")
     return TensorSamples(torch.from_numpy(features), torch.from_numpy(labels))
+
+
+def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """The nearest float32 of each, infinity for what is too large; float32 itself as it is."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
+def check_finite(values: NDArray[np.float32], place: str, first: int = 0) -> None:
+    """Refuses NaN and infinity.
+
+    Args:
+        values: as they are used.
+        place: where they come from, for the message.
+        first: index there of the first of `values`.
+
+    Raises:
+        DatasetError: names the first that is wrong.
+    """
+    right = np.isfinite(values)
+    if right.all():
+        return
+    wrong = tuple(int(index) for index in np.argwhere(~right)[0])
+    index = "".join(f"[{index}]" for index in (wrong[0] + first, *wrong[1:]))
+    raise DatasetError(
+        f"'{place}{index}' is {float(values[wrong])} as float32; every number must be finite."
+    )
 
 
 def takes_whole_numbers(module: "nn.Module | None") -> bool:
