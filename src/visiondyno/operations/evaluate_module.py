@@ -33,7 +33,7 @@ def run(spec: EvaluateModuleInput, context: OperationContext) -> dict[str, Any]:
     """
     files = WorkerFiles.of_this_worker()
     hyper = spec.hyperparameters
-    with torch_as_asked(spec):
+    with torch_as_asked(spec, context):
         loss = build_loss(hyper)
         prepared = prepare_module(spec, files, context)
         check_precision(hyper.mixed_precision, prepared.device, loss)

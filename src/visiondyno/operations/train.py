@@ -40,7 +40,7 @@ def run(spec: TrainInput, context: OperationContext) -> dict[str, Any]:
         OperationFailed: the loss isn't finite, or the memory is full: names epoch and batch.
     """
     files = WorkerFiles.of_this_worker()
-    with torch_as_asked(spec):
+    with torch_as_asked(spec, context):
         prepared = prepare_module(spec, files, context)
         training = _Training(spec, prepared, files, context)
         return training.run()

@@ -44,7 +44,7 @@ def run(spec: TrainEpochInput, context: OperationContext) -> dict[str, Any]:
         OperationFailed: the loss isn't finite, or the memory is full: names the batch.
     """
     files = WorkerFiles.of_this_worker()
-    with torch_as_asked(spec):
+    with torch_as_asked(spec, context):
         return _train_epoch(spec, files, context)
 
 

@@ -1,5 +1,6 @@
 """What the operations on torch modules begin with: torch as asked, the module, its samples."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 BETWEEN_STEPS_TOLD_S = 2.0
 """Progress within a pass comes no more often."""
 
+_ONE_JOB = threading.RLock()
+_LOOK_S = 0.2
+
 
 @dataclass(frozen=True)
 class PreparedModule:
@@ -50,26 +54,28 @@ class PreparedModule:
 
 
 @contextmanager
-def torch_as_asked(spec: ModuleInput) -> Iterator[None]:
+def torch_as_asked(spec: ModuleInput, context: OperationContext) -> Iterator[None]:
     """Torch with the job's threads, gradients and float32; afterwards as it was.
 
-    Each operation on a module runs inside: the process may be the user's own. Threads and the
-    default dtype belong to the whole process: its other threads see the job's meanwhile.
+    Each operation on a module runs inside: the process may be the user's own. Threads, default
+    dtype and random generators belong to the whole process: other threads of it see the job's
+    meanwhile, and a second job of the process waits until the first has ended.
 
     Raises:
         MissingExtra: torch isn't installed.
         OperationFailed: the memory ran out, of the processor or a GPU.
+        Cancelled, TimeLimitExceeded: while it waited.
     """
     try:
         import torch
     except ImportError as error:
         raise MissingExtra("torch", "Training") from error
+    while not _ONE_JOB.acquire(timeout=_LOOK_S):
+        context.check()
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    if dtype != torch.float32:
-        torch.set_default_dtype(torch.float32)
     try:
+        torch.set_num_threads(spec.threads or threads)
+        torch.set_default_dtype(torch.float32)
         with torch.inference_mode(mode=False), torch.enable_grad():
             yield
     except Exception as error:
@@ -81,10 +87,9 @@ def torch_as_asked(spec: ModuleInput) -> Iterator[None]:
             stage="prepare",
         ) from error
     finally:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        if torch.get_default_dtype() != dtype:
-            torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        _ONE_JOB.release()
 
 
 def prepare_module(

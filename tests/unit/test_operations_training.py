@@ -1,0 +1,458 @@
+"""`train_epoch`, `train` and `evaluate` of modules: what they answer, and what they leave alone."""
+
+import contextlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from training_cases import CLASSES, MLP, class_samples, torch
+
+from visiondyno.errors import (
+    Cancelled,
+    ModelError,
+    OperationFailed,
+    SpecError,
+    TimeLimitExceeded,
+    VisionDynoError,
+)
+from visiondyno.operations import train_epoch as train_epoch_operation
+from visiondyno.operations.checkpoints import KIND
+from visiondyno.operations.context import OperationContext
+from visiondyno.operations.training_setup import StepTicker, torch_as_asked
+from visiondyno.operations.worker_files import WorkerFiles
+from visiondyno.specs.training_operations import EvaluateModuleInput
+from visiondyno.state import decode, from_text
+from visiondyno.worker import run
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A worker's home of this test's own."""
+    monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def data(count: int = 40) -> dict[str, Any]:
+    samples = class_samples(count)
+    features = samples.features(torch.arange(count))
+    return {"features": features.double().tolist(), "labels": samples.labels.tolist()}
+
+
+HYPER: dict[str, Any] = {"learning_rate": 0.05, "batch_size": 16}
+EPOCH: dict[str, Any] = {
+    "operation": "train_epoch",
+    "model_config": MLP,
+    "training_data": data(),
+    "hyperparameters": HYPER,
+    "threads": 1,
+}
+TRAIN: dict[str, Any] = EPOCH | {
+    "operation": "train",
+    "validation_data": data(21),
+    "epochs": 4,
+}
+
+
+def done(job: dict[str, Any], seen: list[dict[str, Any]] | None = None, **context: Any) -> Any:
+    """The job's output, as it would cross a wire."""
+    on_progress = (lambda _: None) if seen is None else seen.append
+    output = run(json.loads(json.dumps(job)), OperationContext(on_progress, **context))
+    return json.loads(json.dumps(output, allow_nan=False))
+
+
+def carried(answer: dict[str, Any], *more: str) -> dict[str, Any]:
+    """What a client sends back of an answer."""
+    names = ("model_state", "model_state_format", *more)
+    return {name: answer[name] for name in names}
+
+
+def weights(answer: dict[str, Any]) -> dict[str, Any]:
+    return decode(from_text(answer["model_state"]), answer["model_state_format"])
+
+
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    left, right = weights(one), weights(other)
+    return left.keys() == right.keys() and all(np.array_equal(left[n], right[n]) for n in left)
+
+
+EXAMPLE: dict[str, Any] = {
+    "operation": "train_epoch",
+    "model_config": {
+        "type": "sequential",
+        "layers": [
+            {"type": "linear", "in_features": 4, "out_features": 8},
+            {"type": "relu"},
+            {"type": "linear", "in_features": 8, "out_features": 2},
+        ],
+    },
+    "training_data": {"features": [[1.0, 2.0, 3.0, 4.0]], "labels": [0]},
+    "hyperparameters": {
+        "optimizer": "adam",
+        "learning_rate": 0.001,
+        "loss_function": "cross_entropy",
+    },
+    "model_state": None,
+}
+
+
+def test_the_documented_example_works_as_it_stands() -> None:
+    answer = done(EXAMPLE)
+    assert answer["operation"] == "train_epoch"
+    assert answer["status"] == "success"
+    assert answer["metrics"].keys() == {"loss", "accuracy", "samples_processed"}
+    assert answer["metrics"]["samples_processed"] == 1
+    assert "optimizer_reset" not in answer
+    assert answer["optimizer_state"].startswith("sha256:")
+    assert (answer["device"], answer["torch"]) == ("cpu", torch.__version__)
+    assert {name: array.shape for name, array in weights(answer).items()} == {
+        "0.weight": (8, 4),
+        "0.bias": (8,),
+        "2.weight": (2, 8),
+        "2.bias": (2,),
+    }
+
+
+SCHEDULED = HYPER | {"scheduler": "step", "scheduler_arguments": {"step_size": 1}}
+
+
+@pytest.mark.parametrize("hyper", [HYPER, SCHEDULED], ids=["adam", "scheduled"])
+@pytest.mark.parametrize("names_epoch", [True, False], ids=["named", "unnamed"])
+def test_epoch_by_epoch_comes_to_what_one_job_comes_to(
+    names_epoch: bool, hyper: dict[str, Any]
+) -> None:
+    whole = done(TRAIN | {"epochs": 3, "hyperparameters": hyper})
+    answer = done(EPOCH | {"hyperparameters": hyper})
+    metrics = [answer["metrics"]]
+    for epoch in (2, 3):
+        named = {"epoch": epoch} if names_epoch else {}
+        job = EPOCH | {"hyperparameters": hyper} | carried(answer, "optimizer_state") | named
+        answer = done(job)
+        assert answer["epoch"] == epoch
+        assert "optimizer_reset" not in answer
+        metrics.append(answer["metrics"])
+    assert alike(answer, whole)
+    assert metrics == [record["train_metrics"] for record in whole["history"]]
+
+
+def test_an_optimizer_that_began_anew_is_told() -> None:
+    first = done(EPOCH)
+    resets = [
+        EPOCH | carried(first),  # a state, and nothing says that this is the first epoch
+        EPOCH | carried(first) | {"epoch": 2},
+        EPOCH | carried(first) | {"epoch": 2, "optimizer_state": "sha256:" + "0" * 64},
+    ]
+    for job in resets:
+        answer = done(job)
+        assert answer["optimizer_reset"] is True
+        assert any("began anew" in note for note in answer["notes"])
+    fine_tuning = done(EPOCH | carried(first) | {"epoch": 1})
+    assert "optimizer_reset" not in fine_tuning
+    assert fine_tuning["notes"] == []
+
+
+def test_a_damaged_optimizer_state_is_as_one_that_is_gone() -> None:
+    first = done(EPOCH)
+    cache = WorkerFiles.of_this_worker().cache
+    name = first["optimizer_state"].removeprefix("sha256:")
+    cache.put("optimizer", name, b"not what it was")
+    job = EPOCH | carried(first, "optimizer_state")
+    assert done(job)["optimizer_reset"] is True
+    assert cache.get("optimizer", name) is None
+
+
+def test_an_optimizer_state_of_another_optimizer_is_refused() -> None:
+    job = EPOCH | carried(done(EPOCH), "optimizer_state")
+    with pytest.raises(ModelError, match="'optimizer' is 'Adam', and this one's 'SGD'"):
+        done(job | {"hyperparameters": HYPER | {"optimizer": "sgd"}})
+
+
+def test_another_learning_rate_takes_effect_although_the_optimizer_is_kept() -> None:
+    first = done(EPOCH)
+    job = EPOCH | carried(first, "optimizer_state")
+    same, other = done(job), done(job | {"hyperparameters": HYPER | {"learning_rate": 1e-9}})
+    before, after = weights(first), weights(other)
+    assert not alike(same, other)
+    moved = {n: float(np.abs(after[n] - before[n]).max()) for n in before if "weight" in n}
+    assert all(distance < 1e-6 for distance in moved.values())
+
+
+def test_a_plan_of_learning_rates_is_not_changed_halfway() -> None:
+    job = EPOCH | {"hyperparameters": SCHEDULED}
+    job |= carried(done(job), "optimizer_state")
+    changed = SCHEDULED | {"scheduler_arguments": {"step_size": 2}}
+    with pytest.raises(SpecError, match=r"'hyperparameters\.scheduler_arguments' changed"):
+        done(job | {"hyperparameters": changed})
+
+
+def test_an_optimizer_that_cannot_be_kept_is_told(home: Path) -> None:
+    answer = done(EPOCH)
+    folder = home / "cache" / "entries" / train_epoch_operation.KIND
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    folder.write_text("in the way")
+    answer = done(EPOCH)
+    assert answer["status"] == "success"
+    assert answer["optimizer_state"] is None
+    assert any("couldn't be kept" in note for note in answer["notes"])
+
+
+def test_training_tells_each_epoch_and_answers_with_all() -> None:
+    seen: list[dict[str, Any]] = []
+    answer = done(TRAIN, seen)
+    told = [facts for facts in seen if facts["stage"] == "epoch"]
+    assert [facts | {"stage": "epoch", "epochs": 4} for facts in answer["history"]] == told
+    assert [record["epoch"] for record in answer["history"]] == [1, 2, 3, 4]
+    assert (answer["epochs_run"], answer["stopped_early"]) == (4, False)
+    assert answer["resumed_from_epoch"] == 0
+    assert "best_epoch" not in answer
+
+
+def test_without_validation_data_there_are_no_metrics_of_it() -> None:
+    job = {name: value for name, value in TRAIN.items() if name != "validation_data"}
+    assert all("val_metrics" not in record for record in done(job)["history"])
+
+
+def test_evaluating_the_answer_gives_the_last_validation() -> None:
+    answer = done(TRAIN)
+    scored = done(
+        {
+            "operation": "evaluate",
+            "model_config": MLP,
+            "validation_data": TRAIN["validation_data"],
+            "hyperparameters": {"batch_size": 16},
+            "threads": 1,
+            **carried(answer),
+        }
+    )
+    assert scored["metrics"] == answer["history"][-1]["val_metrics"]
+    assert (scored["operation"], scored["status"]) == ("evaluate", "success")
+
+
+def test_early_stopping_says_when_and_which_was_best() -> None:
+    stopping = {"monitor": "val_accuracy", "patience": 1, "min_delta": 1.0}
+    answer = done(TRAIN | {"early_stopping": stopping})
+    assert answer["epochs_run"] == len(answer["history"]) == 2
+    assert answer["stopped_early"] is True
+    assert answer["best_epoch"] == 1
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing that handles errors sees it."""
+
+
+def killed_after(epoch: int, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run the job until it has told this epoch and gone on to the next."""
+    seen: list[dict[str, Any]] = []
+
+    def stop() -> bool:
+        if any(facts.get("stage") == "epoch" and facts["epoch"] == epoch for facts in seen[:-1]):
+            raise Killed
+        return False
+
+    def tell(facts: dict[str, Any]) -> None:
+        seen.append(facts)
+        if facts.get("epoch") == epoch and facts["stage"] == "epoch":
+            seen.append({"stage": "after it"})
+
+    with pytest.raises(Killed):
+        run(job, OperationContext(tell, stop))
+    return [facts for facts in seen if facts["stage"] == "epoch"]
+
+
+def test_a_training_delivered_again_comes_to_the_same() -> None:
+    undisturbed = done(TRAIN)
+    told = killed_after(1, TRAIN)
+    told += killed_after(3, TRAIN)
+    seen: list[dict[str, Any]] = []
+    answer = done(TRAIN, seen)
+    told += [facts for facts in seen if facts["stage"] == "epoch"]
+    resumed = answer.pop("resumed_from_epoch")
+    assert resumed == next(facts for facts in seen if facts["stage"] == "resumed")["epoch"]
+    assert 1 <= resumed <= 3
+    assert undisturbed.pop("resumed_from_epoch") == 0
+    assert answer == undisturbed
+    # Each epoch was told, and where one was told again, with the same numbers.
+    by_epoch = {facts["epoch"]: facts for facts in told}
+    assert all(facts == by_epoch[facts["epoch"]] for facts in told)
+    assert sorted(by_epoch) == [1, 2, 3, 4]
+    # The answer is there: the next such job trains anew.
+    assert done(TRAIN)["resumed_from_epoch"] == 0
+
+
+def test_a_damaged_checkpoint_is_told_in_the_answer(home: Path) -> None:
+    undisturbed = done(TRAIN)
+    killed_after(2, TRAIN)
+    (path,) = (home / "cache" / "entries" / KIND).iterdir()
+    path.write_bytes(path.read_bytes()[:-100])
+    answer = done(TRAIN)
+    assert answer["resumed_from_epoch"] == 0
+    assert any("began anew" in note for note in answer["notes"])
+    assert alike(answer, undisturbed)
+    assert list((home / "cache" / "entries" / KIND).iterdir()) == []
+
+
+def test_two_of_the_same_job_at_once_come_to_the_same() -> None:
+    undisturbed, found = done(TRAIN), []
+
+    def work() -> None:
+        found.append(done(TRAIN))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert all(answer["history"] == undisturbed["history"] for answer in found)
+    assert all(alike(answer, undisturbed) for answer in found)
+
+
+def looks(limit: int) -> Any:
+    """Is asked whether to stop, and says so after so many times."""
+    asked = iter(range(limit))
+    return lambda: next(asked, None) is None
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 12, 20])
+@pytest.mark.parametrize("job", [EPOCH, TRAIN], ids=["train_epoch", "train"])
+def test_a_cancel_is_heeded_wherever_it_comes(job: dict[str, Any], after: int) -> None:
+    with pytest.raises(Cancelled):
+        done(job | {"hyperparameters": HYPER | {"batch_size": 2}}, is_cancelled=looks(after))
+
+
+@pytest.mark.parametrize("operation", ["train_epoch", "train", "evaluate"])
+def test_a_time_limit_stays_a_time_limit(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It isn't taken for a failure of the batch that it came in."""
+    job = TRAIN | {"operation": operation}
+    left_out = {
+        "train_epoch": ("epochs", "validation_data"),
+        "train": (),
+        "evaluate": ("epochs", "training_data"),
+    }[operation]
+    job = {name: value for name, value in job.items() if name not in left_out}
+    asked = iter(range(8))
+
+    def check(self: OperationContext) -> None:
+        if next(asked, None) is None:
+            raise TimeLimitExceeded("The job ran past its executionTimeout.")
+
+    monkeypatch.setattr(OperationContext, "check", check)
+    with pytest.raises(TimeLimitExceeded):
+        done(job | {"hyperparameters": HYPER | {"batch_size": 2}})
+
+
+def test_the_users_process_is_left_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    try:
+        with torch.inference_mode():
+            answers = [done(EPOCH | {"threads": 1}), done(TRAIN | {"threads": 1})]
+            assert torch.is_inference_mode_enabled()
+        with pytest.raises(VisionDynoError):
+            done(EPOCH | {"hyperparameters": {"learning_rate": 1e30}, "threads": 1})
+        assert torch.get_num_threads() == 2
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.equal(torch.random.get_rng_state(), before)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
+    assert [answer["threads"] for answer in answers] == [1, 1]
+    assert all(
+        alike(answer, done(job)) for answer, job in zip(answers, (EPOCH, TRAIN), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    ],
+    ids=["allocator", "bad_alloc", "python", "cuda"],
+)
+def test_a_full_memory_names_the_next_step(error: Exception) -> None:
+    spec = EvaluateModuleInput.model_validate(
+        {"model_config": MLP, "validation_data": {"features": [[1.0]], "labels": [0]}}
+    )
+    with (
+        pytest.raises(OperationFailed, match="'batch_size'"),
+        torch_as_asked(spec, OperationContext()),
+    ):
+        raise error
+
+
+def test_what_really_takes_too_much_memory_names_the_batch() -> None:
+    """More bytes than a process has addresses for."""
+    layers = [
+        {"type": "unflatten", "dim": 1, "unflattened_size": [4, 1]},
+        {"type": "upsample", "size": 2**42},
+        {"type": "adaptive_avg_pool1d", "output_size": 1},
+        {"type": "flatten"},
+        {"type": "linear", "in_features": 4, "out_features": 3},
+    ]
+    with pytest.raises(OperationFailed, match=r"In epoch 1, batch 1 of 3: the memory is full\."):
+        done(EPOCH | {"model_config": {"type": "sequential", "layers": layers}})
+
+
+def test_other_errors_of_torch_pass_as_they_are() -> None:
+    spec = EvaluateModuleInput.model_validate(
+        {"model_config": MLP, "validation_data": {"features": [[1.0]], "labels": [0]}}
+    )
+    with (
+        pytest.raises(RuntimeError, match="something else"),
+        torch_as_asked(spec, OperationContext()),
+    ):
+        raise RuntimeError("something else")
+
+
+def test_batches_are_told_every_two_seconds() -> None:
+    now, seen = [0.0], []
+    ticker = StepTicker(OperationContext(seen.append), "training", lambda: now[0], epochs=3)
+    for batch in range(1, 11):
+        now[0] += 0.5
+        ticker.tell(batch, 10, epoch=2)
+    assert seen == [
+        {"stage": "training", "epochs": 3, "epoch": 2, "done": done, "total": 10} for done in (4, 8)
+    ]
+
+
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    targets=st.lists(
+        st.floats(-1e18, 1e18) | st.sampled_from([0.0, 1e-45, -1e-45, 1e18]),
+        min_size=1,
+        max_size=4,
+    ),
+    loss=st.sampled_from(["l1", "smooth_l1", "huber", "mse", "poisson_nll"]),
+)
+def test_metrics_are_numbers_or_the_job_fails(targets: list[float], loss: str) -> None:
+    """`done` refuses NaN and infinity in an answer."""
+    job = EXAMPLE | {
+        "model_config": {
+            "type": "sequential",
+            "layers": [{"type": "linear", "in_features": 1, "out_features": 1}],
+        },
+        "training_data": {"features": [[1.0]] * len(targets), "labels": targets},
+        "hyperparameters": {"loss_function": loss, "optimizer": "sgd", "learning_rate": 1e-3},
+    }
+    with contextlib.suppress(OperationFailed):
+        assert done(job)["metrics"]["samples_processed"] == len(targets)
+
+
+def test_every_class_has_its_output() -> None:
+    assert weights(done(EPOCH))["4.bias"].shape == (CLASSES,)
