@@ -1,32 +1,34 @@
 """A thin synchronous client of the server's HTTP API, for the command line."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Self
 
 import httpx
 
-from visiondyno.errors import (
-    RateLimited,
-    SpecError,
-    TransportDown,
-    Unavailable,
-    VisionDynoError,
-    error_classes,
+from visiondyno.errors import TransportDown
+from visiondyno.executors.server_wire import (
+    DEFAULT_URL,
+    EventReader,
+    Json,
+    checked_url,
+    connection_error,
+    foreign_error,
+    job_event,
+    key_headers,
+    path_part,
+    refusal,
 )
 from visiondyno.executors.workers import WorkerCommand
-from visiondyno.job import JobAnswer, JobError, JobEvent, JobState
+from visiondyno.job import JobEvent
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+__all__ = ["DEFAULT_URL", "ServerClient"]
+
 _TIMEOUT_S = 30.0
 _SILENCE_S = 60.0
 """An event stream that says nothing for so long, not even a ping, is opened anew."""
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-
-Json = dict[str, Any]
 
 
 class ServerClient:
@@ -43,7 +45,7 @@ class ServerClient:
         sleep: waits so many seconds before an event stream is opened anew.
 
     Raises:
-        SpecError: the URL can't be one.
+        SpecError: the URL or the key can't be one.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class ServerClient:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.url = _checked_url(url)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.url = checked_url(url)
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=_TIMEOUT_S, transport=transport
+            base_url=self.url,
+            headers=key_headers(api_key),
+            timeout=_TIMEOUT_S,
+            transport=transport,
         )
         self._sleep = sleep
 
@@ -94,11 +98,11 @@ class ServerClient:
 
     def run(self, job_input: Json, endpoint: str = "default") -> Json:
         """Submit a job: `id` and `status`."""
-        return self._json("POST", f"/v2/{_part(endpoint)}/run", body={"input": job_input})
+        return self._json("POST", f"/v2/{path_part(endpoint)}/run", body={"input": job_input})
 
     def status(self, job_id: str, endpoint: str = "default") -> Json:
         """The job's status, and its output or error once it has ended."""
-        return self._json("GET", f"/v2/{_part(endpoint)}/status/{_part(job_id)}")
+        return self._json("GET", f"/v2/{path_part(endpoint)}/status/{path_part(job_id)}")
 
     # ---- jobs and workers
 
@@ -112,19 +116,19 @@ class ServerClient:
 
     def job(self, job_id: str) -> Json:
         """Everything known of a job."""
-        return self._json("GET", f"/api/jobs/{_part(job_id)}")
+        return self._json("GET", f"/api/jobs/{path_part(job_id)}")
 
     def cancel_job(self, job_id: str) -> Json:
         """Stop a job; the job as it is then."""
-        return self._json("POST", f"/api/jobs/{_part(job_id)}/cancel")
+        return self._json("POST", f"/api/jobs/{path_part(job_id)}/cancel")
 
     def retry_job(self, job_id: str) -> Json:
         """Start a failed or timed out job again; the job as it is then."""
-        return self._json("POST", f"/api/jobs/{_part(job_id)}/retry")
+        return self._json("POST", f"/api/jobs/{path_part(job_id)}/retry")
 
     def job_logs(self, job_id: str) -> Json:
         """`lines` that the job's operation logged since its last retry."""
-        return self._json("GET", f"/api/jobs/{_part(job_id)}/logs")
+        return self._json("GET", f"/api/jobs/{path_part(job_id)}/logs")
 
     def events(self, job_id: str, after: int = 0) -> Iterator[JobEvent]:
         """The job's events after number `after`, to the terminal one.
@@ -158,7 +162,7 @@ class ServerClient:
 
     def command_worker(self, name: str, command: WorkerCommand) -> Json:
         """Tell a worker to drain, resume or restart."""
-        return self._json("POST", f"/api/workers/{_part(name)}/{command}")
+        return self._json("POST", f"/api/workers/{path_part(name)}/{command}")
 
     # ---- the wire
 
@@ -173,113 +177,41 @@ class ServerClient:
     ) -> Json:
         try:
             response = self._http.request(method, path, params=params, json=body)
-        except httpx.HTTPError as error:
+        except httpx.RequestError as error:
             raise self._down(error) from error
         if not response.is_success and response.status_code not in fine:
-            raise self._error(response)
+            raise refusal(response)
         try:
             found = response.json()
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise self._foreign(response)
+            raise foreign_error(response)
         return found
 
     def _stream(self, job_id: str, after: int) -> Iterator[JobEvent | None]:
         """Events of one connection; None where there are no more, ever."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         timeout = httpx.Timeout(_TIMEOUT_S, read=_SILENCE_S)
-        path = f"/api/jobs/{_part(job_id)}/events"
+        path = f"/api/jobs/{path_part(job_id)}/events"
         try:
             with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
                 if not response.is_success:
                     response.read()
-                    raise self._error(response)
+                    raise refusal(response)
                 if response.status_code == httpx.codes.NO_CONTENT:
                     yield None
-                for data in _event_data(response.iter_bytes()):
-                    event = _event(job_id, data)
-                    yield event
-                    if event.state.is_terminal:
-                        yield None
-        except httpx.HTTPError as error:
+                reader = EventReader()
+                for chunk in response.iter_bytes():
+                    for data in reader.read(chunk):
+                        event = job_event(job_id, data)
+                        yield event
+                        if event.state.is_terminal:
+                            yield None
+        except httpx.RequestError as error:
             raise self._down(error) from error
 
-    def _down(self, error: httpx.HTTPError) -> TransportDown:
-        if isinstance(error, httpx.ConnectError):
-            return TransportDown(
-                f"No server answers at {self.url}; start one with 'dyno up', or name another with "
-                "--server."
-            )
-        what = (
-            "didn't answer in time"
-            if isinstance(error, httpx.TimeoutException)
-            else "broke the connection off"
+    def _down(self, error: httpx.RequestError) -> TransportDown:
+        return connection_error(
+            self.url, error, "start one with 'dyno up', or name another with --server"
         )
-        return TransportDown(f"The server at {self.url} {what}; look at its log and try again.")
-
-    def _error(self, response: httpx.Response) -> VisionDynoError:
-        """The error that a problem document (RFC 9457) tells of."""
-        try:
-            problem = response.json()
-            code, message = problem["code"], problem.get("detail") or problem["title"]
-        except (ValueError, KeyError, TypeError):
-            return self._foreign(response)
-        if code not in error_classes():
-            code = "bad_input" if response.is_client_error else "internal"
-        error = JobError(code=code, message=message).to_exception()
-        if isinstance(error, RateLimited):
-            retry_after = response.headers.get("Retry-After", "")
-            error.retry_after_s = float(retry_after) if retry_after.isdecimal() else None
-        return error
-
-    def _foreign(self, response: httpx.Response) -> Unavailable:
-        return Unavailable(
-            f"{response.request.url} answered {response.status_code} with something that isn't "
-            "VisionDyno's; check --server, and what stands between here and there."
-        )
-
-
-def _checked_url(url: str) -> str:
-    full = url if "://" in url else f"http://{url}"
-    try:
-        parsed = httpx.URL(full)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise SpecError(f"'{url}' isn't a server's URL; give one such as {DEFAULT_URL}.")
-    return full.rstrip("/")
-
-
-def _part(text: str) -> str:
-    return quote(text, safe="")
-
-
-def _event_data(chunks: Iterator[bytes]) -> Iterator[str]:
-    """The `data` of each server-sent event (WHATWG HTML, 9.2.6).
-
-    Lines end with line feeds only: JSON may hold the other separators that text lines end with.
-    """
-    lines: list[str] = []
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for raw in whole:
-            line = raw.decode(errors="replace").removesuffix("\r")
-            if line.startswith("data:"):
-                lines.append(line[5:].removeprefix(" "))
-            elif not line and lines:
-                yield "\n".join(lines)
-                lines = []
-
-
-def _event(job_id: str, data: str) -> JobEvent:
-    found = json.loads(data)
-    answer = found.get("answer")
-    return JobEvent(
-        job_id=job_id,
-        number=found["number"],
-        state=JobState(found["state"]),
-        progress=found.get("progress"),
-        answer=None if answer is None else JobAnswer.model_validate(answer),
-    )

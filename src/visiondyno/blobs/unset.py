@@ -1,0 +1,44 @@
+"""No store: every use is refused with the step that gives one."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+
+from visiondyno.blobs.base import BlobStore
+from visiondyno.errors import SpecError
+
+
+class UnsetBlobs(BlobStore):
+    """Stands where client and workers share no store; refuses whatever is asked of it.
+
+    Every method raises `SpecError`, with the sentence that it was made with.
+    """
+
+    def __init__(self, why: str) -> None:
+        """`why`: what is missing, and the next step."""
+        self._why = why
+
+    def __str__(self) -> str:
+        return "no blob store"
+
+    async def put(
+        self,
+        chunks: AsyncIterator[bytes],  # noqa: ARG002
+        expected_sha256: str | None = None,  # noqa: ARG002
+        max_bytes: int | None = None,  # noqa: ARG002
+    ) -> str:
+        raise SpecError(self._why)
+
+    async def open(self, sha256: str) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
+        nothing: tuple[bytes, ...] = ()
+        for chunk in nothing:  # makes it the generator that the contract asks for
+            yield chunk
+        raise SpecError(self._why)
+
+    async def has(self, sha256: str) -> bool:  # noqa: ARG002
+        raise SpecError(self._why)
+
+    async def size(self, sha256: str) -> int:  # noqa: ARG002
+        raise SpecError(self._why)
+
+    async def local_path(self, sha256: str, cache: Path) -> Path:  # noqa: ARG002
+        raise SpecError(self._why)
