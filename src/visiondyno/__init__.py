@@ -36,3 +36,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext visiondyno`: the cell magic `%%dyno_train`."""
+    from visiondyno.client.notebook import load
+
+    load(shell)

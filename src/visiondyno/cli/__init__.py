@@ -15,6 +15,7 @@ _COMMANDS = {
     "demo": "Compare the two shipped detectors on synthetic street scenes.",
     "report": "Merge reports: their models side by side, and how each model's runs agree.",
     "predict": "Run a model on images; print what it finds, or draw it.",
+    "train": "Train a model from a YAML file or from options; write weights, curves and history.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",
     "up": "Start the server: job API, dashboard, submissions, and workers on this machine.",
     "worker": "Run worker processes for a queue on Redis, on this machine.",

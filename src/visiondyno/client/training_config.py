@@ -118,6 +118,10 @@ def make_config(
     for name, value in sorted((changes or {}).items(), key=_data_last):
         _change(changed, name, value, what)
     changed = _with_absolute_paths(changed, Path.cwd())
+    if "model_state_format" in changed:
+        raise SpecError(
+            f"{what}: leave out 'model_state_format'; 'model_state' is a safetensors file here."
+        )
     try:
         return TrainingConfig(TrainInput.model_validate(json.loads(_as_json(changed, what))))
     except ValidationError as error:
@@ -279,4 +283,5 @@ def _known_fields(loc: Sequence[str]) -> list[str]:
     }
     kind = next((parts[part] for part in reversed(loc) if part in parts), TrainInput)
     names = [found.alias or name for name, found in kind.model_fields.items()]
-    return [name for name in names if name not in {"operation", "state_reply"}]
+    hidden = {"operation", "state_reply", "model_state_format"}
+    return [name for name in names if name not in hidden]

@@ -20,16 +20,7 @@ def render_page(template: str, context: dict[str, Any]) -> str:
     Every text from outside is escaped, and a content security policy lets only our own script run
     and nothing be fetched.
     """
-    templates = Templates(
-        loader=PackageLoader("visiondyno.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(
-        number=number, title_of=title, unit=unit_label, size=bytes_text, breakable=breakable
-    )
+    templates = _templates()
     assert templates.loader is not None
     style, script = (
         templates.loader.get_source(templates, name)[0] for name in ("style.css", "script.js")
@@ -40,6 +31,25 @@ def render_page(template: str, context: dict[str, Any]) -> str:
         script=Markup(script),  # noqa: S704  # our own file
         policy=_policy(script),
     )
+
+
+def render_piece(template: str, context: dict[str, Any]) -> Markup:
+    """What that template makes, for a page of somebody else's; every text in it is escaped."""
+    return Markup(_templates().get_template(template).render(**context))  # noqa: S704
+
+
+def _templates() -> Templates:
+    templates = Templates(
+        loader=PackageLoader("visiondyno.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(
+        number=number, title_of=title, unit=unit_label, size=bytes_text, breakable=breakable
+    )
+    return templates
 
 
 def _policy(script: str) -> str:

@@ -12,13 +12,16 @@ from markupsafe import Markup
 from visiondyno.report.charts.training_curves import Series, training_curve
 from visiondyno.report.figures import NARROW, WIDE, Figure
 from visiondyno.report.format import number, plural
-from visiondyno.report.page import render_page
+from visiondyno.report.page import render_page, render_piece
 from visiondyno.report.plots import Canvas, dash, series_class
 
 History = Sequence[Mapping[str, Any]]
 """Records `{"epoch": 1, "train_metrics": {…}, "val_metrics": {…}}`; the last only with data."""
 
 PARTS = (("train_metrics", "training"), ("val_metrics", "validation"))
+SNIPPET_EPOCHS = 10
+"""The newest epochs that a notebook's table shows."""
+
 NOT_A_CURVE = frozenset({"samples_processed"})
 
 TITLES = {
@@ -120,20 +123,38 @@ def history_csv(history: History) -> str:
 
 def training_html(record: TrainingRecord) -> str:
     """The self-contained page: curves, every epoch, settings, environment, and how to repeat it."""
-    names = metric_names(record.history)
+    columns = epoch_columns(record.history)
     return render_page(
         "training.html.j2",
         {
             "r": record,
             "done": plural(len(record.history), "epoch"),
-            "curves": [figure for name in names if (figure := _curve(name, record)) is not None],
-            "columns": _columns(record.history, names),
+            "curves": _curves(record),
+            "columns": columns,
             "rows": [
-                (int(found["epoch"]), _cells(found, _columns(record.history, names)))
-                for found in record.history
+                (int(found["epoch"]), epoch_cells(found, columns)) for found in record.history
             ],
             "parts": [(key_of(index), name) for index, (_, name) in enumerate(PARTS)],
             "has_validation": any(found.get("val_metrics") for found in record.history),
+            "title_of_metric": metric_title,
+        },
+    )
+
+
+def training_snippet(record: TrainingRecord, doing: str) -> Markup:
+    """Curves and epochs as a piece of a page, for notebooks; its style stays inside it."""
+    columns = epoch_columns(record.history)
+    return render_piece(
+        "training_snippet.html.j2",
+        {
+            "r": record,
+            "doing": doing,
+            "curves": _curves(record),
+            "columns": columns,
+            "rows": [
+                (int(found["epoch"]), epoch_cells(found, columns))
+                for found in record.history[-SNIPPET_EPOCHS:]
+            ],
             "title_of_metric": metric_title,
         },
     )
@@ -152,6 +173,11 @@ def key_of(index: int) -> Markup:
     )
 
 
+def _curves(record: TrainingRecord) -> list[Figure]:
+    found = (_curve(name, record) for name in metric_names(record.history))
+    return [figure for figure in found if figure is not None]
+
+
 def _curve(name: str, record: TrainingRecord) -> Figure | None:
     series = series_of(record.history, name)
     if not any(points for _, points in series):
@@ -163,19 +189,21 @@ def _curve(name: str, record: TrainingRecord) -> Figure | None:
     return Figure(metric_title(name), "", draw(NARROW), draw(WIDE))
 
 
-_Column = tuple[str, str]
+Column = tuple[str, str]
+"""Part of a record and name of a metric."""
 
 
-def _columns(history: History, names: Sequence[str]) -> list[_Column]:
+def epoch_columns(history: History) -> list[Column]:
+    """The columns of a table of epochs: of each metric the training's, then the validation's."""
     return [
         (part, name)
-        for name in names
+        for name in metric_names(history)
         for part, _ in PARTS
         if any(name in (record.get(part) or {}) for record in history)
     ]
 
 
-def _cells(record: Mapping[str, Any], columns: Sequence[_Column]) -> list[str]:
+def epoch_cells(record: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
     """The record's numbers as text; one that isn't finite by its name, since that is the news."""
     texts = []
     for part, name in columns:

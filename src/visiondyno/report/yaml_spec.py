@@ -123,6 +123,18 @@ def read_fields(text: str, place: str, needs: str) -> dict[str, Any]:
     return fields
 
 
+def read_value(text: str, place: str) -> Any:
+    """One value as YAML has it: a number, a text, a list, an object.
+
+    Raises:
+        SpecError: it isn't YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_SpecLoader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{place}: {_where(error)}") from error
+
+
 def _where(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or "a value can't be understood"

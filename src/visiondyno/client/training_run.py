@@ -1,0 +1,92 @@
+"""Run the training that a configuration describes, anywhere."""
+
+import base64
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from visiondyno.client.callbacks import Callback
+from visiondyno.client.client import Client
+from visiondyno.client.model_state import ModelState
+from visiondyno.client.trainer import Trainer
+from visiondyno.client.training_config import TrainingConfig
+from visiondyno.errors import SpecError
+
+LONGEST_REMOTE_S = 86_400
+"""Servers and RunPod stop a job after ten minutes unless it says otherwise; a day is RunPod's
+longest."""
+
+_MAX_INLINE_BYTES = 5_000_000
+
+
+def run_training(
+    config: TrainingConfig,
+    where: str,
+    api_key: str | None = None,
+    callbacks: Iterable[Callback] = (),
+    time_limit_s: float | None = None,
+) -> ModelState:
+    """Train, and return the weights after the last epoch; all else is told to the callbacks.
+
+    Args:
+        config: files that it names are read here.
+        where: as of `Client`.
+        api_key: for a URL.
+        callbacks: told in this thread.
+        time_limit_s: the job is stopped after so long; None: a day where `where` is a URL, else
+            never.
+
+    Raises:
+        VisionDynoError: the job's own error, or what keeps it from being sent.
+    """
+    state = _state(config)
+    with Client(where, api_key=api_key) as client:
+        fields = config.fields
+        fields["model_config"] = _with_program(fields["model_config"], client)
+        for name in ("model_state", "model_state_format"):
+            fields.pop(name, None)
+        trainer = Trainer(client, callbacks=tuple(callbacks))
+        trained, _ = trainer.train_model(
+            fields.pop("model_config"),
+            fields.pop("training_data"),
+            fields.pop("validation_data", None),
+            fields.pop("hyperparameters", None),
+            fields.pop("epochs"),
+            model_state=state,
+            policy=_policy(where, time_limit_s),
+            **fields,
+        )
+    return trained
+
+
+def _policy(where: str, time_limit_s: float | None) -> dict[str, Any] | None:
+    if time_limit_s is None and where.startswith(("http://", "https://")):
+        time_limit_s = LONGEST_REMOTE_S
+    return None if time_limit_s is None else {"executionTimeout": int(time_limit_s * 1000)}
+
+
+def _state(config: TrainingConfig) -> ModelState | None:
+    path = config.spec.model_state
+    return None if path is None else ModelState.load(path)
+
+
+def _with_program(model_config: dict[str, Any], client: Client) -> dict[str, Any]:
+    """The configuration with the program itself where it names a file."""
+    program = model_config.get("program")
+    if not isinstance(program, str) or program.startswith("sha256:"):
+        return model_config
+    path = Path(program)
+    try:
+        data = path.read_bytes() if path.is_absolute() else None
+    except OSError as error:
+        raise SpecError(
+            f"The program {path} can't be read ({error.strerror}); check 'model_config.program'."
+        ) from error
+    if data is None:
+        raise SpecError(
+            f"There is no file '{program:.100}'; 'model_config.program' is what torch.export.save "
+            "wrote."
+        )
+    if len(data) > _MAX_INLINE_BYTES:
+        return {**model_config, "program": client.put_blob(data)}
+    return {**model_config, "program": base64.b64encode(data).decode()}
