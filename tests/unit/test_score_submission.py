@@ -26,7 +26,7 @@ from visiondyno.errors import (
     TimeLimitExceeded,
     VisionDynoError,
 )
-from visiondyno.operations import confined_model, score_submission
+from visiondyno.operations import confined_model, worker_files
 from visiondyno.operations.context import OperationContext
 from visiondyno.sandbox.landlock import landlock_version
 
@@ -128,11 +128,13 @@ def test_the_workers_key_goes_to_its_own_address_only(
 ) -> None:
     opened: list[tuple[str | None, str | None]] = []
 
-    def note(url: str | None, folder: Path, api_key: str | None = None) -> FolderBlobs:
+    def note(
+        url: str | None, folder: Path, api_key: str | None, quota_bytes: int | None
+    ) -> FolderBlobs:
         opened.append((url, api_key))
         return FolderBlobs(folder)
 
-    monkeypatch.setattr(score_submission, "open_blobs", note)
+    monkeypatch.setattr(worker_files, "open_blobs", note)
     monkeypatch.setenv("VISIONDYNO_BLOBS_API_KEY", "vd_secret")
     job_input = {
         "operation": "score_submission",

@@ -4,7 +4,6 @@ The confined child gets the model, the images and nothing else. Labels, the spli
 rule stay here; what the child answers is checked before it is used.
 """
 
-import asyncio
 import base64
 import tempfile
 import time
@@ -12,15 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visiondyno.blobs.open import open_blobs
 from visiondyno.datasets.base import Dataset
-from visiondyno.errors import NotFound, OperationFailed
+from visiondyno.errors import OperationFailed
 from visiondyno.operations.confined_model import ConfinedRun, predict_confined
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.scoring import ScoringRules, map_predictions, score_predictions
 from visiondyno.operations.verified_data import open_verified
+from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.predictions import Predictions
-from visiondyno.settings import load_settings
 from visiondyno.specs.evaluation_task import EvaluationTask, SplitName
 from visiondyno.specs.operations import ScoreSubmissionInput
 from visiondyno.vision.accuracy import Accuracy
@@ -47,7 +45,9 @@ def run(spec: ScoreSubmissionInput, context: OperationContext) -> dict[str, Any]
     task = spec.task
     with tempfile.TemporaryDirectory(prefix="visiondyno-submission-") as folder:
         context.progress("fetching the model")
-        model = _fetch(spec, Path(folder))
+        model = WorkerFiles.of_this_worker(spec.blobs_url).fetch(
+            spec.model, spec.file_name, context.check
+        )
         dataset = _open(task, context)
         file = Path(folder) / "predictions.npz"
         found = predict_confined(spec, dataset, context, model, file)
@@ -67,28 +67,6 @@ def run(spec: ScoreSubmissionInput, context: OperationContext) -> dict[str, Any]
         "total_s": time.monotonic() - start_s,
         "notes": [*dataset.notes, *found.mapping.notes],
     }
-
-
-def _fetch(spec: ScoreSubmissionInput, folder: Path) -> Path:
-    """The model as a file on this machine, its content verified."""
-    settings = load_settings()
-    own_url, secret = settings.blobs_url, settings.blobs_api_key
-    # The worker's own address wins, and its key goes nowhere else: the other came with the job.
-    key = secret.get_secret_value() if own_url is not None and secret is not None else None
-
-    async def fetch() -> Path:
-        blobs = open_blobs(own_url or spec.blobs_url, settings.folder / "blobs", key)
-        try:
-            return await blobs.local_path(spec.model.removeprefix("sha256:"), folder / "blobs")
-        except NotFound as error:
-            raise NotFound(
-                f"{spec.file_name} isn't among this worker's blobs. Set VISIONDYNO_BLOBS_URL to "
-                "an address that server and workers share, and hand the model in again."
-            ) from error
-        finally:
-            await blobs.close()
-
-    return asyncio.run(fetch())
 
 
 def _open(task: EvaluationTask, context: OperationContext) -> Dataset:
