@@ -82,8 +82,13 @@ class ExportedConfig(_Part):
 class KerasConfig(_Part):
     """A model of Keras 3, run by its torch backend, with fresh weights.
 
+    Its loss is `loss_function`, on what it answers: leave a last softmax out for `cross_entropy`,
+    as of any torch module. What the model was compiled with isn't used.
+
     Attributes:
-        model: what `keras.Model.to_json` writes, as an object. Code in it (`Lambda`) is refused.
+        model: what `keras.Model.to_json` writes of a Sequential or functional model, as an object.
+            Code in it (`Lambda`, custom objects) is refused, and what training by torch would
+            leave out: regularisers, constraints, quantised layers.
     """
 
     type: Literal["keras"]

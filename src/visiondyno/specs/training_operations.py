@@ -60,6 +60,12 @@ class ModuleInput(OperationInput):
     def _none_is_the_default(cls, value: Any) -> Any:
         return {} if value is None else value
 
+    @model_validator(mode="after")
+    def _keras_is_not_compiled(self) -> Self:
+        if self.config.type == "keras" and self.hyperparameters.compile:
+            raise ValueError("'hyperparameters.compile' can't be used with a model of Keras")
+        return self
+
     @property
     def seed_used(self) -> int:
         """The seed, 0 where none is given."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from visiondyno.errors import MissingExtra, SpecError
 from visiondyno.specs.training import (
     ExportedConfig,
+    KerasConfig,
     ModelConfig,
     SequentialConfig,
     TimmConfig,
@@ -14,6 +15,7 @@ from visiondyno.specs.training import (
 )
 from visiondyno.training.arguments import one_line
 from visiondyno.training.exported import load_exported, read_program
+from visiondyno.training.keras_models import build_keras
 from visiondyno.training.layers import build_sequential
 from visiondyno.training.names import find_by_name, suggestion
 
@@ -43,8 +45,8 @@ def build_module(
 ) -> "nn.Module":
     """The module on the processor, in training mode.
 
-    Its weights are those that torch gives it after `torch.manual_seed(seed)`; the process's own
-    random state is left as it was.
+    Its weights are those that torch gives it after `torch.manual_seed(seed)` (a model of Keras:
+    those that Keras gives it by `seed`); the process's own random state is left as it was.
 
     Args:
         config: which module.
@@ -54,7 +56,8 @@ def build_module(
 
     Raises:
         SpecError: an unknown layer, model or argument; the message says which, and what there is.
-        MissingExtra: torch, timm or transformers isn't installed.
+        MissingExtra: torch, timm, transformers or Keras isn't installed.
+        Unavailable: this process has loaded Keras with another backend than torch.
     """
     try:
         import torch
@@ -62,16 +65,18 @@ def build_module(
         raise MissingExtra("torch", "Training") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build(config, open_blob, max_bytes).train()
+        return _build(config, seed, open_blob, max_bytes).train()
 
 
 def _build(
-    config: ModelConfig, open_blob: Callable[[str], bytes] | None, max_bytes: int
+    config: ModelConfig, seed: int, open_blob: Callable[[str], bytes] | None, max_bytes: int
 ) -> "nn.Module":
     if isinstance(config, SequentialConfig):
         return build_sequential(config, max_bytes=max_bytes)
     if isinstance(config, ExportedConfig):
         return load_exported(read_program(config.program, open_blob))
+    if isinstance(config, KerasConfig):
+        return build_keras(config, seed=seed, max_bytes=max_bytes)
     place = f"'model_config.arguments' of {config.name}"
     for name, hint in _REFUSED.items():
         if name in config.arguments:
