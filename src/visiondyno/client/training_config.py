@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from visiondyno.datasets.registry import builtin_datasets
 from visiondyno.errors import SpecError
+from visiondyno.report.format import plural
 from visiondyno.report.yaml_spec import dump_fields, read_fields, read_text
 from visiondyno.specs.inline_data import InlineData
 from visiondyno.specs.training import EarlyStopping, Hyperparameters, ModelConfig
@@ -56,13 +57,13 @@ class TrainingConfig:
         """What is trained on what, in a few words."""
         config = self.spec.config.model_dump()
         name = config.get("name") or {
-            "sequential": f"{len(config.get('layers', ()))} layers",
+            "sequential": plural(len(config.get("layers", ())), "layer"),
             "exported": "exported program",
             "keras": "Keras model",
         }.get(config["type"], config["type"])
         data = self.fields["training_data"]
         if isinstance(data, dict):
-            data = data.get("data") or f"{len(data['labels'])} inline samples"
+            data = data.get("data") or f"{plural(len(data['labels']), 'inline sample')}"
         return f"{name} on {data}"
 
     @property
