@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from visiondyno.errors import ModelError
-from visiondyno.state import decode, encode, from_module, identity, load_into
+from visiondyno.state import (
+    decode,
+    encode,
+    from_module,
+    from_safetensors,
+    from_tensors,
+    identity,
+    load_into,
+    to_safetensors,
+    to_tensors,
+)
 from visiondyno.state.torch_modules import _TORCH
 
 pytestmark = pytest.mark.torch
@@ -199,3 +209,55 @@ def test_modules_that_cannot_be_sent_are_refused(module: "torch.nn.Module", word
         from_module(module)
     with pytest.raises(ModelError, match=words):
         load_into(module, {})
+
+
+@pytest.mark.parametrize("attribute", sorted(_TORCH.values()))
+def test_tensors_of_every_dtype_and_shape_come_back_bit_for_bit(attribute: str) -> None:
+    dtype = getattr(torch, attribute)
+    bits = torch.arange(48, dtype=torch.uint8).reshape(2, 24) * 5
+    if dtype is torch.bool:
+        bits &= 1
+    whole = bits.view(dtype)
+    given = {"many": whole, "one": whole[0, 0], "none": whole[:0], "columns": whole.T}
+    found = to_tensors(from_safetensors(to_safetensors(from_tensors(given))))
+    assert found.keys() == given.keys()
+    for name, tensor in given.items():
+        assert found[name].dtype == dtype
+        assert found[name].shape == tensor.shape
+        assert bytes_of(found[name]) == bytes_of(tensor), name
+
+
+def bytes_of(tensor: "torch.Tensor") -> list[int]:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
+
+
+def test_an_optimisers_state_goes_on_after_a_round_trip() -> None:
+    module = network()
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(2, 3, 3, 3)).sum().backward()
+    optimizer.step()
+    held = optimizer.state_dict()["state"]
+    given = {f"{i}/{key}": value for i, entry in held.items() for key, value in entry.items()}
+    assert given["0/step"].dim() == 0
+    found = to_tensors(from_safetensors(to_safetensors(from_tensors(given))))
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
+
+
+def test_tensors_have_memory_of_their_own_unless_asked() -> None:
+    tensor = torch.zeros(3)
+    copied, shared = from_tensors({"a": tensor}), from_tensors({"a": tensor}, copy=False)
+    back = to_tensors(copied)["a"]
+    tensor += 1
+    assert copied["a"].tolist() == [0, 0, 0]
+    assert shared["a"].tolist() == [1, 1, 1]
+    back += 2
+    assert copied["a"].tolist() == [0, 0, 0]
+
+
+def test_tensors_that_cannot_be_sent_are_named() -> None:
+    with pytest.raises(ModelError, match=r"'a' .*complex128"):
+        from_tensors({"a": torch.zeros(2, dtype=torch.complex128)})
+    with pytest.raises(ModelError, match=r"'a' .*sparse"):
+        from_tensors({"a": torch.eye(2).to_sparse()})
+    with pytest.raises(ModelError, match=r"float128|longdouble"):
+        to_tensors({"a": np.zeros(2, np.longdouble)})

@@ -101,7 +101,10 @@ def _rearranged(data: Bytes, header: Header, move: Callable[[Bytes, Bytes, int],
     out = np.empty_like(data)
     out[: header.data_begin] = data[: header.data_begin]
     for begin, end, width in _runs(header):
-        move(data[begin:end], out[begin:end], width)
+        if data[begin:end].any():
+            move(data[begin:end], out[begin:end], width)
+        else:  # a difference of nothing, as from a client that sends back what it was given
+            out[begin:end] = 0
     return out
 
 
