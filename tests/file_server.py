@@ -135,3 +135,13 @@ def _send(handler: BaseHTTPRequestHandler, file: Served) -> None:
         handler.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
         return
     handler.wfile.write(body)
+
+
+class Waits:
+    """Takes the place of sleeping, and remembers for how long."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)

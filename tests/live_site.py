@@ -10,12 +10,25 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from comparison_factory import detector_comparison
+from contracts.executor_contract import run_test_operation
 from live_api import LiveApi
 from visiondyno.executors.base import Executor
 from visiondyno.job import JobRequest
+from visiondyno.operations.context import OperationContext
 from visiondyno.server import make_app
 from visiondyno.store.records import JobRecord
 from visiondyno.wiring import make_queue_executor
+
+
+def run_page_operation(job_input: dict[str, Any], context: OperationContext) -> dict[str, Any]:
+    """The contract's operations, and a comparison that was measured before."""
+    if job_input.get("operation") == "benchmark":
+        if "fake:fails" in job_input["models"]:
+            return run_test_operation({"operation": "refuse"}, context)
+        comparison = detector_comparison().model_dump(mode="json", by_alias=True)
+        return {"operation": "benchmark", "comparison": comparison}
+    return run_test_operation(job_input, context)
 
 
 class LiveSite(LiveApi):

@@ -1,4 +1,4 @@
-"""`dyno datasets` on every task; pulling is in test_pull.py."""
+"""`dyno datasets` on every task; pulling is in pull/test_pull_install.py."""
 
 from pathlib import Path
 

@@ -1,23 +1,21 @@
-"""Nothing accepted is lost: transports that forget, go down, repeat; a store that refuses."""
+"""Nothing accepted is lost: transports that forget, go down, repeat; services beside each other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contracts.executor_contract import request, run_test_operation
+from contracts.executor_contract import request
 from faulty_executors import FaultyExecutor, running_service
+from recorded_events import assert_whole, events_of, until_started, until_state_with_dispatch
 from visiondyno.blobs.folder import FolderBlobs
-from visiondyno.errors import SpecError, StorageFull, TransportDown
-from visiondyno.executors.inline import InlineExecutor
+from visiondyno.errors import TransportDown
 from visiondyno.job import JobState, Policy
 from visiondyno.service import Service
 from visiondyno.service import jobs as jobs_module
-from visiondyno.service.jobs import JobService
 from visiondyno.settings import Settings
-from visiondyno.store.records import NewJob, Observed, RecordedEvent
 from visiondyno.store.sql import open_store
 
 Scenario = Callable[[Service, FaultyExecutor], Awaitable[None]]
@@ -30,23 +28,6 @@ def check(folder: Path, scenario: Scenario) -> None:
             await scenario(service, executor)
 
     asyncio.run(main())
-
-
-async def events_of(jobs: JobService, job_id: str) -> list[RecordedEvent]:
-    return [event async for event in jobs.watch(job_id)]
-
-
-async def until_started(jobs: JobService, job_id: str) -> None:
-    async for recorded in jobs.watch(job_id):
-        if recorded.event.progress == {"stage": "started"}:
-            return
-
-
-def assert_whole(events: Sequence[RecordedEvent]) -> None:
-    """Numbers without gaps, and only the last event terminal."""
-    numbers = [one.event.number for one in events]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    assert [one.event.state.is_terminal for one in events] == [False] * (len(events) - 1) + [True]
 
 
 def test_a_job_is_accepted_while_the_transport_is_down_and_runs_later(tmp_path: Path) -> None:
@@ -110,11 +91,6 @@ def test_what_the_transport_forgets_is_put_back_and_runs(tmp_path: Path, is_deaf
         assert states[-1] == "CANCELLED"
 
     check(tmp_path, scenario)
-
-
-async def until_state_with_dispatch(service: Service, job_id: str, dispatch: int) -> None:
-    while (await service.jobs.get(job_id)).dispatch < dispatch:
-        await asyncio.sleep(0.005)
 
 
 def test_a_transport_that_delivers_twice_is_recorded_once(tmp_path: Path) -> None:
@@ -368,121 +344,6 @@ def test_a_watcher_sees_what_only_another_process_follows(tmp_path: Path) -> Non
             assert_whole(await watching)
 
     asyncio.run(main())
-
-
-class RefusingJobs:
-    """The real job store, but for what `refuses` says of a new job or an event."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self.refuses: Callable[[NewJob | Observed], Exception | None] = lambda _: None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def add(self, jobs: Sequence[NewJob]) -> None:
-        self._check(jobs)
-        self._store.add(jobs)
-
-    def record(self, observed: Sequence[Observed]) -> list[RecordedEvent]:
-        self._check(observed)
-        recorded: list[RecordedEvent] = self._store.record(observed)
-        return recorded
-
-    def _check(self, items: Sequence[NewJob | Observed]) -> None:
-        for item in items:
-            error = self.refuses(item)
-            if error is not None:
-                raise error
-
-
-def check_refusing(folder: Path, scenario: Callable[[Service, RefusingJobs], Any]) -> None:
-    async def main() -> None:
-        store = open_store(f"sqlite:///{folder / 'store.sqlite'}")
-        jobs = RefusingJobs(store.jobs)
-        store.jobs = jobs  # type: ignore[assignment]
-        executor = InlineExecutor(run_test_operation)
-        blobs = FolderBlobs(folder / "blobs")
-        async with (
-            asyncio.timeout(60),
-            Service(Settings(home=folder), store, executor, blobs) as service,
-        ):
-            await scenario(service, jobs)
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("kind", [StorageFull, SpecError, TransportDown])
-def test_a_refused_job_is_not_accepted_and_its_neighbours_are(
-    tmp_path: Path, kind: type[Exception]
-) -> None:
-    def refuse(item: NewJob | Observed) -> Exception | None:
-        poisoned = isinstance(item, NewJob) and item.request.input["say"] == "poison"
-        return kind("The disk is full; make room.") if poisoned else None
-
-    async def scenario(service: Service, jobs: RefusingJobs) -> None:
-        jobs.refuses = refuse
-        says = ["a", "b", "poison", "c"]
-        each = await asyncio.gather(
-            *(service.jobs.submit(request("echo", say=say)) for say in says),
-            return_exceptions=True,
-        )
-        refused = [answer for answer in each if isinstance(answer, BaseException)]
-        # A store that can't be reached isn't asked once for each of a batch.
-        assert len(refused) == (4 if kind is TransportDown else 1)
-        assert {type(error) for error in refused} == {kind}
-        for answer in each:
-            if not isinstance(answer, BaseException):
-                assert (await service.jobs.wait(answer.id, 30)).state == JobState.COMPLETED
-        assert sum((await service.jobs.counts()).values()) == 4 - len(refused)
-
-    check_refusing(tmp_path, scenario)
-
-
-def test_a_full_disk_holds_events_up_and_loses_none(tmp_path: Path) -> None:
-    async def scenario(service: Service, jobs: RefusingJobs) -> None:
-        left = [3]
-
-        def full(item: NewJob | Observed) -> Exception | None:
-            if isinstance(item, Observed) and item.event.number == 4 and left[0]:
-                left[0] -= 1
-                return StorageFull("The disk is full; make room.")
-            return None
-
-        jobs.refuses = full
-        job = await service.jobs.submit(request("echo", say="x", steps=8))
-        events = await events_of(service.jobs, job.id)
-        assert_whole(events)
-        assert [one.event.progress["done"] for one in events if one.event.progress] == [*range(8)]
-
-    check_refusing(tmp_path, scenario)
-
-
-def test_an_answer_that_cannot_be_stored_fails_its_job_alone(tmp_path: Path) -> None:
-    def refuse(item: NewJob | Observed) -> Exception | None:
-        if not isinstance(item, Observed):
-            return None
-        answer, progress = item.event.answer, item.event.progress
-        bad_answer = answer is not None and answer.output == {"said": "poison"}
-        bad_progress = progress is not None and progress.get("done") == 2
-        return ValueError("no such text") if bad_answer or bad_progress else None
-
-    async def scenario(service: Service, jobs: RefusingJobs) -> None:
-        jobs.refuses = refuse
-        poisoned = await service.jobs.submit(request("echo", say="poison", steps=4))
-        fine = [await service.jobs.submit(request("echo", say="x")) for _ in range(10)]
-        failed = await service.jobs.wait(poisoned.id, 30)
-        assert failed.state == JobState.FAILED
-        assert failed.answer is not None
-        assert failed.answer.error is not None
-        assert "could not be stored" in failed.answer.error.message
-        events = await events_of(service.jobs, poisoned.id)
-        assert_whole(events)
-        assert [e.event.progress["done"] for e in events if e.event.progress] == [0, 1, 3]
-        for job in fine:
-            assert (await service.jobs.wait(job.id, 30)).state == JobState.COMPLETED
-
-    check_refusing(tmp_path, scenario)
 
 
 def test_a_watcher_goes_on_where_a_retry_begins_while_it_reads(tmp_path: Path) -> None:
