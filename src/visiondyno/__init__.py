@@ -11,15 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Comparison", "VisionDynoError", "__version__", "compare", "evaluate", "predict"]
+__all__ = [
+    "AsyncClient",
+    "Callback",
+    "Client",
+    "Comparison",
+    "GPUTrainingOrchestrator",
+    "ModelState",
+    "RunPodGPUClient",
+    "Trainer",
+    "VisionDynoError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "predict",
+]
 
 if TYPE_CHECKING:
+    from visiondyno.client.async_client import AsyncClient
+    from visiondyno.client.callbacks import Callback
+    from visiondyno.client.client import Client
+    from visiondyno.client.model_state import ModelState
+    from visiondyno.client.runpod_names import GPUTrainingOrchestrator, RunPodGPUClient
+    from visiondyno.client.trainer import Trainer
     from visiondyno.errors import VisionDynoError
     from visiondyno.python_face import compare, evaluate, predict
     from visiondyno.report.comparison import Comparison
 
 # Imported at first use: `dyno --help` and a bare `import visiondyno` stay cheap.
 _HOMES = {
+    "AsyncClient": "visiondyno.client.async_client",
+    "Callback": "visiondyno.client.callbacks",
+    "Client": "visiondyno.client.client",
+    "GPUTrainingOrchestrator": "visiondyno.client.runpod_names",
+    "ModelState": "visiondyno.client.model_state",
+    "RunPodGPUClient": "visiondyno.client.runpod_names",
+    "Trainer": "visiondyno.client.trainer",
     "Comparison": "visiondyno.report.comparison",
     "VisionDynoError": "visiondyno.errors",
     "compare": "visiondyno.python_face",

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
         rate_limit_per_minute: requests of one key (or address) a minute; 0 turns it off.
         max_upload_bytes, max_run_bytes, max_runsync_bytes: limits of request bodies.
         webhook_secret: signs webhooks; made and kept in `home` if None.
+        runpod_endpoint_id, runpod_api_key: of the endpoint that a RunPod client names when told
+            of no other.
         tasks_dir: a folder of evaluation tasks (YAML) beside the built-in ones.
     """
 
@@ -93,6 +95,12 @@ class Settings(BaseSettings):
     max_run_bytes: Annotated[int, Field(gt=0)] = 10_000_000
     max_runsync_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     webhook_secret: SecretStr | None = None
+    runpod_endpoint_id: Annotated[
+        str | None, Field(validation_alias=_names("RUNPOD_ENDPOINT_ID"))
+    ] = None
+    runpod_api_key: Annotated[
+        SecretStr | None, Field(validation_alias=_names("RUNPOD_API_KEY"))
+    ] = None
     tasks_dir: Path | None = None
 
     @property

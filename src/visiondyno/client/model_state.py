@@ -1,7 +1,6 @@
 """Weights as a value: immutable, named by its hash, kept as safetensors, loaded into any module."""
 
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from visiondyno.errors import ModelError, NotFound, StorageFull, VisionDynoError
+from visiondyno.client.whole_file import write_whole
+from visiondyno.errors import ModelError, NotFound, VisionDynoError
 from visiondyno.state import from_module, from_safetensors, identity, load_into, to_safetensors
 from visiondyno.state.writing import size_bytes
 
@@ -132,22 +132,7 @@ class ModelState(Mapping[str, Array]):
         Raises:
             StorageFull: it can't be written.
         """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        try:
-            try:
-                with partial.open("xb") as file:
-                    file.write(bytes(self))
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageFull(
-                f"The model state can't be written to {target} ({error.strerror}); name a folder "
-                "that exists, may be written and has room."
-            ) from error
+        write_whole(Path(path), bytes(self), "The model state")
 
     @property
     def sha256(self) -> str:
@@ -199,8 +184,8 @@ class ModelState(Mapping[str, Array]):
         return _restored, (bytes(self), self.trained)
 
     def __repr__(self) -> str:
-        size_mb = self.size_bytes / 1e6
-        return f"<ModelState {self.sha256[:12]}: {len(self)} tensors, {size_mb:.3g} MB>"
+        size = f"{len(self)} tensors, {self.size_bytes:,} bytes"
+        return f"<ModelState {self.sha256[:12]}: {size}>"
 
 
 def _restored(data: bytes, trained: TrainedSoFar) -> ModelState:

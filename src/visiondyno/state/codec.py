@@ -149,6 +149,20 @@ def encode(
     )
 
 
+def encode_held(state: State, sha256: str) -> EncodedState:
+    """A state that the receiver has said it holds, as the difference of nothing: some bytes a name.
+
+    Args:
+        state: the state.
+        sha256: its identity.
+    """
+    metadata = {_BASE: sha256, _SHA256: sha256}
+    packed = pack(to_safetensors(delta.differences(state, state), metadata), 1)
+    return EncodedState(
+        "delta" + _PACKED, packed, sha256, size_bytes(state), base_sha256=sha256, decoded=state
+    )
+
+
 def decode(
     data: bytes,
     format_name: str,

@@ -1,0 +1,52 @@
+"""What the methods of the trainer take beside what is trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from visiondyno.client.callbacks import Callback
+from visiondyno.client.client import AnyPolicy
+from visiondyno.specs.training import EarlyStopping, Hyperparameters
+
+AnyHyperparameters = Hyperparameters | Mapping[str, Any] | None
+
+
+class JobOptions(TypedDict, total=False):
+    """What every method of the trainer takes beside its own.
+
+    Attributes:
+        device: `auto` (the first GPU where there is one), `cpu`, `cuda`, `cuda:1`.
+        threads: of torch on the worker's processor.
+        policy: limits of the job, such as `{"executionTimeout": 3_600_000}` (milliseconds);
+            without it, servers and RunPod stop a job after ten minutes.
+        input_shape: of one sample, without the batch: to export a module of your own where the
+            data lie elsewhere.
+    """
+
+    device: str
+    threads: int
+    policy: AnyPolicy
+    input_shape: Sequence[int]
+
+
+class TrainOptions(JobOptions, total=False):
+    """What `Trainer.train_model` takes beside.
+
+    Attributes:
+        early_stopping: `{"monitor": "val_loss", "patience": 3, …}`; see `EarlyStopping`.
+        seed: of weights, of the order of samples and of dropout.
+        callbacks: for this training only, after the trainer's own.
+    """
+
+    early_stopping: EarlyStopping | Mapping[str, Any] | None
+    seed: int | None
+    callbacks: Sequence[Callback]
+
+
+class TrialOptions(TrainOptions, total=False):
+    """What `Trainer.hyperparameter_trial` takes beside.
+
+    Attributes:
+        monitor: the metric that is reported to the trial: `val_loss` if left out.
+    """
+
+    monitor: str
