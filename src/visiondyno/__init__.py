@@ -67,6 +67,4 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """`%load_ext visiondyno`: the cell magic `%%dyno_train`."""
-    from visiondyno.client.notebook import load
-
-    load(shell)
+    importlib.import_module("visiondyno.client.notebook").load(shell)
