@@ -27,7 +27,7 @@ from visiondyno.client.training_report import (
 )
 from visiondyno.client.training_run import run_training
 from visiondyno.errors import SpecError
-from visiondyno.report.format import number, shorten
+from visiondyno.report.format import number, plural, shorten
 from visiondyno.report.yaml_spec import read_value
 
 _EPILOG = (
@@ -159,17 +159,14 @@ def _keeping_what_is_known(folder: TrainingFolder, watch: TrainingWatch) -> Iter
     try:
         yield
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        if interrupted:
+        if isinstance(error, KeyboardInterrupt):
             watch.ended = "It was interrupted."
         watch.put_before(folder.earlier_history())
         folder.write_unfinished(watch)
         if watch.history:
-            click.echo(f"{len(watch.history)} epochs were done; see {folder.path}.", err=True)
-        if interrupted:
-            click.echo(
-                "The same command goes on from the last checkpoint that its worker kept.", err=True
-            )
+            done = f"Done: {plural(len(watch.history), 'epoch')}, written to {folder.path}."
+            again = "The same command goes on from the last checkpoint that its worker kept."
+            click.echo(f"{done} {again}", err=True)
         raise
 
 

@@ -11,7 +11,9 @@ from visiondyno.client.callbacks import Callback
 from visiondyno.job import JobEvent
 from visiondyno.report.training import epoch_cells, epoch_columns
 
-_WIDTH = 12
+_WIDTH = 14
+_ASIDE = frozenset({"top5_accuracy"})
+"""Left to the page: a line must fit a terminal."""
 
 
 class TrainingDisplay(Display, Callback):
@@ -54,7 +56,9 @@ class TrainingDisplay(Display, Callback):
     def on_epoch_end(self, record: dict[str, Any]) -> None:
         """One line; before the first the names of its columns."""
         if not self._columns:
-            self._columns = epoch_columns([record])
+            self._columns = [
+                column for column in epoch_columns([record]) if column[1] not in _ASIDE
+            ]
             names = [f"{part.removesuffix('_metrics')} {name}" for part, name in self._columns]
             self._line(_row("epoch", [*names, "seconds"]))
         now_s = self._clock()
