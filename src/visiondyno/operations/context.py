@@ -1,5 +1,6 @@
 """What an operation is given besides its input: a way to tell its progress and to be stopped."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,12 @@ class OperationContext:
         """Tell what is being done: `stage` in words, and facts such as `done` and `total`."""
         self.check()
         self._on_progress({"stage": stage, **facts})
+
+    def within(self, **facts: Any) -> "OperationContext":
+        """The same line for a part of the operation: its progress carries `facts` too."""
+        part = copy.copy(self)
+        part._on_progress = lambda progress: self._on_progress(progress | facts)
+        return part
 
     @contextmanager
     def model(self, reference: str, options: "LoadOptions") -> "Iterator[LoadedModel]":
