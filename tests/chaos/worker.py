@@ -9,7 +9,8 @@ from typing import Any
 from chaos.processes import ENTRY
 from visiondyno.executors.open_queue import open_queue
 from visiondyno.executors.scaling import ScaleLimits
-from visiondyno.executors.supervisor import Supervisor, SupervisorOptions
+from visiondyno.executors.supervisor import Supervisor
+from visiondyno.executors.supervisor_options import SupervisorOptions
 
 
 def main(options: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 from click.testing import CliRunner
 
-from services import free_port
+from services import RedisInstance, free_port, redis_server
 from visiondyno.cli import worker
 from visiondyno.errors import SpecError
 from visiondyno.executors.open_queue import open_queue
@@ -157,6 +158,63 @@ def test_a_redis_that_is_not_up_yet_is_waited_for(tmp_path: Path) -> None:
         log = tmp_path / "log"
         until(lambda: f"127.0.0.1:{port} can't be reached" in log.read_text())
         assert process.poll() is None
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisInstance]:
+    with redis_server(tmp_path / "redis") as instance:
+        yield instance
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "value", "says"),
+    [
+        ("worker", "requirepass", "sesame", "doesn't let us in"),
+        ("worker", "maxmemory-policy", "allkeys-lru", "may evict jobs"),
+        ("up", "requirepass", "sesame", "doesn't let us in"),
+    ],
+    ids=["password", "eviction", "password of a server"],
+)
+def test_a_redis_that_is_set_up_wrong_ends_it(
+    tmp_path: Path, own_redis: RedisInstance, command: str, setting: str, value: str, says: str
+) -> None:
+    with redis.Redis(port=own_redis.port) as client:
+        client.config_set(setting, value)
+    rest = ["--port", "0", "--home", "home", "--workers", "1"] if command == "up" else []
+    dyno = [sys.executable, "-c", "from visiondyno.cli import main; main()", command]
+    ended = subprocess.run(
+        [*dyno, "--redis", own_redis.url, *rest],
+        cwd=tmp_path,
+        env=environ(),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2
+    errors = [line for line in ended.stderr.splitlines() if "worker for the queue" not in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("Error: Redis at 127.0.0.1")
+    assert says in errors[0]
+
+
+def test_a_password_that_changes_while_it_works_is_waited_for(
+    tmp_path: Path, own_redis: RedisInstance
+) -> None:
+    """What runs must not be thrown away because somebody else's change is half done."""
+    with workers(tmp_path, "--redis", own_redis.url) as process:
+        queue = open_queue(own_redis.url)
+        until(lambda: len(idle(queue)) == 1)
+        with redis.Redis(port=own_redis.port) as client:
+            client.config_set("requirepass", "sesame")
+            client.client_kill_filter(_type="normal", skipme=True)
+            client.client_kill_filter(_type="pubsub")
+            until(lambda: "doesn't let us in" in (tmp_path / "log").read_text())
+            assert process.poll() is None
+            client.config_set("requirepass", "")
+        put(queue, "later", '{"operation": "mirror", "text": "x"}')
+        until(lambda: state(queue, "later") == JobState.COMPLETED)
+        queue.close()
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,13 @@ def test_a_wrong_password_is_told_without_it(own_redis: RedisInstance, user: str
     queue.close()
 
 
+def test_a_database_that_redis_has_not_is_told(redis_url: str) -> None:
+    queue = RedisQueue(redis_url.removesuffix("0") + "99")
+    with pytest.raises(SpecError, match="no database of that number"):
+        queue.put([job("a")])
+    queue.close()
+
+
 @pytest.mark.parametrize("url", ["http://u:s3cret@h", "redis://u:s3cret@h:port", "s3cret", ""])
 def test_a_url_that_is_none_is_told_without_its_password(url: str) -> None:
     with pytest.raises(SpecError, match="redis://HOST:6379/0") as raised:

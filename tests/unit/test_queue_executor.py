@@ -114,12 +114,15 @@ def test_a_feed_that_is_silent_altogether_only_costs_time() -> None:
     run(scenario)
 
 
-def test_a_transport_that_is_down_for_a_while_is_asked_again() -> None:
+@pytest.mark.parametrize("error", [TransportDown("away"), SpecError("its password changed")])
+def test_a_transport_that_is_down_for_a_while_is_asked_again(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario(executor: QueueExecutor, queue: FaultyQueue, workers: SqliteQueue) -> None:
         job_id = await executor.submit(REQUEST)
         watching = asyncio.create_task(states(executor, job_id))
         await asyncio.sleep(0.03)
-        queue.feed_error = TransportDown("away")
+        queue.feed_error = error
         work_off(workers)
         await asyncio.sleep(0.05)
         assert not watching.done()
@@ -127,6 +130,8 @@ def test_a_transport_that_is_down_for_a_while_is_asked_again() -> None:
         assert (await watching)[-1] == JobState.COMPLETED
 
     run(scenario)
+    assert str(error) in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_defect_of_the_reader_reaches_the_watchers_and_the_next_ones_read_again(

@@ -51,7 +51,10 @@ def test_a_whole_service_is_ready(tmp_path: Path) -> None:
 
 def test_no_worker_is_said_unless_none_is_needed(tmp_path: Path) -> None:
     checks = checks_of(tmp_path, NoWorkers)
-    assert "dyno worker" in checks["workers"]
+    assert "this server starts its own" in checks["workers"]
+    redis = checks_of(tmp_path, NoWorkers, redis_url="redis://host")
+    assert "dyno worker --redis URL" in redis["workers"]
+    assert "its own" not in redis["workers"]
     assert checks["queue"] == "ok"
     assert set(checks_of(tmp_path, NoWorkers, workers_min=0).values()) == {"ok"}
 

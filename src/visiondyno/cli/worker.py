@@ -12,7 +12,8 @@ from visiondyno.cli import options
 from visiondyno.errors import SpecError
 from visiondyno.executors.open_queue import is_redis, open_queue
 from visiondyno.executors.scaling import ScaleLimits
-from visiondyno.executors.supervisor import Supervisor, SupervisorOptions
+from visiondyno.executors.supervisor import Supervisor
+from visiondyno.executors.supervisor_options import SupervisorOptions
 from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.settings import load_settings
 

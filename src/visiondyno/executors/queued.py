@@ -236,7 +236,7 @@ class QueueExecutor(Executor):
                     if loop.time() >= next_sweep_s:
                         await self._call(lambda queue: queue.sweep())
                         next_sweep_s = loop.time() + _SWEEP_S
-                except Unavailable as error:
+                except (Unavailable, SpecError) as error:  # away, or set up wrong until mended
                     if loop.time() >= say_again_s:  # an outage of hours fills no disk
                         _log.warning("%s", error)
                         say_again_s = loop.time() + _SAY_AGAIN_S

@@ -110,6 +110,11 @@ class RedisConnection:
                 f"Redis at {self.place} doesn't let us in; "
                 "correct user and password in VISIONDYNO_REDIS_URL."
             )
+        if "DB index" in text:
+            return SpecError(
+                f"Redis at {self.place} has no database of that number; "
+                "correct the end of VISIONDYNO_REDIS_URL."
+            )
         # Before Redis 7 a script's errors come wrapped: only their text tells them apart.
         if isinstance(error, OutOfMemoryError) or "OOM command" in text or "MISCONF" in text:
             return StorageFull(

@@ -10,13 +10,14 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
-from visiondyno.errors import TransportDown, VisionDynoError
-from visiondyno.executors.queue import DEFAULT_LEASE_S, Bell, Claim, JobQueue, Outcome
-from visiondyno.executors.scaling import ScaleLimits, processes_to_start, processes_to_stop
+from visiondyno.errors import SpecError, TransportDown, VisionDynoError
+from visiondyno.executors.queue import Bell, Claim, JobQueue, Outcome
+from visiondyno.executors.scaling import processes_to_start, processes_to_stop
 from visiondyno.executors.slot import Slot
+from visiondyno.executors.supervisor_options import SupervisorOptions
 from visiondyno.executors.worker_facts import MachineFacts
 from visiondyno.executors.worker_messages import outcome_of, progress_of_log, timed_out
 from visiondyno.executors.worker_pipe import WorkerPipe
@@ -33,28 +34,6 @@ _RETRY_S = 0.5
 _SAY_AGAIN_S = 30.0
 _MOST_KEPT_REPORTS = 10_000
 """Progress kept for a queue that can't be reached; older progress is dropped, answers never are."""
-DEFAULT_ENTRY = "visiondyno.worker:run"
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorOptions:
-    """What `dyno up` and `dyno worker` decide.
-
-    Attributes:
-        name: prefix of the workers' names.
-        entry: `package.module:function` that runs a job's input.
-        scale: how many processes.
-        lease_s: how long a claim holds without renewal.
-        gpu_memory_fraction: each worker's share of the GPU's memory, or None.
-        environ: of the workers.
-    """
-
-    scale: ScaleLimits
-    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
-    entry: str = DEFAULT_ENTRY
-    lease_s: float = DEFAULT_LEASE_S
-    gpu_memory_fraction: float | None = None
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
 class Supervisor:
@@ -90,7 +69,11 @@ class Supervisor:
         os.write(self._stop_w, b"!")
 
     def run(self) -> None:
-        """Serve the queue until `stop`. Leaves no process and no lease behind."""
+        """Serve the queue until `stop`. Leaves no process and no lease behind.
+
+        Raises:
+            SpecError: the queue is set up wrong, and nothing was ever told it (unless `patient`).
+        """
         self._selector.register(self._stop_r, selectors.EVENT_READ, self._read_stop)
         try:
             while not self._is_over():
@@ -107,6 +90,8 @@ class Supervisor:
             self._settle(now_s)
             self._keep_house(now_s)
         except VisionDynoError as error:
+            if isinstance(error, SpecError) and not (self._announced or self._options.patient):
+                raise
             if now_s >= self._say_again_s:  # an outage of hours fills no disk
                 _log.warning("%s", error)
                 self._say_again_s = now_s + _SAY_AGAIN_S
@@ -377,7 +362,7 @@ class Supervisor:
                 self._unwatch(slot)
                 slot.stop()
         try:
-            if self._queue is not None:
+            if self._queue is not None and self._announced:
                 with self._queue.together():
                     self._queue.report(self._reports)
                     self._queue.finish(self._outcomes)

@@ -21,7 +21,8 @@ from typing import IO
 from visiondyno.executors.open_queue import open_queue
 from visiondyno.executors.queue import DEFAULT_LEASE_S, DEFAULT_RETENTION_S
 from visiondyno.executors.scaling import ScaleLimits
-from visiondyno.executors.supervisor import DEFAULT_ENTRY, Supervisor, SupervisorOptions
+from visiondyno.executors.supervisor import Supervisor
+from visiondyno.executors.supervisor_options import DEFAULT_ENTRY, SupervisorOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def serve(stdin: IO[bytes]) -> None:
             scale=ScaleLimits(workers.least, workers.most, workers.idle_timeout_s),
             lease_s=workers.lease_s,
             gpu_memory_fraction=workers.gpu_memory_fraction,
+            patient=True,  # the server says what is wrong to whoever asks, and may be mended
         ),
     )
 

@@ -1,10 +1,11 @@
 """Whether the service can take and run jobs now."""
 
 import asyncio
+import contextlib
 import shutil
 from dataclasses import dataclass
 
-from visiondyno.errors import VisionDynoError
+from visiondyno.errors import Unavailable, VisionDynoError
 from visiondyno.executors.base import Executor
 from visiondyno.service.recorder import Recorder
 from visiondyno.settings import Settings
@@ -27,6 +28,17 @@ class Readiness:
 
     ready: bool
     checks: dict[str, str]
+
+
+async def refuse_wrong_setup(executor: Executor) -> None:
+    """Return unless the queue is set up wrong; one that is away or silent may come back.
+
+    Raises:
+        SpecError: what to correct.
+    """
+    with contextlib.suppress(Unavailable, TimeoutError):
+        async with asyncio.timeout(_TIMEOUT_S):
+            await executor.health()
 
 
 async def look(
@@ -68,7 +80,9 @@ async def _queue_and_workers(settings: Settings, executor: Executor) -> tuple[st
         return error.message, "Unknown: the queue can't be asked."
     if known or health.workers_ready + health.workers_busy or settings.workers_min == 0:
         return OK, OK
-    return OK, "No worker is there; start one with: dyno worker (dyno up starts its own)."
+    if settings.queue_url is None:
+        return OK, "No worker is there yet; this server starts its own, or its log says why not."
+    return OK, "No worker is there; start one for this server's Redis with: dyno worker --redis URL"
 
 
 def _disk(settings: Settings) -> str:

@@ -49,11 +49,12 @@ class Service:
         """Take up what an earlier process left: open jobs, results, deliveries.
 
         Raises:
-            SpecError: the webhook secret is wrong.
+            SpecError: the webhook secret is wrong, or the queue is set up wrong.
             TransportDown: the store can't be read.
         """
         secret = await asyncio.to_thread(load_secret, self.settings)
         self._webhooks = Webhooks(self.store.webhooks, self.jobs.recorder, secret, self._clock)
+        await readiness.refuse_wrong_setup(self.executor)
         await self.executor.start()
         await self.jobs.start()
         await self.comparisons.start()
