@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 from visiondyno.blobs.base import BlobStore
 from visiondyno.errors import SpecError
@@ -26,19 +27,19 @@ class UnsetBlobs(BlobStore):
         expected_sha256: str | None = None,  # noqa: ARG002
         max_bytes: int | None = None,  # noqa: ARG002
     ) -> str:
-        raise SpecError(self._why)
+        self._refuse()
 
     async def open(self, sha256: str) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
-        nothing: tuple[bytes, ...] = ()
-        for chunk in nothing:  # makes it the generator that the contract asks for
-            yield chunk
-        raise SpecError(self._why)
+        yield self._refuse()
 
     async def has(self, sha256: str) -> bool:  # noqa: ARG002
-        raise SpecError(self._why)
+        self._refuse()
 
     async def size(self, sha256: str) -> int:  # noqa: ARG002
-        raise SpecError(self._why)
+        self._refuse()
 
     async def local_path(self, sha256: str, cache: Path) -> Path:  # noqa: ARG002
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
         raise SpecError(self._why)

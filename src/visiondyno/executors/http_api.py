@@ -103,7 +103,11 @@ class HttpApi:
             SpecError: it is closed.
         """
         if self._http.is_closed:
-            raise SpecError("This executor is closed; make a new one.")
+            raise self.closed_error()
+
+    def closed_error(self) -> SpecError:
+        """What is asked after `close` is this error."""
+        return SpecError("This executor is closed; make a new one.")
 
     async def ask(
         self,

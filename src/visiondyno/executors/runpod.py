@@ -19,11 +19,12 @@ from visiondyno.executors.server_wire import (
     checked_url,
     endpoint_health,
     foreign_error,
+    idempotency_key,
     job_id_of,
     path_part,
     request_body,
 )
-from visiondyno.job import JobEvent, JobRequest, JobState, new_job_id
+from visiondyno.job import JobEvent, JobRequest, JobState
 
 MAX_REQUEST_BYTES = 10_000_000
 """What RunPod's `/run` takes."""
@@ -120,7 +121,7 @@ class RunPodExecutor(Executor):
                 "(VISIONDYNO_BLOBS_URL) and refer to it."
             )
         if job_id is None:
-            return await self._run(body, new_job_id())
+            return await self._run(body, None)
         lock = self._submitting.setdefault(job_id, asyncio.Lock())
         async with lock:
             if job_id not in self._theirs:
@@ -193,8 +194,8 @@ class RunPodExecutor(Executor):
             job.looking.add_done_callback(_retrieve)
         look = job.looking
         await asyncio.wait([look])
-        if look.cancelled():
-            self._api.check_open()
+        if look.cancelled():  # by `close` alone
+            raise self._api.closed_error()
         look.result()
 
     async def _look(self, job: SeenJob) -> None:
@@ -246,16 +247,17 @@ class RunPodExecutor(Executor):
         now_s = self._clock()
         for job in list(self._ended.values()):  # in the order of their ends
             is_too_much = kept_bytes > _KEPT_BYTES and len(self._ended) > 1
-            if not is_too_much and now_s - (job.ended_s or now_s) < RETENTION_S:
+            if not is_too_much and now_s - job.ended_s < RETENTION_S:
                 return
             kept_bytes -= job.received_bytes
             del self._ended[job.id], self._seen[job.id]
 
     # ---- asking
 
-    async def _run(self, body: bytes, key: str) -> str:
+    async def _run(self, body: bytes, job_id: str | None) -> str:
+        headers = {"Idempotency-Key": idempotency_key(job_id)}
         found = await self._api.ask_json(
-            "POST", "/run", body=body, headers={"Idempotency-Key": key}, is_repeatable=False
+            "POST", "/run", body=body, headers=headers, is_repeatable=False
         )
         return job_id_of(found, self._api.url)
 

@@ -1,6 +1,7 @@
 """One job of a RunPod endpoint as events: what was seen of it, in order and numbered here."""
 
 import asyncio
+import math
 
 from visiondyno.executors.runpod_wire import JobStatus
 from visiondyno.executors.server_wire import Json
@@ -22,7 +23,7 @@ class SeenJob:
         pause_s: how long to wait before the next look; grows while nothing happens.
         looking: the look that is under way, for all who watch.
         received_bytes: of all answers about it.
-        ended_s: when its end was seen, by the executor's clock; None before.
+        ended_s: when its end was seen, by the executor's clock; infinity before.
     """
 
     def __init__(self, job_id: str, theirs: str) -> None:
@@ -33,7 +34,7 @@ class SeenJob:
         self.pause_s = 0.0
         self.looking: asyncio.Task[None] | None = None
         self.received_bytes = 0
-        self.ended_s: float | None = None
+        self.ended_s = math.inf
 
     @property
     def state(self) -> JobState | None:

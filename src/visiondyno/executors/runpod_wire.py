@@ -26,6 +26,9 @@ from visiondyno.executors.server_wire import Json, foreign_error, problem_error
 from visiondyno.job import JobAnswer, JobError, JobState
 
 _QUOTED_CHARACTERS = 300
+_BEFORE_TRACE = " \ntraceback: "
+"""In the text of what a handler raised that yields."""
+_SENTENCES = ("error", "detail", "message", "title")
 _REFUSED: dict[int, tuple[type[VisionDynoError], str]] = {
     400: (SpecError, "Correct the job's input, policy or webhook"),
     401: (Unauthorized, "Check the API key (RUNPOD_API_KEY)"),
@@ -147,7 +150,10 @@ def job_error(given: Any) -> JobError:
         if isinstance(raised, str):
             return _raised(raised, found)
     text = given if isinstance(given, str) else json.dumps(given)
-    return JobError(code=OperationFailed.code, message=text)
+    message, is_split, trace = text.partition(_BEFORE_TRACE)
+    return JobError(
+        code=OperationFailed.code, message=message, traceback=trace if is_split else None
+    )
 
 
 def refusal(response: httpx.Response) -> VisionDynoError:
@@ -158,9 +164,21 @@ def refusal(response: httpx.Response) -> VisionDynoError:
     kind, next_step = _REFUSED.get(response.status_code, (None, ""))
     if kind is None:
         return foreign_error(response)
-    said = " ".join(response.text.split())[:_QUOTED_CHARACTERS]
+    said = _said(response)
     url = response.request.url
     return kind(f"{url} answered {response.status_code}{f' ({said})' if said else ''}. {next_step}")
+
+
+def _said(response: httpx.Response) -> str:
+    text = response.text
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        texts = [found[key] for key in _SENTENCES if isinstance(found.get(key), str)]
+        text = texts[0] if texts else text
+    return " ".join(text.split())[:_QUOTED_CHARACTERS]
 
 
 def _raised(raised: str, found: Json) -> JobError:

@@ -14,6 +14,7 @@ from visiondyno.executors.http_api import ATTEMPTS, HttpApi, Later, Sleep
 from visiondyno.executors.server_wire import (
     EventReader,
     endpoint_health,
+    idempotency_key,
     job_event,
     job_id_of,
     path_part,
@@ -21,7 +22,7 @@ from visiondyno.executors.server_wire import (
     request_body,
 )
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
-from visiondyno.job import JobEvent, JobRequest, new_job_id
+from visiondyno.job import JobEvent, JobRequest
 
 _SILENCE_S = 60.0
 """An event stream that says nothing for so long, not even a ping, is opened anew."""
@@ -92,7 +93,7 @@ class ServerExecutor(Executor):
             "POST",
             f"{self._endpoint}/run",
             body=request_body(request),
-            headers={"Idempotency-Key": job_id or new_job_id()},
+            headers={"Idempotency-Key": idempotency_key(job_id)},
         )
         theirs = job_id_of(found, self._api.url)
         if job_id is None:

@@ -1,6 +1,8 @@
 """How a server's HTTP API is read and written: its address, jobs, problem documents, events."""
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +18,11 @@ from visiondyno.errors import (
     error_classes,
 )
 from visiondyno.executors.base import ExecutorHealth
-from visiondyno.job import JobAnswer, JobError, JobEvent, JobRequest, JobState
+from visiondyno.job import JobAnswer, JobError, JobEvent, JobRequest, JobState, new_job_id
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+_HEADER_TOKEN = re.compile(r"[\x21-\x7e]{1,255}")
 
 Json = dict[str, Any]
 
@@ -69,7 +73,16 @@ def key_headers(api_key: str | None) -> dict[str, str]:
 
 def path_part(text: str) -> str:
     """`text` as one part of a path."""
-    return quote(text, safe="")
+    return quote(text, safe="", errors="replace")
+
+
+def idempotency_key(job_id: str | None) -> str:
+    """The key that makes a submission under `job_id` one job, however often it is made."""
+    if job_id is None:
+        return new_job_id()
+    if _HEADER_TOKEN.fullmatch(job_id):
+        return job_id
+    return hashlib.sha256(job_id.encode(errors="surrogatepass")).hexdigest()
 
 
 def request_body(request: JobRequest) -> bytes:
