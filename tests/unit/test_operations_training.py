@@ -1,7 +1,9 @@
 """`train_epoch`, `train` and `evaluate` of modules: what they answer, and what they leave alone."""
 
 import contextlib
+import io
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from training_cases import CLASSES, MLP, class_samples, torch
 
 from visiondyno.errors import (
     Cancelled,
+    MissingExtra,
     ModelError,
     OperationFailed,
     SpecError,
@@ -452,6 +455,26 @@ def test_metrics_are_numbers_or_the_job_fails(targets: list[float], loss: str) -
     }
     with contextlib.suppress(OperationFailed):
         assert done(job)["metrics"]["samples_processed"] == len(targets)
+
+
+def test_without_torch_the_operation_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match="'torch'"):
+        run(EPOCH, OperationContext())
+
+
+def test_a_module_comes_as_the_blob_of_a_program() -> None:
+    program = torch.export.export(torch.nn.Linear(4, CLASSES), (torch.zeros(2, 4),))
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    name = WorkerFiles.of_this_worker().publish(buffer.getvalue())
+    of_program = {"type": "exported", "program": name}
+    data_of_two = {"features": data(2)["features"], "labels": [0, 1]}
+    answer = done(EPOCH | {"model_config": of_program, "training_data": data_of_two})
+    assert {n: array.shape for n, array in weights(answer).items()} == {
+        "weight": (CLASSES, 4),
+        "bias": (CLASSES,),
+    }
 
 
 def test_every_class_has_its_output() -> None:

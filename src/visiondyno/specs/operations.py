@@ -1,6 +1,9 @@
 """One input an operation, versioned by the job contract (SPEC: the job contract)."""
 
-from typing import Annotated, Any, Literal
+import inspect
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -127,15 +130,43 @@ def parse(kind: type[BaseModel], payload: Any, what: str) -> Any:
     try:
         return kind.model_validate(payload)
     except ValidationError as error:
-        raise SpecError(f"{what}: {describe_validation(error)}") from error
+        raise SpecError(f"{what}: {describe_validation(error)}{_meant(kind, error)}") from error
 
 
 def describe_validation(error: ValidationError) -> str:
     """The first problem of a pydantic error in one sentence, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the whole"
+    place = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     given = first.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
-    return f"'{place}': {first['msg']}{shown}{more}"
+    shown = f", got {given!r:.200}" if isinstance(given, str | int | float | bool | None) else ""
+    said = first["msg"].removeprefix("Value error, ")
+    return f"'{place}': {said}{shown}{more}" if place else f"{said}{shown}{more}"
+
+
+def _meant(kind: type[BaseModel], error: ValidationError) -> str:
+    """What to add where a field is unknown: the nearest known one."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] != "extra_forbidden":
+        return ""
+    *path, name = (str(part) for part in first["loc"])
+    models: set[type[BaseModel]] = {kind}
+    for part in path:  # what isn't a field is the tag of a union, or an index
+        found = {inner for model in models for inner in _models_in(_field_type(model, part))}
+        models = found or models
+    known = [field.alias or own for model in models for own, field in model.model_fields.items()]
+    near = get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _field_type(model: type[BaseModel], name: str) -> Any:
+    fields = {field.alias or own: field for own, field in model.model_fields.items()}
+    return fields[name].annotation if name in fields else None
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SCANNED_AT_ONCE = 1024
+_NAMED_BY_SHAPES = ("mat1 and mat2", "mat1 dim", "size mismatch")
 
 
 def check_training(
@@ -228,7 +229,10 @@ def _layer_error(
     if "more than 1 value per channel" in str(error):
         says = "expects more than one value a channel, to normalise by"
         more = " A batch has one sample: change 'batch_size', or set 'drop_last' to leave it out."
-    return SpecError(f"{place} {says}, got samples of shape {shape} ({one_line(error)}).{more}")
+    # What torch says of shapes that are named already helps nobody.
+    reason = one_line(error)
+    reason = "" if (expected and reason.startswith(_NAMED_BY_SHAPES)) or more else f" ({reason})"
+    return SpecError(f"{place} {says}, got samples of shape {shape}{reason}.{more}")
 
 
 def _expected(layer: "nn.Module") -> str | None:

@@ -16,14 +16,14 @@ MORE_IS_BETTER = frozenset({"accuracy", "top5_accuracy", "r2"})
 
 
 def metric_names(loss: Loss) -> tuple[str, ...]:
-    """What `PassMetrics` can find by this loss, with enough classes and targets that vary."""
+    """Metrics that `PassMetrics` finds by this loss, with enough classes, and targets that vary."""
     of_kind = {
         "classes": ("accuracy", "top5_accuracy"),
         "binary": ("accuracy",),
         "signs": ("accuracy",),
         "numbers": ("mae", "rmse", "r2"),
     }
-    return ("loss", *of_kind.get(loss.labels, ()), "samples_processed")
+    return ("loss", *of_kind.get(loss.labels, ()))
 
 
 class PassMetrics:
