@@ -1,4 +1,4 @@
-"""Model states as values: immutable, named by their hash, files that the library of safetensors reads."""
+"""Model states as values: immutable, named by their hash, files that others read too."""
 
 import copy
 import pickle

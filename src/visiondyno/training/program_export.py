@@ -161,7 +161,7 @@ def _tie(program: "ExportedProgram", module: "nn.Module") -> None:
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     of_target = {spec.target: spec for spec in specs if spec.target is not None}
     for names in _names_of_tensors(module):
-        kept, *others = (of_target[name] for name in names if name in of_target)
+        kept, *others = [of_target[name] for name in names if name in of_target] or [None]
         for spec in others:
             node = nodes[spec.arg.name]
             node.replace_all_uses_with(nodes[kept.arg.name])

@@ -1,0 +1,370 @@
+"""The trainer over real operations: what it gives, what it sends, and what it does when refused."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from training_places import CNN, HYPER, MLP, CountingClient, blobs_of_points
+from visiondyno.client.callbacks import Callback
+from visiondyno.client.model_state import ModelState
+from visiondyno.client.progress import ProgressLine
+from visiondyno.client.trainer import Trainer
+from visiondyno.errors import BaseMissing, DatasetError, ModelError, SpecError
+from visiondyno.job import JobEvent
+from visiondyno.specs.training import Hyperparameters
+
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # small modules are faster so, and other tests keep their cores
+pytestmark = pytest.mark.torch
+
+TRAIN, HELD_OUT = blobs_of_points(), blobs_of_points(45, seed=1)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def client(home: Path) -> Iterator[CountingClient]:
+    with CountingClient("inline") as opened:
+        yield opened
+
+
+@pytest.fixture
+def trainer(client: CountingClient) -> Trainer:
+    return Trainer(client)
+
+
+class Told(Callback):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def on_train_begin(self, run: dict[str, Any]) -> None:
+        self.calls.append(("begin", run))
+
+    def on_event(self, event: JobEvent) -> None:
+        self.calls.append(("event", event.number))
+
+    def on_epoch_end(self, record: dict[str, Any]) -> None:
+        self.calls.append(("epoch", record))
+
+    def on_train_end(self, result: dict[str, Any]) -> None:
+        self.calls.append(("end", result))
+
+    def on_error(self, error: BaseException) -> None:
+        self.calls.append(("error", error))
+
+    def of(self, kind: str) -> list[Any]:
+        return [what for name, what in self.calls if name == kind]
+
+
+def lose(home: Path, kind: str) -> None:
+    """What an eviction, or another worker, makes of what was kept."""
+    folders = [path for path in home.rglob(kind) if path.is_dir()]
+    assert folders
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def test_a_training_gives_state_and_history_and_tells_each_epoch_once(trainer: Trainer) -> None:
+    told = Told()
+    state, history = trainer.train_model(
+        MLP, TRAIN, HELD_OUT, HYPER, epochs=3, seed=4, callbacks=[told]
+    )
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert history[-1]["val_metrics"]["samples_processed"] == 45
+    assert told.of("epoch") == history
+    assert [run["epochs"] for run in told.of("begin")] == [3]
+    assert [result["model_state"] for result in told.of("end")] == [state]
+    numbers = told.of("event")
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert trainer.evaluate(MLP, state, HELD_OUT, HYPER) == history[-1]["val_metrics"]
+    again, same = trainer.train_model(MLP, TRAIN, HELD_OUT, HYPER, epochs=3, seed=4)
+    assert (again, same) == (state, history)
+
+
+def test_epoch_by_epoch_ends_where_one_job_does(trainer: Trainer, client: CountingClient) -> None:
+    hyper = HYPER | {"seed": 4, "scheduler": "step", "scheduler_arguments": {"step_size": 1}}
+    whole, history = trainer.train_model(CNN, TRAIN, None, hyper, epochs=3)
+    told, state = Told(), None
+    by_epoch = Trainer(client, callbacks=[told])
+    for record in history:
+        metrics, state = by_epoch.train_epoch(CNN, TRAIN, hyper, model_state=state)
+        assert metrics == record["train_metrics"]
+        assert state.trained.epoch == record["epoch"]
+    assert state == whole
+    assert told.of("epoch") == history
+    assert {kind for kind, _ in told.calls} == {"event", "epoch"}
+
+
+def test_a_state_that_the_worker_holds_is_sent_by_name_only(
+    trainer: Trainer, client: CountingClient
+) -> None:
+    wide = {"type": "sequential", "layers": [{"type": "linear", "in_features": 6}]}
+    wide["layers"][0]["out_features"] = 3000  # type: ignore[index]
+    _, state = trainer.train_epoch(wide, TRAIN, HYPER)
+    assert state.worker_holds
+    trainer.train_epoch(wide, TRAIN, HYPER, model_state=state)
+    trainer.evaluate(wide, ModelState(state), TRAIN)  # one that this client knows nothing of
+    by_name, whole = client.inputs[1], client.inputs[2]
+    assert by_name["model_state_format"] == "delta+shuffle+zstd"
+    assert len(by_name["model_state"]) < 1000
+    assert len(whole["model_state"]) > 50_000
+    assert [job["state_reply"] for job in client.inputs[:2]] == [{"delta": True}] * 2
+
+
+def test_a_worker_that_lost_the_state_is_sent_all_of_it(
+    home: Path, trainer: Trainer, client: CountingClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    hyper = HYPER | {"seed": 4}
+    undisturbed, _ = trainer.train_model(MLP, TRAIN, None, hyper, epochs=2)
+    _, state = trainer.train_epoch(MLP, TRAIN, hyper)
+    lose(home, "states")
+    caplog.set_level(logging.INFO, logger="visiondyno")
+    _, after = trainer.train_epoch(MLP, TRAIN, hyper, model_state=state)
+    assert after == undisturbed
+    assert "no longer holds" in caplog.text
+    sent = [job["model_state_format"] for job in client.inputs[-2:]]
+    assert [kind.partition("+")[0] for kind in sent] == ["delta", "safetensors"]
+    assert state.worker_holds
+
+
+def test_a_base_that_is_missing_for_another_reason_is_told(client: CountingClient) -> None:
+    state = ModelState({"weight": np.zeros(2)})
+    trainer = Trainer(client)
+
+    def refuse(_: object) -> None:
+        raise BaseMissing("nobody holds it")
+
+    client.before = refuse
+    with pytest.raises(BaseMissing):
+        trainer.evaluate(MLP, state, TRAIN)
+    assert len(client.inputs) == 1
+
+
+def test_a_lost_optimiser_begins_anew_with_a_warning(
+    home: Path, trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, state = trainer.train_epoch(MLP, TRAIN, HYPER)
+    lose(home, "optimizer")
+    _, after = trainer.train_epoch(MLP, TRAIN, HYPER, model_state=state)
+    assert "began anew" in caplog.text
+    assert after.trained.epoch == 2
+
+
+def test_large_states_and_data_go_by_blob_both_ways_and_data_once(
+    trainer: Trainer, client: CountingClient
+) -> None:
+    noise = np.random.default_rng(0)
+    large = {"type": "sequential", "layers": [{"type": "linear", "in_features": 1500}]}
+    large["layers"][0]["out_features"] = 1500  # type: ignore[index]
+    data = noise.normal(size=(40, 1500)).astype(np.float32), np.arange(40)
+    start = ModelState(
+        {
+            "0.weight": noise.normal(size=(1500, 1500)).astype(np.float32),
+            "0.bias": np.zeros(1500, np.float32),
+        }
+    )
+    _, state = trainer.train_epoch(large, data, HYPER, model_state=start)
+    assert client.inputs[0]["model_state"] == client.uploads[1]
+    assert client.inputs[0]["training_data"] == client.uploads[0]
+    assert state.worker_holds
+    metrics = trainer.evaluate(large, state, data)
+    assert metrics["samples_processed"] == 40
+    assert client.inputs[1]["validation_data"] == client.uploads[0]
+    assert len(client.uploads) == 2
+
+
+def test_a_data_set_object_is_read_once(trainer: Trainer, client: CountingClient) -> None:
+    class Points(torch.utils.data.Dataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.taken = 0
+
+        def __len__(self) -> int:
+            return 30
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            self.taken += 1
+            return torch.tensor(TRAIN[0][index % 90]), int(TRAIN[1][index % 90])
+
+    points = Points()
+    first, _ = trainer.train_model(MLP, points, None, HYPER)
+    second, _ = trainer.train_model(MLP, points, None, HYPER)
+    assert first == second
+    assert points.taken == 30
+    tensors = torch.utils.data.TensorDataset(*map(torch.tensor, TRAIN))
+    before, _ = trainer.train_model(MLP, tensors, None, HYPER)
+    tensors.tensors[0][:] = 0
+    after, _ = trainer.train_model(MLP, tensors, None, HYPER)
+    assert before != after
+
+
+@pytest.mark.parametrize("lossy", ["bf16", "int8-delta"])
+def test_rounded_states_still_learn_and_say_that_they_are_rounded(
+    client: CountingClient, lossy: Any
+) -> None:
+    hyper = HYPER | {"learning_rate": 0.05}
+    exact, rounded = Trainer(client), Trainer(client, lossy=lossy)
+    metrics: dict[Trainer, dict[str, float]] = {}
+    states: dict[Trainer, ModelState | None] = {exact: None, rounded: None}
+    for _ in range(4):
+        for trainer in (exact, rounded):
+            metrics[trainer], states[trainer] = trainer.train_epoch(
+                MLP, TRAIN, hyper, model_state=states[trainer]
+            )
+    assert states[exact] != states[rounded]
+    assert metrics[rounded]["loss"] == pytest.approx(metrics[exact]["loss"], rel=0.1)
+    assert metrics[rounded]["loss"] < 0.8
+    replies = [job["state_reply"].get("lossy") for job in client.inputs[1::2]]
+    assert replies == [lossy if lossy == "bf16" else None, lossy, lossy, lossy]
+
+
+def test_an_error_of_a_callback_cancels_the_training_and_every_callback_knows(
+    trainer: Trainer, client: CountingClient
+) -> None:
+    class Stop(Callback):
+        def on_epoch_end(self, record: dict[str, Any]) -> None:
+            raise ZeroDivisionError
+
+    told = Told()
+    with pytest.raises(ZeroDivisionError):
+        trainer.train_model(MLP, TRAIN, None, HYPER, epochs=5000, callbacks=[Stop(), told])
+    assert client.health()["jobs"]["CANCELLED"] == 1
+    assert [type(error) for error in told.of("error")] == [ZeroDivisionError]
+    assert not told.of("end")
+
+
+def test_wrong_inputs_are_the_jobs_own_errors_and_reach_the_callbacks(trainer: Trainer) -> None:
+    told = Told()
+    with pytest.raises(SpecError, match="adamm"):
+        trainer.train_model(MLP, TRAIN, None, {"optimizer": "adamm"}, callbacks=[told])
+    assert [type(error) for error in told.of("error")] == [SpecError]
+    with pytest.raises(ModelError, match="another model"):
+        trainer.evaluate(CNN, ModelState({"weight": np.zeros(2)}), TRAIN)
+    with pytest.raises(DatasetError, match=r"training_data"):
+        trainer.train_epoch(MLP, (TRAIN[0], TRAIN[1][:-1]))
+
+
+@pytest.mark.parametrize(
+    ("hyper", "place"),
+    [
+        ({"learning_rate": float("nan")}, "hyperparameters.learning_rate"),
+        ({"optimizer_arguments": {"betas": {0.9, 0.99}}}, "optimizer_arguments.betas"),
+        ({"optimizer_arguments": {1: 2}}, "optimizer_arguments"),
+    ],
+    ids=["nan", "set", "key"],
+)
+def test_settings_that_json_has_not_are_named(
+    trainer: Trainer, hyper: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(SpecError, match=place):
+        trainer.train_model(MLP, TRAIN, None, hyper)
+
+
+def test_numbers_of_numpy_and_torch_and_tuples_are_taken_as_settings(trainer: Trainer) -> None:
+    hyper = {
+        "learning_rate": np.float64(0.01),
+        "batch_size": np.int64(16),
+        "weight_decay": torch.tensor(0.0),
+        "optimizer_arguments": {"betas": (0.9, 0.99)},
+    }
+    state, _ = trainer.train_model(MLP, TRAIN, None, hyper)
+    typed = Hyperparameters(
+        learning_rate=0.01,
+        batch_size=16,
+        weight_decay=0,
+        optimizer_arguments={"betas": [0.9, 0.99]},
+    )
+    assert trainer.train_model(MLP, TRAIN, None, typed)[0] == state
+
+
+def test_early_stopping_and_placement_reach_the_worker(
+    trainer: Trainer, client: CountingClient
+) -> None:
+    _, history = trainer.train_model(
+        MLP,
+        TRAIN,
+        HELD_OUT,
+        HYPER,
+        epochs=50,
+        early_stopping={"monitor": "val_loss", "patience": 1, "min_delta": 10.0},
+        device="cpu",
+        threads=1,
+    )
+    assert len(history) == 2
+    assert (client.inputs[0]["device"], client.inputs[0]["threads"]) == ("cpu", 1)
+
+
+def test_a_trial_gives_its_last_metrics_and_reports_each_epoch(trainer: Trainer) -> None:
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    results = []
+
+    def objective(trial: Any) -> float:
+        rate = trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
+        found = trainer.hyperparameter_trial(
+            MLP, TRAIN, HELD_OUT, {"learning_rate": rate}, epochs=2, trial=trial
+        )
+        results.append(found)
+        return float(found["final_val_metrics"]["loss"])
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=2)
+    for trial, found in zip(study.trials, results, strict=True):
+        losses = [record["val_metrics"]["loss"] for record in found["history"]]
+        assert trial.intermediate_values == dict(enumerate(losses, start=1))
+        assert trial.value == losses[-1]
+        assert found["epochs_run"] == 2
+        assert found["final_train_metrics"] == found["history"][-1]["train_metrics"]
+        assert trainer.evaluate(MLP, found["model_state"], HELD_OUT)["loss"] == losses[-1]
+
+
+def test_a_pruned_trial_cancels_its_job(trainer: Trainer, client: CountingClient) -> None:
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def objective(trial: Any) -> float:
+        trainer.hyperparameter_trial(
+            MLP, TRAIN, HELD_OUT, HYPER, epochs=5000, trial=trial, monitor="val_accuracy"
+        )
+        raise AssertionError("it was to be pruned")
+
+    pruner = optuna.pruners.ThresholdPruner(lower=2.0)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    study.optimize(objective, n_trials=1)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED"]
+    assert client.health()["jobs"]["CANCELLED"] == 1
+
+
+@pytest.mark.parametrize("monitor", ["loss", "val_beauty"])
+def test_a_trial_with_an_unknown_metric_is_told(trainer: Trainer, monitor: str) -> None:
+    trial = object()
+    with pytest.raises(SpecError, match="monitor"):
+        trainer.hyperparameter_trial(MLP, TRAIN, HELD_OUT, HYPER, trial=trial, monitor=monitor)
+
+
+def test_progress_is_one_line_in_a_terminal_and_nothing_elsewhere(client: CountingClient) -> None:
+    for name, options in (("shown", {"force_terminal": True, "width": 120}), ("silent", {})):
+        with Path(name).open("w", encoding="utf-8") as file:
+            callbacks = [ProgressLine(Console(file=file, **options))]
+            trainer = Trainer(client, callbacks=callbacks)
+            trainer.train_model(MLP, TRAIN, HELD_OUT, HYPER, epochs=2)
+            with pytest.raises(SpecError):
+                trainer.train_model(MLP, TRAIN, None, {"optimizer": "x"})
+    shown = Path("shown").read_text(encoding="utf-8")
+    assert "2 of 2 epochs" in shown
+    assert "val_loss" in shown
+    assert "ended by SpecError" in shown
+    assert Path("silent").read_text(encoding="utf-8") == ""
+    assert Trainer(client, progress=True)
