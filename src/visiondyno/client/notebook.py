@@ -10,6 +10,7 @@ from visiondyno.client.training_report import TrainingWatch
 from visiondyno.client.training_run import run_training
 from visiondyno.errors import VisionDynoError
 from visiondyno.job import JobEvent
+from visiondyno.report.format import plural
 from visiondyno.report.training import epoch_cells, epoch_columns, training_snippet
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _parser() -> Any:
     parser = Parser(
         prog="%%dyno_train",
         add_help=False,
+        allow_abbrev=False,
         description="Train what the cell describes: the fields of the operation 'train' as YAML.",
     )
     parser.add_argument("--on", default="inline", help="inline, local, redis or a URL")
@@ -113,9 +115,10 @@ def _train(shell: "InteractiveShell", line: str, cell: str) -> None:
     except VisionDynoError as error:
         raise _usage_error(error.message) from error
     except KeyboardInterrupt:
+        done = plural(len(watch.history), "epoch")
         raise _usage_error(
-            f"Interrupted after {len(watch.history)} epochs. Run the cell again: it goes on from "
-            "the last checkpoint that its worker kept."
+            f"Interrupted after {done}. Run the cell again: it goes on from the last checkpoint "
+            "that its worker kept."
         ) from None
     shell.user_ns[asked.into] = state, watch.history
     for note in watch.notes:
