@@ -296,6 +296,37 @@ def test_what_the_stream_gave_is_not_lost_when_the_status_cannot_be_had() -> Non
     assert events[-1].state == JobState.COMPLETED
 
 
+def test_a_stream_that_ends_before_the_status_says_so_keeps_its_place() -> None:
+    over: Any = {"status": "COMPLETED", "stream": []}
+    endpoint = Endpoint(
+        status=[RUNNING, RUNNING, RUNNING, {**DONE, "output": {"said": "x"}}],
+        stream=[{**over, "stream": [{"output": {"done": 0}}, {"output": {"said": "x"}}]}, over],
+    )
+    events = seen(endpoint)
+    assert [event.progress for event in events if event.progress] == [{"done": 0}]
+    assert states(events) == ["IN_QUEUE", "IN_PROGRESS", "IN_PROGRESS", "COMPLETED"]
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", "\udc80"])
+def test_an_id_that_would_be_another_path_is_a_lost_job(job_id: str) -> None:
+    async def scenario(executor: RunPodExecutor) -> set[str]:
+        with pytest.raises(JobLost, match="has no job"):
+            await executor.cancel(job_id)
+        return await executor.known([job_id])
+
+    endpoint = Endpoint(httpx.Response(404), status=[httpx.Response(404)])
+    assert on(CLOUD, scenario, transport=endpoint) == set()
+
+
+def test_a_status_that_is_no_json_is_told() -> None:
+    async def scenario(executor: RunPodExecutor) -> None:
+        with pytest.raises(Unavailable, match="check"):
+            await events_of(executor, "j-u1")
+
+    endpoint = Endpoint(status=[httpx.Response(200, text="<html>")])
+    on(CLOUD, scenario, transport=endpoint)
+
+
 def test_a_job_whose_worker_died_is_queued_again() -> None:
     events = seen(Endpoint(status=[RUNNING, QUEUED, RUNNING, {**DONE, "output": {}}]))
     assert states(events) == ["IN_QUEUE", "IN_PROGRESS", "IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
