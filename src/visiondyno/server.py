@@ -148,7 +148,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _url(settings: Settings, listener: socket.socket) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - as shown
     return f"http://{host}:{listener.getsockname()[1]}"
 
 

@@ -45,7 +45,7 @@ def make_api(
         clock: seconds since the epoch, for the retention of results.
         monotonic: seconds, for the rate limit.
     """
-    app = FastAPI(
+    app = _DescribedApi(
         title="VisionDyno",
         version=__version__,
         description=_DESCRIPTION,
@@ -76,7 +76,6 @@ def make_api(
         app.include_router(router)
     install_problem_handlers(app)
     _add_middleware(app, service, registry, monotonic)
-    _complete_openapi(app)
     return app
 
 
@@ -96,16 +95,15 @@ def _add_middleware(
         )
 
 
-def _complete_openapi(app: FastAPI) -> None:
-    """Make each operation's summary of its docstring, and add what is named by reference alone.
+class _DescribedApi(FastAPI):
+    """Its document has each operation's docstring as summary, and what only a reference names.
 
     That is the problem document, and an event's data.
     """
-    made = app.openapi
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = made()
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
             for item in document["paths"].values():
                 for operation in item.values():
                     operation["summary"] = operation["description"].split("\n")[0].rstrip(".")
@@ -115,7 +113,5 @@ def _complete_openapi(app: FastAPI) -> None:
                 for name, inner in schema.pop("$defs", {}).items():
                     schemas.setdefault(name, inner)
                 schemas[model.__name__] = schema
-        assert app.openapi_schema is not None, "made() keeps what it makes"
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
+        assert self.openapi_schema is not None, "super().openapi() keeps what it makes"
+        return self.openapi_schema

@@ -144,7 +144,11 @@ class HttpBlobs(RemoteBlobs):
 
         await self._repeat(attempt)
 
-    async def _download(self, sha256: str, versions: list[str]) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
+    async def _download(
+        self,
+        sha256: str,
+        versions: list[str],  # noqa: ARG002 - HTTP knows none
+    ) -> AsyncGenerator[bytes, None]:
         got_bytes, furthest, failures = 0, 0, 0
         while True:
             try:

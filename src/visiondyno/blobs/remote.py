@@ -39,7 +39,7 @@ class RemoteBlobs(BlobStore):
     def _download(self, sha256: str, versions: list[str]) -> AsyncGenerator[bytes, None]:
         """The blob's bytes, unverified; adds to `versions` which upload they are of, if known."""
 
-    async def _move_aside(self, sha256: str, versions: list[str]) -> str:  # noqa: ARG002
+    async def _move_aside(self, sha256: str, versions: list[str]) -> str:  # noqa: ARG002 - a bucket needs them
         """Move a damaged blob aside, where that is ours to do; says what to do next."""
         return "Try again; if it stays so, upload it again"
 
@@ -52,7 +52,7 @@ class RemoteBlobs(BlobStore):
         if expected_sha256 is not None:
             check_sha256(expected_sha256)
         with disk_errors(self._spool):
-            file = tempfile.TemporaryFile(buffering=0, dir=self._spool)  # noqa: SIM115
+            file = tempfile.TemporaryFile(buffering=0, dir=self._spool)  # noqa: SIM115 - closed below
         with file:
             content = await fill(
                 file,

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> Any:
         if os.environ.get("VISIONDYNO_DEBUG"):
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
+        where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119 - pathlib costs a start
         what = f"{type(error).__name__}: {error}"
         click.echo(
             f"Error: a defect of visiondyno itself ({what}, at {where}). "

@@ -28,7 +28,7 @@ class Throughput:
         self._counts: deque[tuple[int, int]] = deque(maxlen=BUCKETS + 1)
         self.since = clock()
 
-    async def note(self, job: JobRecord, event: RecordedEvent) -> None:  # noqa: ARG002
+    async def note(self, job: JobRecord, event: RecordedEvent) -> None:  # noqa: ARG002 - any listener's
         """Count one ended job (a listener of `JobService.on_recorded`)."""
         bucket = int(self._clock() // BUCKET_S)
         if self._counts and self._counts[-1][0] == bucket:

@@ -8,8 +8,8 @@ import gzip
 import math
 import struct
 import zlib
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,9 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         DatasetError: the file can't be read, isn't idx of unsigned bytes, has other dimensions, is
             truncated or goes on after its values.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rb") as file:
-            return _read(file, path, dimensions)  # type: ignore[arg-type]
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read(file, path, dimensions)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(
             f"{path} is damaged or truncated: {error}. Copy or download it again"
@@ -47,7 +46,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         raise DatasetError(f"{path} can't be read: {error.strerror or error}") from None
 
 
-def _read(file: BinaryIO, path: Path, dimensions: int) -> NDArray[np.uint8]:
+def _read(file: gzip.GzipFile | BufferedReader, path: Path, dimensions: int) -> NDArray[np.uint8]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise DatasetError(

@@ -25,7 +25,7 @@ class RedisBell(Bell):
         Raises:
             redis.RedisError: Redis can't be reached.
         """
-        self._pubsub: PubSub = client.pubsub()  # type: ignore[no-untyped-call]
+        self._pubsub: PubSub = client.pubsub()  # type: ignore[no-untyped-call]  # redis's, no types
         self._pubsub.subscribe(channel)
         self._pubsub.get_message(timeout=None)  # the confirmation: what is published now arrives
         self._readable, self._ringing = socket.socketpair()
@@ -48,7 +48,8 @@ class RedisBell(Bell):
             return
         self._stopping.set()
         with contextlib.suppress(redis.RedisError, OSError):
-            self._pubsub.unsubscribe()  # type: ignore[no-untyped-call]  # its answer wakes the thread
+            # Its answer wakes the thread.
+            self._pubsub.unsubscribe()  # type: ignore[no-untyped-call]  # redis's, no types
         self._thread.join()
         self._pubsub.close()
         self._readable.close()

@@ -137,6 +137,7 @@ def serve(run: Run, channel: _Channel, requests: _Requests) -> None:
 
 def _answer(run: Run, token: str, input_json: str, context: OperationContext) -> str:
     state = JobState.FAILED
+    caught: Exception
     try:
         output = run(json.loads(input_json), context)
         context.check()  # one that never looked must not end as COMPLETED
@@ -144,9 +145,9 @@ def _answer(run: Run, token: str, input_json: str, context: OperationContext) ->
     except Cancelled as error:
         state, caught = JobState.CANCELLED, error
     except TimeLimitExceeded as error:
-        state, caught = JobState.TIMED_OUT, error  # type: ignore[assignment]
+        state, caught = JobState.TIMED_OUT, error
     except Exception as error:
-        caught = error  # type: ignore[assignment]
+        caught = error
     trace = "".join(traceback.format_exception(caught))
     return f"E {token} {state} {JobError.from_exception(caught, trace).model_dump_json()}"
 

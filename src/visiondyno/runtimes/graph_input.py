@@ -10,7 +10,12 @@ from visiondyno.specs.model_card import Quantisation
 from visiondyno.vision.heads import Shape, show_shape
 
 InputDtype = Literal["float32", "float16", "uint8", "int8"]
-_DTYPES = ("float32", "float16", "uint8", "int8")
+_DTYPES: dict[str, InputDtype] = {
+    "float32": "float32",
+    "float16": "float16",
+    "uint8": "uint8",
+    "int8": "int8",
+}
 SIZE_INPUTS = ("orig_target_sizes",)
 """Second inputs that ask for the width and height to which boxes are scaled (RT-DETR, D-FINE)."""
 
@@ -77,7 +82,7 @@ def image_input(facts: OnnxFacts) -> GraphInput:
     height, width = sides[1:] if layout == "nchw" else sides[:2]
     return GraphInput(
         name=tensor.name,
-        dtype=tensor.dtype,  # type: ignore[arg-type]
+        dtype=_DTYPES[tensor.dtype],
         layout=layout,
         batch=batch,
         height=height,

@@ -1,6 +1,7 @@
 """What an executor's event is to the store, and to a record: values, no acting."""
 
 import dataclasses
+from typing import Any
 
 from visiondyno.job import JobAnswer, JobError, JobEvent, JobState
 from visiondyno.store.records import JobRecord, NewJob, RecordedEvent
@@ -33,7 +34,7 @@ def new_record(job: NewJob) -> JobRecord:
 def advanced(record: JobRecord, recorded: RecordedEvent) -> JobRecord:
     """The record after one more event, as the store's row follows its events."""
     event = recorded.event
-    changes: dict[str, object] = {"last_number": event.number}
+    changes: dict[str, Any] = {"last_number": event.number}
     if event.state != record.state:
         changes["state"] = event.state
         if event.state == JobState.IN_QUEUE:
@@ -45,7 +46,7 @@ def advanced(record: JobRecord, recorded: RecordedEvent) -> JobRecord:
     if event.answer is not None:
         changes |= {"answer": event.answer, "ended_at": recorded.at}
         changes["worker_id"] = event.answer.worker_id or record.worker_id
-    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(record, **changes)
 
 
 def to_record(event: JobEvent, refused: Exception | None) -> JobEvent | None:

@@ -162,7 +162,7 @@ class Webhooks:
         if problem is None:
             await self._recorder.call(self._store.delivered, webhook.id)
             return
-        delay_s = retry_delay_s(webhook.attempts + 1, random.random())  # noqa: S311
+        delay_s = retry_delay_s(webhook.attempts + 1, random.random())  # noqa: S311 - no secret
         next_at = None if delay_s is None else self._clock() + delay_s
         await self._recorder.call(self._store.failed, webhook.id, next_at, problem[:500])
 

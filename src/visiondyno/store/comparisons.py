@@ -9,7 +9,7 @@ from visiondyno.store.codec import json_text, optional_json, optional_value
 from visiondyno.store.database import Database
 from visiondyno.store.records import ComparisonRecord
 from visiondyno.store.tables import comparisons
-from visiondyno.store.upsert import save
+from visiondyno.store.upsert import columns_of, save
 
 _NEWEST = (comparisons.c.created_at.desc(), comparisons.c.id.desc())
 
@@ -21,8 +21,7 @@ class SqlComparisonStore(ComparisonStore):
         self._database = database
 
     def save(self, comparison: ComparisonRecord) -> None:
-        columns = {name: getattr(comparison, name) for name in comparisons.c.keys()}  # noqa: SIM118
-        row = columns | {
+        row = columns_of(comparisons, comparison) | {
             "spec": json_text(comparison.spec),
             "comparison": optional_json(comparison.comparison),
         }

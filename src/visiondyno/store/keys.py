@@ -8,6 +8,7 @@ from visiondyno.store.base import KeyStore
 from visiondyno.store.database import Database
 from visiondyno.store.records import ApiKeyRecord, KeyScope
 from visiondyno.store.tables import api_keys
+from visiondyno.store.upsert import columns_of
 
 
 class SqlKeyStore(KeyStore):
@@ -17,9 +18,9 @@ class SqlKeyStore(KeyStore):
         self._database = database
 
     def add(self, key: ApiKeyRecord) -> None:
-        row = {name: getattr(key, name) for name in api_keys.c.keys()}  # noqa: SIM118
+        row = columns_of(api_keys, key) | {"scope": key.scope.value}
         with self._database.write() as connection:
-            connection.execute(insert(api_keys), row | {"scope": key.scope.value})
+            connection.execute(insert(api_keys), row)
 
     def with_digest(self, digest: str) -> ApiKeyRecord | None:
         query = select(api_keys).where(api_keys.c.digest == digest, api_keys.c.revoked_at.is_(None))

@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, column, inspect, select, table, text
 
 from visiondyno.errors import SpecError
 from visiondyno.store.database import Database
@@ -13,6 +13,8 @@ HEAD = "0001"
 """The version that this code needs: the last module of `migrations/versions`."""
 
 VERSION_TABLE = "visiondyno_schema"
+SCHEMA = table(VERSION_TABLE, column("version_num"))
+"""Alembic's, of one row."""
 _LOCK_NUMBER = 0x64796E6F  # PostgreSQL's advisory lock while the schema changes
 _ALEMBIC = threading.Lock()  # Alembic's `op` is one for the whole process
 
@@ -21,8 +23,7 @@ def version_of(connection: Connection) -> str | None:
     """The schema's version, or None where there is no schema of ours."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    query = text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608
-    return connection.execute(query).scalar()
+    return connection.execute(select(SCHEMA.c.version_num)).scalar()
 
 
 def known_versions() -> list[str]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from sqlalchemy import text
+from sqlalchemy import update
 
 from visiondyno.errors import TransportDown
 from visiondyno.store.base import Store
@@ -11,7 +11,7 @@ from visiondyno.store.comparisons import SqlComparisonStore
 from visiondyno.store.database import Database
 from visiondyno.store.jobs import SqlJobStore
 from visiondyno.store.keys import SqlKeyStore
-from visiondyno.store.schema import HEAD, VERSION_TABLE, prepare, version_of
+from visiondyno.store.schema import HEAD, SCHEMA, prepare, version_of
 from visiondyno.store.submissions import SqlSubmissionStore
 from visiondyno.store.webhooks import SqlWebhookStore
 
@@ -28,7 +28,7 @@ class SqlStore(Store):
         self.webhooks = SqlWebhookStore(database, clock)
 
     def check(self) -> None:
-        same = text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608
+        same = update(SCHEMA).values(version_num=SCHEMA.c.version_num)
         with self.database.write() as connection:
             version = version_of(connection)
             if version == HEAD:

@@ -9,7 +9,7 @@ from visiondyno.store.codec import json_text, optional_value
 from visiondyno.store.database import Database
 from visiondyno.store.records import SubmissionRecord, SubmissionState
 from visiondyno.store.tables import submissions
-from visiondyno.store.upsert import save
+from visiondyno.store.upsert import columns_of, save
 
 
 class SqlSubmissionStore(SubmissionStore):
@@ -19,8 +19,7 @@ class SqlSubmissionStore(SubmissionStore):
         self._database = database
 
     def save(self, submission: SubmissionRecord) -> None:
-        columns = {name: getattr(submission, name) for name in submissions.c.keys()}  # noqa: SIM118
-        row = columns | {
+        row = columns_of(submissions, submission) | {
             "state": submission.state.value,
             "metrics": json_text(submission.metrics),
         }

@@ -1,4 +1,4 @@
-"""Add a row, or replace the one with its key: alike on both databases."""
+"""A record as a row: made, and added or put in the place of the one with its key."""
 
 from typing import Any
 
@@ -6,6 +6,11 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from visiondyno.store.database import Database
+
+
+def columns_of(table: Table, record: object) -> dict[str, Any]:
+    """The record's attributes that the table has columns of, as they are."""
+    return {column.name: getattr(record, column.name) for column in table.columns}
 
 
 def save(database: Database, table: Table, row: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from visiondyno.datasets.cache_folder import Progress, ensure_folder
 from visiondyno.datasets.depth_scenes.scene import (
@@ -69,5 +71,5 @@ def _render_chunk(chunk: Chunk) -> int:
     return stop - start
 
 
-def _write(file: Path, encoded: tuple[bool, object]) -> None:
-    file.write_bytes(memoryview(encoded[1]).tobytes())  # type: ignore[arg-type]
+def _write(file: Path, encoded: tuple[bool, NDArray[np.uint8]]) -> None:
+    file.write_bytes(encoded[1].tobytes())

@@ -113,11 +113,11 @@ class _Block:
         if self.dice.random() < 0.45:
             return
         x = self.x - self.side * 0.03
-        colour: Colour = tuple(self.dice.uniform(30, 220) for _ in range(3))  # type: ignore[assignment]
+        blue, green, red = (self.dice.uniform(30, 220) for _ in range(3))
         glass = _upright((x, self.z0 + 0.4), (x, self.z1 - 0.4), 0.4, 2.6)
         canvas.wall(glass, (70, 65, 60), 1.0)
         board = _upright((x, self.z0 + 0.3), (x, self.z1 - 0.3), 2.7, 3.4)
-        canvas.wall(board, colour, light)
+        canvas.wall(board, (blue, green, red), light)
         if canvas.conditions.lamps_lit and self.dice.random() < 0.6:
             for points, share in ((glass, 0.28), (board, 0.3)):
                 found = canvas.projection.polygon(points)

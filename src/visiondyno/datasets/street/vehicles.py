@@ -84,7 +84,7 @@ def paintwork(dice: Random, *, braking: bool) -> Palette:
         "grille": (35, 35, 35),
         "chassis": (45, 45, 48),
         "plate": (225, 230, 230) if dice.random() < 0.7 else (60, 200, 235),
-        "trim": tuple(c * 0.75 for c in body),  # type: ignore[dict-item]
+        "trim": (body[0] * 0.75, body[1] * 0.75, body[2] * 0.75),
         "headlight": (225, 232, 235),
         "taillight": tail,
     }

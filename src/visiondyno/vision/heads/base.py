@@ -55,11 +55,19 @@ class Head(ABC):
         """What the card says of the outputs, and this head's convention where it says nothing."""
         return overlaid(card.output, self.defaults)
 
-    def lacks_batch_axis(self, shapes: Sequence[Shape], card: ModelCard) -> bool:  # noqa: ARG002
+    def lacks_batch_axis(
+        self,
+        shapes: Sequence[Shape],  # noqa: ARG002 - a default: those who override need it
+        card: ModelCard,  # noqa: ARG002 - likewise
+    ) -> bool:
         """Whether outputs of these shapes are one image's, without an axis of images."""
         return False
 
-    def with_batch_axis(self, outputs: Sequence[Output], card: ModelCard) -> list[Output]:  # noqa: ARG002
+    def with_batch_axis(
+        self,
+        outputs: Sequence[Output],
+        card: ModelCard,  # noqa: ARG002 - a default: those who override need it
+    ) -> list[Output]:
         """The outputs with images as their first axis; see `lacks_batch_axis`."""
         return list(outputs)
 

@@ -28,7 +28,7 @@ class ClassificationHead(SingleOutputHead):
     task = "classification"
     layout = "[n, classes]"
 
-    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
+    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002 - others' need
         """See `SingleOutputHead.class_count`."""
         if len(shape) < 2 or any(size not in (None, 1) for size in shape[2:]):
             raise self.wrong_shape(shape)
@@ -39,7 +39,7 @@ class ClassificationHead(SingleOutputHead):
         outputs: Sequence[Output],
         card: ModelCard,
         geometries: Sequence[Geometry],
-        confidence: float,  # noqa: ARG002
+        confidence: float,  # noqa: ARG002 - others' need
     ) -> list[Predictions]:
         """See `Head.decode`; the confidence is for detectors."""
         batch = self.single_output(outputs, card, len(geometries))

@@ -41,7 +41,7 @@ class DepthHead(SingleOutputHead):
         outputs: Sequence[Output],
         card: ModelCard,
         geometries: Sequence[Geometry],
-        confidence: float,  # noqa: ARG002
+        confidence: float,  # noqa: ARG002 - others' need
     ) -> list[Predictions]:
         """See `Head.decode`; the confidence is for detectors."""
         batch = self.single_output(outputs, card, len(geometries))

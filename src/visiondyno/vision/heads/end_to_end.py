@@ -22,7 +22,7 @@ class EndToEndHead(PerImageHead):
     layout = "[n, boxes, 6]"
     defaults: ClassVar[OutputCard] = OutputCard(roles=("predictions",), boxes="xyxy_pixels")
 
-    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
+    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002 - others' need
         """The shape never says."""
         if len(shape) != 3 or shape[2] not in (None, 6):
             raise self.wrong_shape(shape)

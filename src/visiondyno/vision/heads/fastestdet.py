@@ -29,7 +29,7 @@ class FastestDetHead(PerImageHead):
     task = "detection"
     layout = "[n, 5 + classes, rows, columns]"
 
-    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
+    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002 - others' need
         """See `SingleOutputHead.class_count`."""
         if len(shape) != 4 or (shape[1] is not None and shape[1] < 6):
             raise self.wrong_shape(shape)

@@ -28,7 +28,7 @@ class Yolov8Head(PerImageHead):
     task = "detection"
     layout = "[n, 4 + classes, boxes]"
 
-    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002
+    def class_count(self, shape: Shape, card: ModelCard) -> int | None:  # noqa: ARG002 - others' need
         """See `SingleOutputHead.class_count`."""
         if len(shape) != 3 or (shape[1] is not None and shape[1] < 5):
             raise self.wrong_shape(shape)
@@ -94,11 +94,16 @@ class Yolov5Head(ObjectnessHead):
 
     name: ClassVar[HeadName] = "yolov5"
 
-    def box_count(self, card: InputCard) -> int | None:  # noqa: ARG002
+    def box_count(self, card: InputCard) -> int | None:  # noqa: ARG002 - YOLOX's needs it
         """Any: P6 models and other anchors differ."""
         return None
 
-    def decode_boxes(self, raw: FloatArray, index: IntArray, card: InputCard) -> FloatArray:  # noqa: ARG002
+    def decode_boxes(
+        self,
+        raw: FloatArray,
+        index: IntArray,  # noqa: ARG002 - YOLOX's needs it
+        card: InputCard,  # noqa: ARG002 - likewise
+    ) -> FloatArray:
         """See `ObjectnessHead.decode_boxes`."""
         return centre_to_corners(raw)
 
