@@ -67,3 +67,53 @@ def test_the_gate_passes_the_same_model_and_stops_a_worse_one(tmp_path: Path) ->
     worse = run(EXAMPLES / "gate.sh", baseline, SMALL, "street:demo:40", cwd=tmp_path)
     assert worse.returncode == 3
     assert "map_50_95" in worse.stderr
+
+
+@pytest.mark.torch
+def test_the_search_prints_its_best_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path / "home"))
+    done = run(sys.executable, EXAMPLES / "optuna_objective.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *trials, best = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in trials] == ["0", "1", "2", "3", "4", "5"]
+    assert best.startswith("Best: trial ")
+    wrong = run(sys.executable, EXAMPLES / "optuna_objective.py", "mars", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "'mars' isn't a place to run jobs" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.torch
+def test_the_training_file_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path / "home"))
+    done = run("dyno", "train", EXAMPLES / "train.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["history"][-1]["val_metrics"]["accuracy"] > 0.8
+    assert Path(told["files"]["state"]).is_file()
+
+
+@pytest.mark.torch
+def test_the_notebook_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("IPython")
+    monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = json.loads((EXAMPLES / "train_notebook.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    script = tmp_path / "cells.py"
+    script.write_text(
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        f"for cell in {cells!r}:\n"
+        "    shell.run_cell(cell).raise_error()\n",
+        encoding="utf-8",
+    )
+    done = run(sys.executable, script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3/3" in done.stdout
+    assert "'accuracy'" in done.stdout

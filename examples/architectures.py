@@ -1,0 +1,73 @@
+"""Try several architectures on one data set, and keep the best one's weights.
+
+    python architectures.py                    # in this process
+    python architectures.py local              # worker processes of this machine
+    python architectures.py http://host:8000   # a server started with `dyno up`
+
+The data set is named, not sent: each job carries less than a kilobyte of it.
+"""
+
+import sys
+
+from visiondyno import Client, ModelState, Trainer, VisionDynoError
+
+TRAIN, HELD_OUT = "digits:train:1500", "digits:test:500"
+HYPERPARAMETERS = {"optimizer": "adamw", "learning_rate": 0.003, "batch_size": 64}
+EPOCHS = 2
+
+
+def mlp(width: int) -> dict:
+    """One hidden layer."""
+    return {
+        "type": "sequential",
+        "layers": [
+            {"type": "flatten"},
+            {"type": "linear", "in_features": 28 * 28, "out_features": width},
+            {"type": "relu"},
+            {"type": "linear", "in_features": width, "out_features": 10},
+        ],
+    }
+
+
+def cnn(channels: int) -> dict:
+    """Two convolutions and a mean over the image."""
+    return {
+        "type": "sequential",
+        "layers": [
+            {"type": "conv2d", "in_channels": 1, "out_channels": channels, "kernel_size": 3},
+            {"type": "relu"},
+            {"type": "conv2d", "in_channels": channels, "out_channels": 32, "kernel_size": 3},
+            {"type": "relu"},
+            {"type": "adaptive_avg_pool2d", "output_size": 4},
+            {"type": "flatten"},
+            {"type": "linear", "in_features": 512, "out_features": 10},
+        ],
+    }
+
+
+ARCHITECTURES = {"mlp-32": mlp(32), "mlp-128": mlp(128), "cnn-8": cnn(8)}
+
+
+def main(where: str = "inline", api_key: str | None = None) -> int:
+    """Train each, print its score, and save the best."""
+    scores: dict[str, tuple[float, ModelState]] = {}
+    try:
+        with Client(where, api_key=api_key) as client:
+            trainer = Trainer(client)
+            for name, config in ARCHITECTURES.items():
+                state, history = trainer.train_model(
+                    config, TRAIN, HELD_OUT, HYPERPARAMETERS, epochs=EPOCHS, seed=0
+                )
+                scores[name] = history[-1]["val_metrics"]["accuracy"], state
+                print(f"{name}: accuracy {scores[name][0]:.3f}, {state.size_bytes:,} bytes")
+    except VisionDynoError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    best = max(scores, key=lambda name: scores[name][0])
+    scores[best][1].save(f"{best}.safetensors")
+    print(f"Best: {best}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
