@@ -1,12 +1,17 @@
 """`model_config` → module: torch's own weights, and errors that name the layer."""
 
+import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from training_cases import linear, model_config, nn, same_weights, sequential, torch
 
+from visiondyno import worker
 from visiondyno.errors import MissingExtra, SpecError
+from visiondyno.operations.context import OperationContext
+from visiondyno.state import decode, from_text, load_into
 from visiondyno.training.layers import layer_classes, why_not_in_a_sequence
 from visiondyno.training.modules import build_module
 from visiondyno.training.names import snake_case, suggestion
@@ -166,21 +171,46 @@ def test_torchvision_models_begin_with_fresh_weights() -> None:
     assert same_weights(built, models.squeezenet1_1(weights=None, num_classes=4))
 
 
-def test_timm_and_transformers_models_are_made_offline() -> None:
-    pytest.importorskip("timm")
-    pytest.importorskip("transformers")
-    small = build_module(
-        model_config({"type": "timm", "name": "test_vit", "arguments": {"num_classes": 3}})
-    )
-    assert small.eval()(torch.zeros(1, 3, 160, 160)).shape == (1, 3)
-    arguments = {
+TIMM = {"type": "timm", "name": "test_vit", "arguments": {"num_classes": 3, "img_size": 32}}
+VIT = {
+    "type": "transformers",
+    "name": "vit",
+    "arguments": {
         "num_labels": 3, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 8, "image_size": 32,
-    }  # fmt: skip
-    vit = build_module(
-        model_config({"type": "transformers", "name": "vit", "arguments": arguments})
+    },
+}  # fmt: skip
+
+
+def no_network(*_: Any) -> Any:
+    raise AssertionError("it reached for the network")
+
+
+@pytest.mark.parametrize("payload", [TIMM, VIT], ids=["timm", "transformers"])
+def test_models_of_timm_and_transformers_train_offline(
+    payload: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(payload["type"])
+    monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(6, 3, 32, 32, generator=generator).numpy().round(3).tolist()
+    answer = worker.run(
+        {
+            "operation": "train_epoch",
+            "model_config": payload,
+            "training_data": {"features": images, "labels": [0, 1, 2, 0, 1, 2]},
+            "hyperparameters": {"batch_size": 3, "learning_rate": 0.01},
+            "threads": 1,
+        },
+        OperationContext(),
     )
-    assert vit(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 3)
+    assert answer["metrics"]["samples_processed"] == 6
+    state = decode(from_text(answer["model_state"]), answer["model_state_format"], {})
+    fresh, trained = build_module(model_config(payload)), build_module(model_config(payload))
+    load_into(trained, state)
+    assert not same_weights(fresh, trained)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class PredictInput(OperationInput):
     """Run a model on images.
 
     Attributes:
-        images: each a base64-encoded JPEG or PNG file.
+        images: each a JPEG or PNG file, as base64 or as the name of a blob (`sha256:…`).
         confidence: lowest score returned.
     """
 

@@ -160,15 +160,22 @@ class ExportModuleInput(ModuleInput):
         precision: of the weights and of what is computed; inputs and outputs stay float32.
         input_shape: of one sample, without the batch.
         opset: of ONNX; the exporter's own default if None.
-        check_data: samples to compare module and file on; noise from the seed if None.
+        check_data: samples to compare module and file on, the first 256; noise from the seed if
+            None.
     """
 
     operation: Literal["export"] = "export"
     input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)]
     format: Literal["onnx", "exported"] = "onnx"
     precision: Literal["fp32", "fp16"] = "fp32"
-    opset: Annotated[int, Field(ge=13, le=25)] | None = None
+    opset: Annotated[int, Field(ge=18, le=25)] | None = None
     check_data: TrainingData | None = None
+
+    @model_validator(mode="after")
+    def _a_program_is_as_it_trains(self) -> Self:
+        if self.format == "exported" and (self.precision != "fp32" or self.opset is not None):
+            raise ValueError("'precision' and 'opset' are for 'format': 'onnx'; leave them out")
+        return self
 
 
 class ExportInput(OperationInput):

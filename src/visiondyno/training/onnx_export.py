@@ -1,0 +1,143 @@
+"""A torch module → an ONNX graph, by torch's own exporter."""
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from visiondyno.errors import MissingExtra, ModelError
+from visiondyno.training.arguments import one_line
+from visiondyno.training.checks import logits_of
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+INPUT_NAME, OUTPUT_NAME = "input", "output"
+
+_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
+_ESCAPES = re.compile(r"\x1b\[\d+m")
+_SUMMARY = "## Exception summary"
+
+
+def export_onnx(
+    module: "nn.Module", example: "torch.Tensor", opset: int | None = None
+) -> "onnx.ModelProto":
+    """The graph of what a module answers in evaluation mode, for batches of any size.
+
+    Args:
+        module: on the processor; its mode is restored afterwards.
+        example: a batch of at least two samples.
+        opset: of the graph; the exporter's own default if None.
+
+    Returns:
+        One input `input` and one output `output`, weights included.
+
+    Raises:
+        ModelError: the exporter can't follow the module, or an operator has no counterpart in
+            ONNX: names it.
+        MissingExtra: torch or onnxscript isn't installed.
+    """
+    try:
+        import onnxscript  # noqa: F401 (torch's exporter asks for it late, and in its own words)
+        import torch
+    except ImportError as error:
+        raise MissingExtra("torch", "Export to ONNX") from error
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _silent():
+            program = torch.onnx.export(
+                _answering(module),
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                opset_version=opset,
+                verbose=False,
+            )
+            assert program is not None
+            graph: onnx.ModelProto = program.model_proto
+    except Exception as error:  # whatever torch's reading of the module raises
+        raise ModelError(
+            f"'model_config' can't be exported to ONNX: {_reason(error)}. Replace that part, or "
+            "take 'format': 'exported'."
+        ) from error
+    finally:
+        module.train(was_training)
+    _forget_origins(graph)
+    return graph
+
+
+def _answering(module: "nn.Module") -> "nn.Module":
+    """The module with one tensor as its answer."""
+    from torch import nn
+
+    class Answering(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.answering = module
+
+        def forward(self, features: Any) -> Any:
+            return logits_of(self.answering(features))
+
+    return Answering().eval()
+
+
+def _forget_origins(graph: "onnx.ModelProto") -> None:
+    """The exporter writes into each node which line of which file of this machine made it."""
+    del graph.metadata_props[:], graph.graph.metadata_props[:]
+    values = (graph.graph.value_info, graph.graph.input, graph.graph.output)
+    for part in (
+        *graph.graph.node,
+        *graph.graph.initializer,
+        *(v for part in values for v in part),
+    ):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for function in graph.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
+
+
+def _reason(error: Exception) -> str:
+    """The one sentence of the exporter's pages that says what is wrong."""
+    text = _ESCAPES.sub("", str(error))
+    missing = _OPERATOR.search(text)
+    if missing is not None:
+        return f"the operator '{missing[1]}' has no counterpart in ONNX"
+    summary = text.partition(_SUMMARY)[2].strip()
+    told = re.sub(r"^<class '([\w.]+)'>: ", "", summary) or text
+    if "data-dependent" in told:
+        return f"what it does depends on the numbers that it sees ({one_line(ValueError(told))})"
+    return one_line(ValueError(told))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the exporter's advice to those who write exporters."""
+    handlers = logging.getLogger("torch").handlers
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for handler in handlers:
+            handler.addFilter(_nothing)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(_nothing)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
