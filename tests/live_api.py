@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -123,12 +122,7 @@ class LiveApi:
             raise self._failed
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(timeout=60)
         assert not self._thread.is_alive(), "the server stops when it is told to"

@@ -1,7 +1,6 @@
 """Comparisons over HTTP."""
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -11,18 +10,6 @@ from visiondyno.job import JobState
 from visiondyno.store.records import ComparisonRecord
 
 SPEC = {"models": ["no-such.onnx"], "data": "no-such-folder", "duration_s": 1}
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
-    with LiveApi(tmp_path_factory.mktemp("home"), rate_limit_per_minute=0) as live:
-        yield live
-
-
-@pytest.fixture(scope="module")
-def client(api: LiveApi) -> Iterator[httpx.Client]:
-    with api.client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,14 @@
 """Jobs and workers over HTTP: lists, events, logs, commands."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from live_api import LiveApi, StaffedApi
+from live_api import StaffedApi
 from visiondyno.executors.workers import WorkerCommand, WorkerState
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
-    with LiveApi(tmp_path_factory.mktemp("home"), rate_limit_per_minute=0) as live:
-        yield live
-
-
-@pytest.fixture(scope="module")
-def client(api: LiveApi) -> Iterator[httpx.Client]:
-    with api.client() as client:
-        yield client
 
 
 def done(client: httpx.Client, operation: str, route: str = "runsync", **rest: Any) -> str:

@@ -2,7 +2,6 @@
 
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from live_api import LiveApi
 from visiondyno.errors import StorageFull, TransportDown, VisionDynoError
 
 ECHO = {"input": {"operation": "echo", "say": "x"}}
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
-    with LiveApi(tmp_path_factory.mktemp("home"), rate_limit_per_minute=0) as live:
-        yield live
-
-
-@pytest.fixture(scope="module")
-def client(api: LiveApi) -> Iterator[httpx.Client]:
-    with api.client() as client:
-        yield client
 
 
 def metrics_of(client: httpx.Client) -> dict[str, dict[tuple[str, ...], float]]:

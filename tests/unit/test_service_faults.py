@@ -124,11 +124,15 @@ def test_the_service_looks_by_itself_for_what_was_forgotten(
             await asyncio.sleep(0.005)
         executor.known = known  # type: ignore[method-assign]
         await executor.forget_all()
-        await until_state_with_dispatch(service, job.id, 2)
-        await service.jobs.cancel(job.id)
-        assert_whole(await events_of(service.jobs, job.id))
+        await put_back_and_cancelled(service, job.id)
 
     check(tmp_path, scenario)
+
+
+async def put_back_and_cancelled(service: Service, job_id: str) -> None:
+    await until_state_with_dispatch(service, job_id, 2)
+    await service.jobs.cancel(job_id)
+    assert_whole(await events_of(service.jobs, job_id))
 
 
 def test_a_watch_that_breaks_off_is_taken_up_again(tmp_path: Path) -> None:
@@ -218,9 +222,7 @@ def test_a_store_that_cannot_be_read_for_a_while_stops_nothing(tmp_path: Path) -
         await executor.forget_all()
         while left[0]:
             await asyncio.sleep(0.01)
-        await until_state_with_dispatch(service, job.id, 2)
-        await service.jobs.cancel(job.id)
-        assert_whole(await events_of(service.jobs, job.id))
+        await put_back_and_cancelled(service, job.id)
 
     check(tmp_path, scenario)
 

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import pynvml
@@ -91,12 +90,7 @@ class Nvml:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
