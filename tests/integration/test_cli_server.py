@@ -182,8 +182,28 @@ def test_a_jobs_log_is_printed(api: LocalApi, server: ServerClient) -> None:
 
 def test_an_unknown_job_is_not_found(api: LocalApi) -> None:
     for action in ("show", "follow", "cancel", "retry", "logs"):
-        error = dyno(api, jobs.command, action, "no/such?job").exception
+        error = dyno(api, jobs.command, action, "no-such-job").exception
         assert isinstance(error, NotFound), action
+
+
+@pytest.mark.parametrize(
+    ("command", "action", "name"),
+    [
+        ("jobs", "cancel", "../../x"),
+        ("jobs", "show", ".."),
+        ("jobs", "logs", "ä b"),
+        ("workers", "drain", ""),
+        ("workers", "restart", "a/b"),
+    ],
+    ids=["path", "parent", "letters", "empty", "slash"],
+)
+def test_what_can_be_no_id_is_told_before_a_server_is_asked(
+    command: str, action: str, name: str
+) -> None:
+    group = {"jobs": jobs.command, "workers": workers.command}[command]
+    found = CliRunner().invoke(group, [action, name, "--server", "http://127.0.0.1:1"])
+    assert found.exit_code == 2
+    assert f"'{name}' can't be one; 'dyno {command} list' shows them." in found.output
 
 
 def test_events_go_on_after_the_last_one_seen(server: ServerClient) -> None:

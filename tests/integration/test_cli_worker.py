@@ -222,6 +222,7 @@ def test_a_password_that_changes_while_it_works_is_waited_for(
     [
         ([], "needs the queue's address"),
         (["--redis", "http://host"], "takes a URL such as redis://"),
+        (["--redis", "redis://h", "--blobs-url", "ftp://x"], "no address of blobs"),
         (["--redis", "redis://h", "--gpu-memory-fraction", "2"], "gpu_memory_fraction"),
         (["--slots", "none"], "a number such as 7"),
         (["--slots", "3-2"], "the smaller number first"),

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visiondyno.cli.progress import ProgressDisplay
-from visiondyno.cli.remote import as_json, connect, server_options
+from visiondyno.cli.remote import as_json, connect, job_argument, server_options
 from visiondyno.job import JobEvent, JobState
 from visiondyno.store.records import JobKind
 
@@ -63,7 +63,7 @@ def list_jobs(
 
 
 @command.command("show")
-@click.argument("job_id", metavar="ID")
+@job_argument
 @as_json
 @server_options
 def show(job_id: str, as_json: bool, url: str, api_key: str | None) -> None:
@@ -84,7 +84,7 @@ def show(job_id: str, as_json: bool, url: str, api_key: str | None) -> None:
 
 
 @command.command("follow")
-@click.argument("job_id", metavar="ID")
+@job_argument
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @server_options
 def follow(job_id: str, as_json: bool, url: str, api_key: str | None) -> None:
@@ -110,7 +110,7 @@ def follow(job_id: str, as_json: bool, url: str, api_key: str | None) -> None:
 
 
 @command.command("cancel")
-@click.argument("job_id", metavar="ID")
+@job_argument
 @server_options
 def cancel(job_id: str, url: str, api_key: str | None) -> None:
     """Stop a job that waits or runs."""
@@ -120,7 +120,7 @@ def cancel(job_id: str, url: str, api_key: str | None) -> None:
 
 
 @command.command("retry")
-@click.argument("job_id", metavar="ID")
+@job_argument
 @server_options
 def retry(job_id: str, url: str, api_key: str | None) -> None:
     """Start a failed or timed out job again."""
@@ -130,7 +130,7 @@ def retry(job_id: str, url: str, api_key: str | None) -> None:
 
 
 @command.command("logs")
-@click.argument("job_id", metavar="ID")
+@job_argument
 @click.option("--follow", "-f", "goes_on", is_flag=True, help="Go on until the job ends.")
 @server_options
 def logs(job_id: str, goes_on: bool, url: str, api_key: str | None) -> None:

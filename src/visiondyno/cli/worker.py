@@ -1,5 +1,6 @@
 """`dyno worker`."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from visiondyno.executors.supervisor import Supervisor
 from visiondyno.executors.supervisor_options import SupervisorOptions
 from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.settings import load_settings
+from visiondyno.wiring import make_blobs
 
 
 @click.command()
@@ -80,6 +82,8 @@ def command(slots: tuple[int, int] | None, drain_s: float, **flags: Any) -> None
         raise SpecError("--redis takes a URL such as redis://HOST:6379/0 (rediss:// with TLS).")
     # A missing extra ends it here; a Redis that isn't up yet is waited for.
     open_queue(settings.queue_url).close()
+    if settings.blobs_url is not None:  # likewise an address of blobs that is none
+        asyncio.run(make_blobs(settings).close())
     environ = _environ(settings)
     _say_share(environ)
     least = settings.workers_max if slots is None else settings.workers_min

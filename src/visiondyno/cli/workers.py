@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from visiondyno.cli.remote import as_json, connect, server_options
+from visiondyno.cli.remote import as_json, connect, server_options, workers_argument
 from visiondyno.executors.workers import WorkerCommand
 
 _DONE = {
@@ -57,7 +57,7 @@ def list_workers(as_json: bool, url: str, api_key: str | None) -> None:
 
 
 def _make(worker_command: WorkerCommand, summary: str) -> click.Command:
-    @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+    @workers_argument
     @server_options
     def tell(names: tuple[str, ...], url: str, api_key: str | None) -> None:
         with connect(url, api_key) as server:
