@@ -11,9 +11,11 @@ import sys
 
 from visiondyno import Client, ModelState, Trainer, VisionDynoError
 
-TRAIN, HELD_OUT = "digits:train:1500", "digits:test:500"
-HYPERPARAMETERS = {"optimizer": "adamw", "learning_rate": 0.003, "batch_size": 64}
-EPOCHS = 2
+SAMPLES = {"mean": [0.5], "std": [0.25]}
+TRAIN = {"data": "digits:train:3000", **SAMPLES}
+HELD_OUT = {"data": "digits:val:500", **SAMPLES}
+HYPERPARAMETERS = {"optimizer": "adamw", "learning_rate": 0.003, "batch_size": 32}
+EPOCHS = 4
 
 
 def mlp(width: int) -> dict:
@@ -22,7 +24,7 @@ def mlp(width: int) -> dict:
         "type": "sequential",
         "layers": [
             {"type": "flatten"},
-            {"type": "linear", "in_features": 28 * 28, "out_features": width},
+            {"type": "linear", "in_features": 32 * 32, "out_features": width},
             {"type": "relu"},
             {"type": "linear", "in_features": width, "out_features": 10},
         ],
@@ -30,19 +32,17 @@ def mlp(width: int) -> dict:
 
 
 def cnn(channels: int) -> dict:
-    """Two convolutions and a mean over the image."""
-    return {
-        "type": "sequential",
-        "layers": [
-            {"type": "conv2d", "in_channels": 1, "out_channels": channels, "kernel_size": 3},
+    """Three convolutions, each halving the image."""
+    layers: list[dict] = []
+    for inputs, outputs in ((1, channels), (channels, 2 * channels), (2 * channels, 32)):
+        layers += [
+            {"type": "conv2d", "in_channels": inputs, "out_channels": outputs, "kernel_size": 3},
+            {"type": "batch_norm2d", "num_features": outputs},
             {"type": "relu"},
-            {"type": "conv2d", "in_channels": channels, "out_channels": 32, "kernel_size": 3},
-            {"type": "relu"},
-            {"type": "adaptive_avg_pool2d", "output_size": 4},
-            {"type": "flatten"},
-            {"type": "linear", "in_features": 512, "out_features": 10},
-        ],
-    }
+            {"type": "max_pool2d", "kernel_size": 2},
+        ]
+    head = [{"type": "flatten"}, {"type": "linear", "in_features": 128, "out_features": 10}]
+    return {"type": "sequential", "layers": [*layers, *head]}
 
 
 ARCHITECTURES = {"mlp-32": mlp(32), "mlp-128": mlp(128), "cnn-8": cnn(8)}

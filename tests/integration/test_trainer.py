@@ -15,8 +15,8 @@ from visiondyno.client.callbacks import Callback
 from visiondyno.client.model_state import ModelState
 from visiondyno.client.progress import ProgressLine
 from visiondyno.client.trainer import Trainer
-from visiondyno.errors import BaseMissing, DatasetError, ModelError, SpecError
-from visiondyno.job import JobEvent
+from visiondyno.errors import BaseMissing, DatasetError, ModelError, OperationFailed, SpecError
+from visiondyno.job import JobEvent, JobState
 from visiondyno.specs.training import Hyperparameters
 
 torch = pytest.importorskip("torch")
@@ -368,3 +368,69 @@ def test_progress_is_one_line_in_a_terminal_and_nothing_elsewhere(client: Counti
     assert "ended by SpecError" in shown
     assert Path("silent").read_text(encoding="utf-8") == ""
     assert Trainer(client, progress=True)
+
+
+def test_progress_goes_on_within_an_epoch(home: Path) -> None:
+    with Path("shown").open("w", encoding="utf-8") as file:
+        line = ProgressLine(Console(file=file, force_terminal=True, width=120))
+        line.on_train_begin({"epochs": 4})
+        for progress in (
+            {"stage": "training", "epoch": 3, "epochs": 4, "done": 1, "total": 2},
+            {"log": "a line"},
+        ):
+            line.on_event(
+                JobEvent(job_id="a", number=3, state=JobState.IN_PROGRESS, progress=progress)
+            )
+        line.on_error(KeyboardInterrupt())
+    assert "ended by KeyboardInterrupt" in Path("shown").read_text(encoding="utf-8")
+    assert line._progress is None
+
+
+def test_predictions_come_for_lists_arrays_tensors_and_data(trainer: Trainer) -> None:
+    state, _ = trainer.train_model(MLP, TRAIN, None, HYPER)
+    features = HELD_OUT[0]
+    found = [
+        trainer.predict(MLP, state, data, probabilities=True, batch_size=16)
+        for data in (features, features.tolist(), torch.from_numpy(features), HELD_OUT)
+    ]
+    assert found[0]["shape"] == [45, 3]
+    assert np.sum(found[0]["outputs"], axis=1) == pytest.approx(1)
+    assert all(one["outputs"] == found[0]["outputs"] for one in found)
+    answers = np.argmax(found[0]["outputs"], axis=1)
+    accuracy = trainer.evaluate(MLP, state, HELD_OUT)["accuracy"]
+    assert np.mean(answers == HELD_OUT[1]) == pytest.approx(accuracy)
+
+
+def test_an_exported_file_answers_what_the_model_does(trainer: Trainer, home: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    state, _ = trainer.train_model(MLP, TRAIN, None, HYPER)
+    path = home / "model.onnx"
+    facts = trainer.export(
+        MLP,
+        state,
+        path,
+        input_shape=(6,),
+        check_data=HELD_OUT,
+        policy={"executionTimeout": 60_000},
+        threads=1,
+    )
+    assert facts["size_bytes"] == path.stat().st_size
+    assert facts["checked_samples"] == 45
+    session = onnxruntime.InferenceSession(path)
+    (found,) = session.run(None, {facts["input_name"]: HELD_OUT[0]})
+    expected = trainer.predict(MLP, state, HELD_OUT[0])["outputs"]
+    assert found == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_an_answer_without_a_state_is_told(trainer: Trainer) -> None:
+    with pytest.raises(OperationFailed, match="no 'model_state'"):
+        trainer._transfer.receive({"metrics": {}}, None)
+
+
+def test_a_workers_note_is_told_once_where_nobody_else_would(
+    trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = {"notes": ["3 images were left out."]}
+    trainer._warn(output)
+    trainer._warn(output)
+    assert caplog.messages == ["3 images were left out."]

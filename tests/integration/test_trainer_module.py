@@ -159,7 +159,7 @@ def test_whole_numbers_are_looked_up_where_the_module_looks_up(trainer: Trainer)
             self.last = nn.Linear(3, 2)
 
         def forward(self, numbers: Any) -> Any:
-            return self.last(numbers + self.places(torch.arange(3)).squeeze(1))
+            return self.last(numbers) + self.places(torch.arange(2)).squeeze(1)
 
     state, _ = trainer.train_model(Positions(), tokens, None, HYPER)
     assert "places.weight" in state
@@ -178,6 +178,11 @@ class BySize(nn.Module):  # type: ignore[misc]
 class ByChance(nn.Module):  # type: ignore[misc]
     def forward(self, points: Any) -> Any:
         return points + torch.randn_like(points)
+
+
+class ByNumpy(nn.Module):  # type: ignore[misc]
+    def forward(self, points: Any) -> Any:
+        return points + torch.from_numpy(np.sort(points.numpy()))
 
 
 class Overlapping(nn.Module):  # type: ignore[misc]
@@ -202,12 +207,13 @@ class Renaming(nn.Linear):  # type: ignore[misc]
         (ByValue(), "depends on the numbers"),
         (BySize(), "how many samples a batch holds"),
         (ByChance(), "draws random numbers"),
+        (ByNumpy(), "can't follow ByNumpy"),
         (Overlapping(), "'one' and 'two' of Overlapping share"),
         (Renaming(6, 3), "state_dict of Renaming"),
         (nn.Linear(5, 3), r"shape \(2, 6\)"),
         (nn.Linear(6, 3, device="meta"), "on the meta device"),
     ],
-    ids=["by-value", "by-size", "by-chance", "overlapping", "renaming", "mismatched", "meta"],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_what_cant_be_exported_is_told_with_the_reason(
     trainer: Trainer, client: CountingClient, capfd: Any, module: Any, reason: str
@@ -255,6 +261,20 @@ def test_data_sets_and_dicts_show_a_sample_by_themselves(trainer: Trainer) -> No
         for data in (TRAIN, pairs, listed, tensors, typed, Pairs())
     ]
     assert len(set(states)) == 1
+
+
+def test_it_predicts_and_is_exported_without_a_description(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    module = own()
+    found = trainer.predict(module, None, HELD_OUT[0])["outputs"]
+    module.eval()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(HELD_OUT[0])).numpy()
+    assert np.array(found) == pytest.approx(expected, abs=1e-6)
+    facts = trainer.export(module, None, tmp_path / "own.onnx", input_shape=(6,))
+    assert facts["max_abs_difference"] < 1e-4
+    assert (tmp_path / "own.onnx").stat().st_size == facts["size_bytes"]
 
 
 def test_a_module_elsewhere_is_copied_to_the_processor() -> None:

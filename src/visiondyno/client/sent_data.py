@@ -61,4 +61,4 @@ def _is_fixed(data: Any) -> bool:
         kind.__name__ == "Dataset" and kind.__module__.startswith("torch.utils.data")
         for kind in type(data).__mro__
     )
-    return of_torch and not hasattr(data, "tensors")
+    return of_torch and type(data).__hash__ is not None and not hasattr(data, "tensors")

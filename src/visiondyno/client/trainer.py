@@ -68,6 +68,7 @@ class Trainer:
         self._transfer = StateTransfer(client, lossy)
         self._programs = ModulePrograms(client)
         self._data = SentData(client)
+        self._noted: set[str] = set()
 
     def train_model(
         self,
@@ -142,9 +143,6 @@ class Trainer:
             "state_reply": self._transfer.reply(start),
         }
         output = self._run(job_input, start, options, told.on_event)
-        if output.get("optimizer_reset"):
-            for note in output.get("notes", ()):
-                _log.warning("%s", note)
         state = self._transfer.receive(output, start, trained.epoch + 1)
         told.tell({"epoch": trained.epoch + 1, "train_metrics": output["metrics"]})
         return output["metrics"], state
@@ -274,15 +272,15 @@ class Trainer:
             The operation's output: how exact the file is, what its input and output are called.
         """
         config, start = self._model(model_config, model_state, None, {"input_shape": input_shape})
-        if "check_data" in options:
-            options["check_data"] = self._data.on_wire(options["check_data"], "check_data")
+        given: JobOptions = {"policy": options.pop("policy", None)}
         job_input = {
             "operation": "export",
             "model_config": config,
             "input_shape": list(input_shape),
             **options,
+            "check_data": self._data.on_wire(options.get("check_data"), "check_data"),
         }
-        output = self._run(job_input, start, {"policy": options.pop("policy", None)})
+        output = self._run(job_input, start, given)
         write_whole(Path(path), self.client.get_blob(output["model"]), "The model")
         return output
 
@@ -316,6 +314,8 @@ class Trainer:
             output["model_state"] = self._transfer.receive(output, start)
             for callback in callbacks:
                 callback.on_train_end(output)
+            if not callbacks:
+                self._warn(output)
         except BaseException as error:
             for callback in callbacks:
                 callback.on_error(error)
@@ -339,13 +339,23 @@ class Trainer:
         options: JobOptions,
         on_event: OnEvent | None = None,
     ) -> Json:
-        placed = {"device": options.get("device"), "threads": options.get("threads")}
-        return self._transfer.run(
-            plain_input({**job_input, **placed}),
+        placed = {name: options.get(name) for name in ("device", "threads") if name in options}
+        output = self._transfer.run(
+            plain_input(job_input | placed),
             start,
             options.get("policy"),
             on_event or self._tell,
         )
+        if job_input["operation"] != "train":  # whose callbacks get the whole result
+            self._warn(output)
+        return output
+
+    def _warn(self, output: Json) -> None:
+        """Say once each what the reader of a result must know, where nobody else would."""
+        for note in output.get("notes", ()):
+            if note not in self._noted:
+                self._noted.add(note)
+                _log.warning("%s", note)
 
     def _tell(self, event: JobEvent) -> None:
         for callback in self._callbacks:
