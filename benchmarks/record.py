@@ -79,8 +79,9 @@ def record(
     settings: Mapping[str, Any],
     monitor: QuietMonitor,
     figures: Mapping[str, Figure] | None = None,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Print the table and write `results/NAME.json`."""
+    """Print the table and write `results/NAME.json`; `facts` by case, beside what was measured."""
     figures = figures or {}
     width = max(map(len, [*ratios, *figures]))
     print(f"{'figure':{width}}  median   lowest   highest  pairs  target")
@@ -115,6 +116,8 @@ def record(
             }
             for key, figure in figures.items()
         }
+    if facts:
+        content["facts"] = {case: dict(found) for case, found in facts.items()}
     _write(name, content, settings, monitor)
 
 
