@@ -17,7 +17,7 @@ case $level in
   core)      package=.                      groups=()           services=no ;;
   check)     package='.[postgres,redis,s3]' groups=(check)      services=no ;;
   test-core) package='.[postgres,redis,s3]' groups=(test)       services=yes ;;
-  dev)       package='.[torch,ultralytics,timm,transformers,keras,mlflow,wandb,notebook,postgres,redis,s3]' groups=(test check) services=yes ;;
+  dev)       package='.[torch,ultralytics,timm,transformers,keras,mlflow,wandb,notebook,tune,postgres,redis,s3]' groups=(test check) services=yes ;;
   *) echo "setup.sh: no level '$level'; choose core, check, test-core or dev." >&2; exit 2 ;;
 esac
 

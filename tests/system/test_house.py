@@ -21,8 +21,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Who may import what, at the top of a module or inside a function.
 ONLY_HERE = {
     "faster_coco_eval": ("vision/accuracy/",),
-    "onnxruntime": ("runtimes/", "probes/"),
-    "onnx": ("runtimes/", "probes/"),
+    "onnxruntime": ("runtimes/", "probes/", "operations/onnx_"),
+    "onnx": ("runtimes/", "probes/", "operations/export.py", "training/onnx_export.py"),
     "pynvml": ("probes/",),
     "click": ("cli/",),
     "jinja2": ("report/", "dashboard/"),
@@ -32,11 +32,19 @@ ONLY_HERE = {
     "obstore": ("blobs/",),
     "fastapi": ("api/", "dashboard/", "server.py"),
     "uvicorn": ("server.py",),
-    "torch": ("runtimes/", "state/", "training/"),
+    "torch": ("runtimes/", "state/", "training/", "operations/", "client/"),
+    "keras": ("training/keras_",),
+    "mlflow": ("client/loggers.py",),
+    "wandb": ("client/loggers.py",),
+    "IPython": ("client/notebook.py",),
+    "optuna": ("client/",),
     "ultralytics": (),
 }
 # Present only with an extra: importing the module that uses them must work without.
-NEVER_AT_TOP = {"torch", "torchvision", "ultralytics", "onnxscript", "timm", "transformers"}
+NEVER_AT_TOP = {
+    *("torch", "torchvision", "ultralytics", "onnxscript", "timm", "transformers"),
+    *("keras", "mlflow", "wandb", "IPython", "optuna"),
+}
 # Modules that are imported only where their extra is wanted.
 OF_AN_EXTRA = {
     "blobs/object_store.py",
@@ -216,7 +224,9 @@ def test_dependencies_are_those_that_are_imported() -> None:
         "cv2": "opencv-python-headless",
         "faster_coco_eval": "faster-coco-eval",
         "google": "protobuf",
+        "IPython": "ipython",
         "ml_dtypes": "ml-dtypes",
+        "mlflow": "mlflow-skinny",
         "mlperf_loadgen": "mlcommons-loadgen",
         "prometheus_client": "prometheus-client",
         "pydantic_core": "pydantic-core",
