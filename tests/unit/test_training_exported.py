@@ -1,9 +1,11 @@
 """Programs of `torch.export`: they train as their source does, and hold nothing that runs code."""
 
 import base64
+import contextlib
 import io
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from visiondyno.training.checks import check_training
 from visiondyno.training.data import inline_samples
 from visiondyno.training.fit import fit
 from visiondyno.training.modules import build_module
-from visiondyno.training.program_check import check_program
+from visiondyno.training.program_check import checked_program
 from visiondyno.training.session import TrainingSession
 
 pytestmark = pytest.mark.torch
@@ -118,7 +120,7 @@ def test_a_program_of_whole_numbers_gets_them() -> None:
 def test_a_fixed_batch_is_found_before_training() -> None:
     module = loaded(exported(nn.Sequential(nn.Linear(4, 3)), torch.zeros(5, 4), fixed=True))
     loss = TrainingSession(module, Hyperparameters(), torch.device("cpu")).loss
-    with pytest.raises(SpecError, match=r"can't take a batch of shape \(16, 4\).*== 5"):
+    with pytest.raises(SpecError, match=r"can't take a batch of shape \(16, 4\).*equal to 5"):
         check_training(module, class_samples(), loss, batch_size=16)
 
 
@@ -189,6 +191,23 @@ def pickled_weight(parts: dict[str, bytes]) -> None:
     parts[name] = json.dumps(config).encode()
 
 
+def weight_of(**changed: Any) -> Callable[[dict[str, bytes]], None]:
+    def apply(parts: dict[str, bytes]) -> None:
+        name = "archive/data/weights/model_weights_config.json"
+        config = json.loads(parts[name])
+        config["config"]["first.weight"].update(changed)
+        parts[name] = json.dumps(config).encode()
+
+    return apply
+
+
+TOWER = "Pow(" * 4 + "Integer(9)" + ", Integer(8))" * 4
+
+
+def with_part(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
+    return lambda parts: parts.update({f"archive/{name}": content})
+
+
 SIZE = "__import__('os').system('x')"
 
 
@@ -208,6 +227,16 @@ SIZE = "__import__('os').system('x')"
         (in_graph(lambda m: first_input(m, {"expr_str": "(1).bit_length()"})), "a size"),
         (in_graph(lambda m: first_input(m, {"expr_str": "Symbol('os')"})), "a size"),
         (in_graph(lambda m: first_input(m, {"expr_str": "("})), "a size"),
+        (in_graph(lambda m: first_input(m, {"expr_str": TOWER})), "a size"),
+        (in_graph(lambda m: first_input(m, {"expr_str": "Pow(Integer(9), Integer(99))"})),
+         "a size"),
+        (in_graph(lambda m: first_input(m, {"expr_str": "Pow()"})), "a size"),
+        (in_graph(lambda m: first_input(m, {"expr_str": "9" * 5000})), "a size"),
+        (calls("torch.ops.aten.new_empty.default"), "new_empty"),
+        (calls("torch.ops.aten.resize_.default"), "resize_"),
+        (weight_of(path_name="custom_obj_0"), "is said to be in 'custom_obj_0'"),
+        (weight_of(tensor_meta={"sizes": [{"as_int": 2**40}]}), "larger than what is there"),
+        (weight_of(tensor_meta=None), "TypeError"),
         (in_graph(lambda m: m.update(guards_code=["1"])), "guards"),
         (in_graph(lambda m: m.update(in_spec='[1, {"type": "collections.defaultdict"}]')),
          "of a type of their own"),
@@ -233,21 +262,66 @@ def test_a_pickle_in_a_program_is_never_opened(program: bytes, tmp_path: Path) -
     buffer = io.BytesIO()
     torch.save(Bomb(tmp_path / "ran"), buffer)
     for content in (bomb, buffer.getvalue()):
-        for part in ("data/sample_inputs/model.pt", "data/weights/weight_0"):
-            data = rewritten(
-                program, lambda p, part=part, c=content: p.update({f"archive/{part}": c})
-            )
-            with pytest.raises(ModelError):
-                loaded(data)
+        data = rewritten(program, with_part("data/weights/weight_0", content))
+        with pytest.raises(ModelError):
+            loaded(data)
+        loaded(rewritten(program, with_part("data/sample_inputs/model.pt", content)))
     for content in (bomb, buffer.getvalue(), b"", program[:-9]):
         with pytest.raises(ModelError, match=r"program' isn't taken"):
-            check_program(content)
+            checked_program(content)
     assert not (tmp_path / "ran").exists()
     torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
     assert (tmp_path / "ran").exists(), "the bomb would have gone off"
 
 
-def test_a_program_that_unpacks_to_too_much_is_refused(program: bytes) -> None:
+def test_a_program_that_is_too_large_or_compressed_is_refused(program: bytes) -> None:
     with pytest.raises(ModelError, match="larger than"):
-        check_program(program, max_bytes=1000)
-    check_program(program)
+        checked_program(program, max_bytes=1000)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/models/model.json", b"[" * 50_000_000)
+    with pytest.raises(ModelError, match="compressed"):
+        loaded(bomb.getvalue())
+
+
+def seen_as(shown: bytes, hidden: bytes) -> bytes:
+    """A file that Python's zip reader takes for `shown`, and torch's for `hidden`.
+
+    Both look up the directory by the record at the end. Python's corrects its offset by where the
+    record lies; torch's believes it. The two directories are of the same length.
+    """
+    end = struct.Struct("<4s4H2LH")
+
+    def split(data: bytes) -> tuple[bytes, bytearray, tuple[Any, ...]]:
+        fields = end.unpack(data[-end.size :])
+        return data[: fields[6]], bytearray(data[fields[6] : -end.size]), fields
+
+    before, directory, _ = split(hidden)
+    files, shown_directory, fields = split(shown)
+    assert len(directory) == len(shown_directory)
+    place = 0
+    while place < len(shown_directory):
+        lengths = struct.unpack_from("<3H", shown_directory, place + 28)
+        (offset,) = struct.unpack_from("<L", shown_directory, place + 42)
+        # Python adds how far the directory lies behind its offset.
+        struct.pack_into("<L", shown_directory, place + 42, offset + len(before) - len(files))
+        place += 46 + sum(lengths)
+    last = end.pack(*fields[:6], len(before), 0)
+    return before + bytes(directory) + files + bytes(shown_directory) + last
+
+
+def test_torch_gets_the_parts_that_were_looked_at(program: bytes, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save((Bomb(tmp_path / "ran"), torch.zeros(9999)), buffer)
+
+    def replace_sample(parts: dict[str, bytes]) -> None:
+        parts["archive/data/sample_inputs/model.pt"] = buffer.getvalue()
+
+    crafted = seen_as(rewritten(program, lambda parts: None), rewritten(program, replace_sample))
+    reader = torch._C.PyTorchFileReader(io.BytesIO(crafted))
+    assert reader.get_record("data/sample_inputs/model.pt") == buffer.getvalue()
+    loaded(crafted)
+    assert not (tmp_path / "ran").exists()
+    with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
+        torch.export.load(io.BytesIO(crafted))
+    assert (tmp_path / "ran").exists(), "torch alone would have run it"

@@ -22,6 +22,7 @@ from visiondyno.training.memory import is_out_of_memory
 from visiondyno.training.modules import build_module
 from visiondyno.training.optimizers import build_optimizer
 from visiondyno.training.precision import choose_device
+from visiondyno.training.program_check import MAX_PROGRAM_BYTES
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +114,9 @@ def prepare_module(
     module = build_module(
         spec.config,
         seed=spec.seed_used,
-        open_blob=lambda reference: files.read(reference, "The program of 'model_config'"),
+        open_blob=lambda reference: files.read(
+            reference, "The program of 'model_config'", MAX_PROGRAM_BYTES
+        ),
     )
     context.check()
     received = receive_state(spec, files)

@@ -3,14 +3,13 @@
 import base64
 import binascii
 import copy
-import io
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import ModelError, SpecError
 from visiondyno.training.arguments import one_line
-from visiondyno.training.program_check import check_program
+from visiondyno.training.program_check import checked_program
 
 if TYPE_CHECKING:
     from torch import fx
@@ -56,9 +55,9 @@ def load_exported(data: bytes) -> "fx.GraphModule":
     """
     import torch
 
-    check_program(data)
+    program = checked_program(data)
     try:
-        module = torch.export.load(io.BytesIO(data)).module()
+        module = torch.export.load(program).module()
     except Exception as error:  # a damaged graph fails anywhere inside torch
         raise ModelError(
             f"'model_config.program' can't be loaded by torch {torch.__version__}: "

@@ -3,12 +3,15 @@
 `torch.export.load` unpickles what a file says is pickled, evaluates its size expressions with
 Python's `eval`, and resolves the names of functions in all of torch (`torch.os.system`). So the
 file is read here first, as a zip of JSON, and refused unless all of it is known to be harmless.
-What isn't covered: how much memory and time the graph takes when it runs.
+What torch gets is written anew from the parts that were looked at: readers of zip files differ in
+what they take a crafted one to hold. What isn't covered: how much memory and time the graph takes
+when it runs.
 """
 
 import ast
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -16,13 +19,17 @@ from typing import Any
 
 from visiondyno.errors import ModelError
 
-MAX_UNPACKED_BYTES = 16_000_000_000
+MAX_PROGRAM_BYTES = 16_000_000_000
+"""Of the whole file."""
 
+_MAX_JSON_BYTES = 64_000_000
+_SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 _TENSOR_FILE = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
+_TENSOR_NAME = re.compile(r"(weight|tensor)_\d+")
 _CONFIG_FILE = re.compile(r"data/(weights|constants)/model_(weights|constants)_config\.json")
 _PLAIN_FILES = frozenset(
     {"archive_format", "archive_version", "byteorder", "version", ".data/version"}
-    | {".data/serialization_id", "models/model.json", "data/sample_inputs/model.pt"}
+    | {".data/serialization_id", "models/model.json", _SAMPLE_INPUTS}
 )
 _OPERATORS = frozenset(
     {"getitem", "add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow", "and_", "or_"}
@@ -32,64 +39,92 @@ _OF_TORCH = frozenset(
     {"torch.sym_max", "torch.sym_min", "torch.sym_not", "torch.sym_ite", "torch.sym_float"}
     | {"torch.sym_int", "torch.sym_sum", "math.ceil", "math.floor", "math.trunc"}
 )
+_UNREADABLE = (zipfile.BadZipFile, NotImplementedError, ValueError, KeyError, RecursionError)
 _OPERATION = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.(\w+)\.(\w+)")
-_TOUCHES_FILES = frozenset({"from_file"})
+# Files, and memory as somebody else's job left it.
+_REFUSED_OPERATION = re.compile(
+    r"from_file|_?(new_)?empty(_\w+)?|_?resize_?(as)?(_\w+)?|set_?|data"
+)
 _OF_EXPRESSIONS = frozenset(
     {"Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "FloorDiv", "CleanDiv"}
     | {"CeilDiv", "Mod", "PythonMod", "ModularIndexing", "Equality", "Unequality", "And", "Or"}
     | {"Not", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"}
 )
 _SYMBOL = re.compile(r"[a-z_]{1,8}\d{1,9}")
+_MAX_POWERS, _HIGHEST_POWER, _LARGEST_SIZE = 3, 8, 2**63
 _TREES = frozenset({"builtins.tuple", "builtins.list", "builtins.dict", None})
 
 
-def check_program(data: bytes, *, max_bytes: int = MAX_UNPACKED_BYTES) -> None:
-    """Refuses what `torch.export.load` should not see.
+def checked_program(data: bytes, *, max_bytes: int = MAX_PROGRAM_BYTES) -> io.BytesIO:
+    """A file for `torch.export.load`, of the same program, with nothing in it but what was checked.
+
+    Its sample inputs, which nothing here needs, are left out: torch would unpickle them.
 
     Args:
-        data: the file.
-        max_bytes: of all its parts, unpacked.
+        data: what `torch.export.save` wrote, or anything.
+        max_bytes: how long it may be.
 
     Raises:
         ModelError: it isn't a program of `torch.export`, or holds more than a graph and numbers.
     """
+    if len(data) > max_bytes:
+        raise _refused(f"it is larger than {max_bytes / 1e9:.1f} GB")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _check_archive(archive, max_bytes)
-    except (zipfile.BadZipFile, UnicodeDecodeError, ValueError, KeyError, RecursionError) as error:
+            _check_archive(archive, len(data))
+            return _rewritten(archive)
+    except (*_UNREADABLE, AttributeError, TypeError) as error:
         raise _refused(f"it can't be read ({type(error).__name__})") from error
 
 
-def _check_archive(archive: zipfile.ZipFile, max_bytes: int) -> None:
-    if sum(entry.file_size for entry in archive.infolist()) > max_bytes:
-        raise _refused(f"unpacked it is larger than {max_bytes / 1e9:.1f} GB")
-    names = [entry.filename for entry in archive.infolist()]
+def _check_archive(archive: zipfile.ZipFile, file_bytes: int) -> None:
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _refused("a part of it is compressed, which torch.export.save doesn't do")
+    if sum(entry.file_size for entry in entries) > file_bytes:
+        raise _refused("its parts overlap")
+    names = [entry.filename for entry in entries]
     parts = {name.partition("/")[2]: name for name in names}
     if "models/model.json" not in parts or len(parts) != len(names):
         raise _refused("it has no 'models/model.json', or a part twice")
     for part, name in parts.items():
         if _CONFIG_FILE.fullmatch(part):
-            _check_config(json.loads(archive.read(name)), part)
+            folder = name.rpartition("/")[0]
+            sizes = {e.filename: e.file_size for e in entries if e.filename.startswith(folder)}
+            _check_config(_parsed(archive, name), part, folder, sizes)
         elif part not in _PLAIN_FILES and not _TENSOR_FILE.fullmatch(part):
-            raise _refused(f"it holds '{part}', which a graph with its weights doesn't need")
-    if "data/sample_inputs/model.pt" in parts:
-        _check_sample_inputs(archive.read(parts["data/sample_inputs/model.pt"]))
-    _check_graph(json.loads(archive.read(parts["models/model.json"])))
+            raise _refused(f"it holds '{part[:80]}', which a graph with its weights doesn't need")
+    _check_graph(_parsed(archive, parts["models/model.json"]))
 
 
-def _check_config(config: dict[str, Any], part: str) -> None:
+def _rewritten(archive: zipfile.ZipFile) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as clean:
+        for name in archive.namelist():
+            _, _, part = name.partition("/")
+            if part != _SAMPLE_INPUTS:
+                clean.writestr(f"archive/{part}", archive.read(name))
+        clean.writestr(f"archive/{_SAMPLE_INPUTS}", b"")
+    buffer.seek(0)
+    return buffer
+
+
+def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
+    if archive.getinfo(name).file_size > _MAX_JSON_BYTES:
+        raise _refused(f"a part of it that describes it is over {_MAX_JSON_BYTES:,} bytes")
+    return json.loads(archive.read(name))
+
+
+def _check_config(config: dict[str, Any], part: str, folder: str, sizes: dict[str, int]) -> None:
     for name, payload in config["config"].items():
         if payload.get("use_pickle") is not False:
             raise _refused(f"'{name}' in '{part}' is a pickle, which could run code when read")
-
-
-def _check_sample_inputs(data: bytes) -> None:
-    import torch
-
-    try:
-        torch.load(io.BytesIO(data), weights_only=True)
-    except Exception as error:
-        raise _refused("its sample inputs are more than tensors") from error
+        path = str(payload["path_name"])
+        if not _TENSOR_NAME.fullmatch(path):
+            raise _refused(f"'{name}' in '{part}' is said to be in {path[:80]!r}")
+        numbers = math.prod(size["as_int"] for size in payload["tensor_meta"]["sizes"])
+        if numbers > sizes.get(f"{folder}/{path}", numbers):
+            raise _refused(f"'{name}' in '{part}' is larger than what is there of it")
 
 
 def _check_graph(model: dict[str, Any]) -> None:
@@ -128,7 +163,7 @@ def _is_known_function(target: str) -> bool:
     if module == "_operator":
         return name in _OPERATORS
     found = _OPERATION.fullmatch(target)
-    if found is None or found[2] in _TOUCHES_FILES:
+    if found is None or _REFUSED_OPERATION.fullmatch(found[2]):
         return False
     packet = getattr(getattr(torch.ops, found[1]), found[2], None)
     return isinstance(getattr(packet, found[3], None), torch._ops.OpOverload)
@@ -139,7 +174,26 @@ def _is_known_expression(text: str) -> bool:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, MemoryError):
         return False
-    return all(_is_known_node(node) for node in nodes)
+    powers = [node for node in nodes if isinstance(node, ast.Call) and _is_power(node.func)]
+    return all(_is_known_node(node) for node in nodes) and all(map(_is_low, powers))
+
+
+def _is_power(function: ast.AST) -> bool:
+    return isinstance(function, ast.Name) and function.id == "Pow"
+
+
+def _is_low(power: ast.Call) -> bool:
+    """Whether it is soon computed: two lines of powers of powers keep a processor busy for ever."""
+    if len(power.args) != 2:
+        return False
+    nested = [node for node in ast.walk(power) if _is_power(node)]
+    numbers = [node.value for node in ast.walk(power.args[-1]) if isinstance(node, ast.Constant)]
+    exponent = {node.id for node in ast.walk(power.args[-1]) if isinstance(node, ast.Name)}
+    return (
+        len(nested) <= _MAX_POWERS
+        and exponent <= {"Integer", "Rational"}
+        and all(isinstance(number, int) and number <= _HIGHEST_POWER for number in numbers)
+    )
 
 
 def _is_known_node(node: ast.AST) -> bool:
@@ -149,7 +203,7 @@ def _is_known_node(node: ast.AST) -> bool:
         return isinstance(node.func, ast.Name)
     if isinstance(node, ast.Constant):
         is_symbol = isinstance(node.value, str) and _SYMBOL.fullmatch(node.value) is not None
-        return is_symbol or isinstance(node.value, bool | int)
+        return is_symbol or (isinstance(node.value, int) and node.value < _LARGEST_SIZE)
     plain = (ast.Expression, ast.keyword, ast.Load, ast.UnaryOp, ast.USub)
     return isinstance(node, plain)
 
