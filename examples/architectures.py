@@ -11,11 +11,11 @@ import sys
 
 from visiondyno import Client, ModelState, Trainer, VisionDynoError
 
-SAMPLES = {"mean": [0.5], "std": [0.25]}
-TRAIN = {"data": "digits:train:3000", **SAMPLES}
-HELD_OUT = {"data": "digits:val:500", **SAMPLES}
+SAMPLES = {"image_size": 16, "mean": [0.5], "std": [0.25]}
+TRAIN = {"data": "digits:train:1500", **SAMPLES}
+HELD_OUT = {"data": "digits:val:300", **SAMPLES}
 HYPERPARAMETERS = {"optimizer": "adamw", "learning_rate": 0.003, "batch_size": 32}
-EPOCHS = 4
+EPOCHS = 3
 
 
 def mlp(width: int) -> dict:
@@ -24,7 +24,7 @@ def mlp(width: int) -> dict:
         "type": "sequential",
         "layers": [
             {"type": "flatten"},
-            {"type": "linear", "in_features": 32 * 32, "out_features": width},
+            {"type": "linear", "in_features": 16 * 16, "out_features": width},
             {"type": "relu"},
             {"type": "linear", "in_features": width, "out_features": 10},
         ],
@@ -32,9 +32,9 @@ def mlp(width: int) -> dict:
 
 
 def cnn(channels: int) -> dict:
-    """Three convolutions, each halving the image."""
+    """Two convolutions, each halving the image."""
     layers: list[dict] = []
-    for inputs, outputs in ((1, channels), (channels, 2 * channels), (2 * channels, 32)):
+    for inputs, outputs in ((1, channels), (channels, 32)):
         layers += [
             {"type": "conv2d", "in_channels": inputs, "out_channels": outputs, "kernel_size": 3},
             {"type": "batch_norm2d", "num_features": outputs},

@@ -33,13 +33,14 @@ def search(where: str, trials: int) -> optuna.Study:
         def objective(trial: optuna.Trial) -> float:
             found = trainer.hyperparameter_trial(
                 {"type": "sequential", "layers": LAYERS},
-                "digits:train:500",
+                "digits:train:1000",
                 "digits:val:200",
                 {
+                    "batch_size": 16,
                     "optimizer": trial.suggest_categorical("optimizer", ["adam", "sgd"]),
                     "learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True),
                 },
-                epochs=3,
+                epochs=5,
                 trial=trial,
                 seed=0,
             )

@@ -16,7 +16,7 @@ from visiondyno.client.callbacks import Callback
 from visiondyno.client.model_state import ModelState
 from visiondyno.client.training_config import TrainingConfig, read_config
 from visiondyno.errors import Conflict, SpecError, StorageFull
-from visiondyno.report.format import number
+from visiondyno.report.format import number, plural
 from visiondyno.report.training import TrainingRecord, best_of, history_csv, training_html
 from visiondyno.training.metrics import MORE_IS_BETTER
 
@@ -24,6 +24,8 @@ STATE, CONFIG, PAGE = "model.safetensors", "config.yaml", "training.html"
 HISTORY_JSON, HISTORY_CSV = "history.json", "history.csv"
 OUR_FILES = frozenset({STATE, CONFIG, PAGE, HISTORY_JSON, HISTORY_CSV})
 SCHEMA = "visiondyno.training/1"
+MAX_SHOWN_YAML = 20_000
+"""Characters of a configuration that the page shows; inline samples make longer ones."""
 
 
 class TrainingWatch(Callback):
@@ -146,18 +148,19 @@ class TrainingWatch(Callback):
 
     def record(self) -> TrainingRecord:
         """As the page tells it."""
+        yaml = self.config.to_yaml()
         today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         return TrainingRecord(
             title=self.config.title,
             history=self.history,
             monitor=self.config.monitor,
             best_epoch=self.best_epoch,
-            yaml=self.config.to_yaml(),
+            yaml=yaml if len(yaml) <= MAX_SHOWN_YAML else f"# too long for a page: see {CONFIG}\n",
             made=f"Made by VisionDyno {__version__}, {today}.",
             ended=self._why_early(),
             notes=self.notes,
             facts=self._facts(),
-            settings=self.config.fields,
+            settings=_shortened(self.config.fields),
             environment=self.environment,
         )
 
@@ -262,6 +265,16 @@ class TrainingFolder:
             return read_config(self.path / CONFIG).spec == self._config.spec
         except SpecError:
             return False
+
+
+def _shortened(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with inline samples counted instead of listed."""
+    return {
+        name: plural(len(value["labels"]), "inline sample")
+        if isinstance(value, dict) and "labels" in value
+        else value
+        for name, value in fields.items()
+    }
 
 
 def to_json(value: Any) -> str:
