@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from training_cases import linear, nn, torch
 
 from onnx_builder import build_model
 from visiondyno import worker
-from visiondyno.errors import DatasetError, ModelError, SpecError
+from visiondyno.errors import DatasetError, MissingExtra, ModelError, SpecError
 from visiondyno.operations import onnx_files
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.onnx_files import differences, serialized, to_half
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.references import shipped_models
+from visiondyno.training.onnx_export import export_onnx
 
 pytestmark = pytest.mark.torch
 
@@ -174,18 +176,19 @@ def test_an_exported_program_trains_as_its_source_does() -> None:
     assert onnx_file["max_abs_difference"] < 1e-6
 
 
-class Odd(nn.Module):
-    """Draws an operator that ONNX hasn't, or asks what it sees."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.weight = nn.Parameter(torch.ones(1))
-
+class Eigenvalues(nn.Module):
     def forward(self, x: Any) -> Any:
-        if self.kind == "eigenvalues":
-            return torch.linalg.eigvals(x).real * self.weight
-        return x * self.weight
+        return torch.linalg.eigvals(x).real
+
+
+class Asking(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2 if x.sum() > 0 else x
+
+
+class Answering(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return {"several": x}
 
 
 def program_of(module: Any, *shape: int) -> dict[str, str]:
@@ -199,13 +202,36 @@ def program_of(module: Any, *shape: int) -> dict[str, str]:
 
 
 def test_an_operator_that_onnx_lacks_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    config = program_of(Odd("eigenvalues"), 3, 3)
+    config = program_of(Eigenvalues(), 3, 3)
     capfd.readouterr()
     with pytest.raises(ModelError) as caught:
         module_export(config, [3, 3])
     assert "operator 'aten.linalg_eig' has no counterpart in ONNX" in caught.value.message
     assert "\n" not in caught.value.message
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (Asking(), "what it does depends on the numbers that it sees"),
+        (Answering(), "the model answers dict"),
+    ],
+)
+def test_why_a_module_cant_be_exported_is_one_sentence(
+    module: Any, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        export_onnx(module, torch.randn(2, 3))
+    assert "\n" not in caught.value.message
+    assert module.training
+    assert capfd.readouterr() == ("", "")
+
+
+def test_export_without_onnxscript_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtra, match=r"'visiondyno\[torch\]'"):
+        export_onnx(nn.Linear(2, 2), torch.randn(2, 2))
 
 
 @pytest.mark.parametrize(

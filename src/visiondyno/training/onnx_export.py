@@ -1,6 +1,7 @@
 """A torch module → an ONNX graph, by torch's own exporter."""
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -20,6 +21,7 @@ INPUT_NAME, OUTPUT_NAME = "input", "output"
 
 _OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 _ESCAPES = re.compile(r"\x1b\[\d+m")
+_TALKERS = ("torch", "onnxscript", "onnx_ir")
 _SUMMARY = "## Exception summary"
 
 
@@ -88,21 +90,14 @@ def _answering(module: "nn.Module") -> "nn.Module":
     return Answering().eval()
 
 
-def _forget_origins(graph: "onnx.ModelProto") -> None:
-    """The exporter writes into each node which line of which file of this machine made it."""
-    del graph.metadata_props[:], graph.graph.metadata_props[:]
-    values = (graph.graph.value_info, graph.graph.input, graph.graph.output)
-    for part in (
-        *graph.graph.node,
-        *graph.graph.initializer,
-        *(v for part in values for v in part),
-    ):
+def _forget_origins(model: "onnx.ModelProto") -> None:
+    """The exporter writes into each part which line of which file of this machine made it."""
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:]
+    values = (*graph.value_info, *graph.input, *graph.output)
+    for part in (*graph.node, *graph.initializer, *values):
         del part.metadata_props[:]
         part.doc_string = ""
-    for function in graph.functions:
-        del function.metadata_props[:]
-        for node in function.node:
-            del node.metadata_props[:]
 
 
 def _reason(error: Exception) -> str:
@@ -120,23 +115,23 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without the exporter's advice to those who write exporters."""
-    handlers = logging.getLogger("torch").handlers
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    """Without the exporter's advice to those who write exporters, logged and printed."""
+    known = logging.getLogger().manager.loggerDict
+    loggers = [logging.getLogger(name) for name in sorted(known) if name.startswith(_TALKERS)]
+    speaking = [*loggers, *(handler for logger in loggers for handler in logger.handlers)]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
-        for handler in handlers:
-            handler.addFilter(_nothing)
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+        for one in speaking:
+            one.addFilter(_nothing)
         try:
             yield
         finally:
-            for handler in handlers:
-                handler.removeFilter(_nothing)
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            for one in speaking:
+                one.removeFilter(_nothing)
 
 
 def _nothing(_: logging.LogRecord) -> bool:
