@@ -15,7 +15,7 @@ SAMPLES = {"image_size": 16, "mean": [0.5], "std": [0.25]}
 TRAIN = {"data": "digits:train:1500", **SAMPLES}
 HELD_OUT = {"data": "digits:val:300", **SAMPLES}
 HYPERPARAMETERS = {"optimizer": "adamw", "learning_rate": 0.003, "batch_size": 32}
-EPOCHS = 3
+EPOCHS = 5
 
 
 def mlp(width: int) -> dict:

@@ -19,7 +19,8 @@ def run(script: str, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
         cwd=cwd,
-        env={**os.environ, "VISIONDYNO_HOME": str(cwd / "home")},
+        # One thread: they would only wait for each other beside other tests.
+        env={**os.environ, "VISIONDYNO_HOME": str(cwd / "home"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
