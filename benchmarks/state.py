@@ -10,7 +10,7 @@ that is uploaded once), in five ways (`state_arms`):
 - `train_epoch_bf16`, `train_epoch_int8_delta`: the same, answers rounded, with error feedback.
 
 Bytes are those of all requests, answers, progress events and blobs, up and down; they are exact.
-Seconds are of client and worker in this process, without a network. That the weights
+Seconds are of client and worker in this process, without a network, on one thread. That the weights
 of `train` and of `train_epoch` are plain torch's, bit by bit, is asserted in each round.
 
 - `bytes_saved_ratio`: the peer's bytes over those of `train`, of the model with the lower one.
@@ -54,7 +54,7 @@ TARGET = 5.0
 PEER = "base64_torch_save"
 SUBJECTS = (
     Subject("resnet18", samples=32, batch_size=8, contrast=0.35),
-    Subject("efficientnet_b0", samples=32, batch_size=4, contrast=1.0),
+    Subject("efficientnet_b0", samples=40, batch_size=4, contrast=1.0),
 )
 Way = Callable[[Subject, Wire, str], tuple[State, float]]
 LOSSLESS: dict[str, Way] = {

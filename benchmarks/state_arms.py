@@ -39,7 +39,7 @@ from visiondyno.state import (
 )
 
 CLASSES, SIDE, HELD_OUT = 10, 64, 400
-EPOCHS, LEARNING_RATE, THREADS = 10, 1e-3, 2
+EPOCHS, LEARNING_RATE, THREADS = 10, 1e-3, 1
 
 Module = Any
 Features = np.ndarray[Any, np.dtype[np.float32]]
@@ -77,7 +77,7 @@ class Subject:
     Attributes:
         model: of torchvision.
         samples: to learn from.
-        batch_size: of training; EfficientNet's batch statistics need some eighty steps to settle.
+        batch_size: of training; EfficientNet's batch statistics need a hundred steps to settle.
         contrast: of a class's pattern; the noise's is 1. So that there is something to learn, and
             held-out images are neither all right nor all wrong.
         seed: of weights, order, dropout and data.
