@@ -15,6 +15,7 @@ from visiondyno.state import decode, from_text, load_into
 from visiondyno.training.layers import layer_classes, why_not_in_a_sequence
 from visiondyno.training.modules import build_module
 from visiondyno.training.names import snake_case, suggestion
+from visiondyno.training.offline import offline
 
 pytestmark = pytest.mark.torch
 
@@ -230,6 +231,20 @@ def test_models_of_timm_and_transformers_train_offline(
          ["'hidden_sise'", "'hidden_size'"]),
         ({"type": "transformers", "name": "vit", "arguments": {"hidden_size": 7}},
          ["'model_config.arguments' of vit"]),
+        ({"type": "torchvision", "name": "fcn_resnet50",
+          "arguments": {"pretrained_backbone": True}},
+         ["'pretrained_backbone'"]),
+        ({"type": "transformers", "name": "timm_wrapper",
+          "arguments": {"architecture": "hf-hub:timm/resnet18.a1_in1k"}}, ["'timm_wrapper'"]),
+        ({"type": "transformers", "name": "vit", "arguments": {"to_dict": 1}}, ["'to_dict'"]),
+        ({"type": "transformers", "name": "vit",
+          "arguments": {"_attn_implementation": "kernels-community/flash-attn"}},
+         ["'_attn_implementation' can't be given"]),
+        ({"type": "transformers", "name": "clip",
+          "arguments": {"vision_config": {"auto_map": {"AutoModel": "somebody/code--x.Y"}}}},
+         ["'auto_map' can't be given"]),
+        ({"type": "transformers", "name": "vit", "arguments": {"num_labels": 10**9}},
+         ["'num_labels'", "1,000,000"]),
     ],
 )  # fmt: skip
 def test_a_wrong_model_is_named(payload: dict[str, Any], words: list[str]) -> None:
@@ -240,6 +255,25 @@ def test_a_wrong_model_is_named(payload: dict[str, Any], words: list[str]) -> No
     assert "\n" not in caught.value.message
     for word in words:
         assert word in caught.value.message
+
+
+def test_a_backbone_begins_with_fresh_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    build_module(model_config({"type": "torchvision", "name": "lraspp_mobilenet_v3_large"}))
+
+
+def test_a_library_that_would_download_is_stopped() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with offline():
+            with pytest.raises(SpecError, match=r"would be fetched from .*127\.0"):
+                socket.create_connection(address, timeout=5)
+            with offline():
+                pass
+            with pytest.raises(SpecError, match="nothing is downloaded"):
+                socket.create_connection(address, timeout=5)
+        socket.create_connection(address, timeout=5).close()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from visiondyno.errors import MissingExtra, SpecError, Unavailable
 from visiondyno.specs.training import KerasConfig
 from visiondyno.training.arguments import one_line
 from visiondyno.training.keras_config import checked_config
+from visiondyno.training.offline import offline
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +85,7 @@ def _restore(backend: str | None) -> None:
 def _made(keras: Any, checked: dict[str, Any], device: str, seed: int) -> Any:
     """A keras.Model of a checked configuration; None of Keras's complaints is a traceback."""
     try:
-        with keras.device(device), _seeded(seed):
+        with keras.device(device), _seeded(seed), offline():
             # Keras takes apart what it reads.
             own = copy.deepcopy(checked)
             return keras.saving.deserialize_keras_object(own, safe_mode=True)

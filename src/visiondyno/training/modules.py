@@ -1,5 +1,6 @@
 """`model_config` → a torch module with fresh weights; nothing is ever downloaded."""
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from visiondyno.training.exported import load_exported, read_program
 from visiondyno.training.keras_models import build_keras
 from visiondyno.training.layers import build_sequential
 from visiondyno.training.names import find_by_name, suggestion
+from visiondyno.training.offline import offline
+from visiondyno.training.transformers_config import NOT_TAKEN, check_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +32,7 @@ _REFUSED = {
     "weights": "give 'model_state' to begin with weights of your own",
     "weights_backbone": "give 'model_state' to begin with weights of your own",
     "pretrained": "give 'model_state' to begin with weights of your own",
+    "pretrained_backbone": "give 'model_state' to begin with weights of your own",
     "checkpoint_path": "give 'model_state' to begin with weights of your own",
     "pretrained_cfg": "give 'model_state' to begin with weights of your own",
     "pretrained_cfg_overlay": "give 'model_state' to begin with weights of your own",
@@ -95,7 +99,10 @@ def _torchvision(config: TorchvisionConfig, place: str) -> "nn.Module":
         raise MissingExtra("torch", "A model of torchvision") from error
     builders = {name: models.get_model_builder(name) for name in models.list_models()}
     builder = find_by_name(config.name, builders, "'model_config.name'", "model of torchvision")
-    return _called(builder, place, weights=None, **config.arguments)
+    # By their own defaults, detectors fetch the weights of their backbone.
+    taken = inspect.signature(builder).parameters
+    fresh = {name: None for name in ("weights", "weights_backbone") if name in taken}
+    return _called(builder, place, **fresh, **config.arguments)
 
 
 def _timm(config: TimmConfig, place: str) -> "nn.Module":
@@ -124,20 +131,18 @@ def _transformers(config: TransformersConfig, place: str) -> "nn.Module":
             f"'model_config.name': '{config.name}' is a repository, and nothing is downloaded; "
             "give a model type such as 'vit'."
         )
-    find_by_name(config.name, dict.fromkeys(CLASSIFIERS), "'model_config.name'", "image classifier")
-    known = AutoConfig.for_model(config.name)
-    for name in config.arguments:
-        if not hasattr(known, name):
-            hint = suggestion(name, known.to_dict())
-            raise SpecError(f"{place}: there is no argument '{name}'. {hint}")
-    settings = _called(AutoConfig.for_model, place, model_type=config.name, **config.arguments)
+    types = {name: name for name in CLASSIFIERS if name not in NOT_TAKEN}
+    kind = find_by_name(config.name, types, "'model_config.name'", "image classifier")
+    check_settings(config.arguments, AutoConfig.for_model(kind), place)
+    settings = _called(AutoConfig.for_model, place, model_type=kind, **config.arguments)
     return _called(AutoModelForImageClassification.from_config, place, config=settings)
 
 
 def _called(builder: Callable[..., Any], place: str, **arguments: Any) -> Any:
     """`builder(**arguments)`; whatever a library stumbles over is the arguments' fault."""
     try:
-        return builder(**arguments)
+        with offline():
+            return builder(**arguments)
     except Exception as error:
         raise SpecError(
             f"{place}: the model can't be made of them: {type(error).__name__}: {one_line(error)}."
