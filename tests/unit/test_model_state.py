@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from visiondyno.client.model_state import ModelState, TrainedSoFar
 from visiondyno.client.whole_file import write_whole
-from visiondyno.errors import ModelError, NotFound, StorageFull
+from visiondyno.errors import BaseMissing, ModelError, NotFound, StorageFull
+from visiondyno.state import decode, encode_held
 
 DTYPES = ("<f4", "<f8", "<f2", "<i8", "|u1", "|i1", "|b1")
 
@@ -172,3 +173,13 @@ def test_it_is_taken_of_a_module_and_loaded_into_one() -> None:
     assert state == ModelState.of(source)
     with pytest.raises(ModelError, match="another model"):
         state.load_into(torch.nn.Linear(3, 4))
+
+
+def test_a_state_that_the_other_side_holds_travels_as_its_name() -> None:
+    state = ModelState({"weight": np.random.default_rng(0).normal(size=100_000)})
+    encoded = encode_held(state, state.sha256)
+    assert encoded.size_bytes < 1000
+    received = decode(encoded.data, encoded.format, {state.sha256: state})
+    assert ModelState(received) == state
+    with pytest.raises(BaseMissing):
+        decode(encoded.data, encoded.format)
