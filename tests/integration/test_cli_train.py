@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 
 from visiondyno.cli import main
 from visiondyno.cli.training_display import TrainingDisplay
+from visiondyno.client import training_run
 from visiondyno.client.model_state import ModelState
 from visiondyno.client.training_config import read_config
 from visiondyno.client.training_report import TrainingFolder
@@ -99,7 +100,7 @@ def test_options_override_the_file_and_the_result_is_json(
 
 
 def test_weights_may_be_given_and_the_model_may_be_a_program(
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
@@ -120,6 +121,10 @@ def test_weights_may_be_given_and_the_model_may_be_a_program(
     assert used["model_config"]["program"] == str(Path("net.pt2").resolve())
     assert used["model_state"] == str(Path("begin.safetensors").resolve())
     assert "exported program on 4 inline samples" in capsys.readouterr().out
+
+    monkeypatch.setattr(training_run, "_MAX_INLINE_BYTES", 10)  # so that it goes as a blob
+    assert train("dyno-training/config.yaml", "--out", "again") == 0
+    assert ModelState.load("again/model.safetensors") == trained
 
 
 def test_an_architecture_by_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,8 +216,12 @@ def test_epochs_of_an_earlier_run_stay_in_the_history_if_it_is_interrupted_again
             ("c.yaml", "--set", "model_config={type: exported, program: none.pt2}"),
             "There is no file 'none.pt2'",
         ),
+        (
+            ("c.yaml", "--set", "model_config={type: exported, program: /}"),
+            "The program / can't be read (Is a directory)",
+        ),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_bad_input_is_one_sentence(
     arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
