@@ -93,8 +93,16 @@ class JobRequest(_Wire):
     webhook: str | None = None
 
 
-def _valid(text: _Text) -> _Text:
-    """`text` without the lone surrogates of file names and JSON, which no wire takes."""
+_MAX_MESSAGE, _MAX_TRACEBACK = 2000, 20_000
+
+
+def _valid(text: _Text, most: int) -> _Text:
+    """`text` without the lone surrogates of file names and JSON, which no wire takes.
+
+    Of what is longer than `most`, beginning and end: who sent a page as a name gets no book back.
+    """
+    if text and len(text) > most:
+        text = f"{text[: most // 2]} … {text[-most // 2 :]}"
     return text and text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -120,13 +128,16 @@ class JobError(_Wire):
         if isinstance(error, VisionDynoError):
             stage = getattr(error, "stage", None)
             inner = getattr(error, "traceback", None)
-            trace = _valid(inner or traceback)
-            return cls(code=error.code, message=_valid(error.message), stage=stage, traceback=trace)
+            trace = _valid(inner or traceback, _MAX_TRACEBACK)
+            message = _valid(error.message, _MAX_MESSAGE)
+            return cls(code=error.code, message=message, stage=stage, traceback=trace)
         summary = f"{type(error).__name__}: {error}"
         return cls(
             code=VisionDynoError.code,
-            message=_valid(f"A defect of visiondyno itself: {summary}. Please report it."),
-            traceback=_valid(traceback),
+            message=_valid(
+                f"A defect of visiondyno itself: {summary}. Please report it.", _MAX_MESSAGE
+            ),
+            traceback=_valid(traceback, _MAX_TRACEBACK),
         )
 
 

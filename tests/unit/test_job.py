@@ -76,3 +76,12 @@ def test_new_job_ids_are_uuids_of_version_7_that_grow() -> None:
     assert {uuid.UUID(one).version for one in ids} == {7}
     assert {uuid.UUID(one).variant for one in ids} == {uuid.RFC_4122}
     assert len({new_job_id() for _ in range(1000)}) == 1000
+
+
+def test_a_page_sent_as_a_name_doesnt_come_back_as_a_book() -> None:
+    for error in (VisionDynoError("x" * 10**6 + " isn't known"), ValueError("x" * 10**6)):
+        told = JobError.from_exception(error, "y" * 10**6 + "the end")
+        assert len(told.message) < 2100
+        assert len(told.traceback or "") < 20_100
+        assert (told.traceback or "").endswith("the end")
+    assert JobError.from_exception(VisionDynoError("short"), None).message == "short"

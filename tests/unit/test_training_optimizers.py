@@ -1,5 +1,6 @@
 """Every optimiser, scheduler and loss of the installed torch works, or says why it can't."""
 
+import json
 from typing import Any
 
 import pytest
@@ -149,6 +150,10 @@ def test_class_weights_are_a_list() -> None:
     assert torch.equal(loss.function(outputs, labels), plain(outputs, labels))
 
 
+def chained(*inner: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "chained_scheduler", "schedulers": [*inner, {"type": "step", "step_size": 1}]}
+
+
 @pytest.mark.parametrize(
     ("hyper", "words"),
     [
@@ -176,6 +181,20 @@ def test_class_weights_are_a_list() -> None:
         ({"scheduler": "chained_scheduler",
           "scheduler_arguments": {"schedulers": [{"type": "stepp"}]}},
          ["schedulers[0]", "'step'"]),
+        ({"optimizer_arguments": {"eps": 10**400}}, ["'eps'", "64 bits"]),
+        ({"optimizer_arguments": {"betas": [0.9, float("nan")]}}, ["'betas'", "finite"]),
+        ({"optimizer_arguments": {"betas": [0.5] * 100_000}}, ["'betas'", "got [0.5, ", "..."]),
+        ({"loss_arguments": {"weight": [10**400]}}, ["'weight'", "list of numbers"]),
+        ({"loss_arguments": {"weight": json.loads("[" * 80 + "]" * 80)}}, ["'weight'", "list of numbers"]),
+        ({"loss_arguments": {"ignore_index": 2**70}}, ["'ignore_index'", "64 bits"]),
+        ({"scheduler": "multi_step", "scheduler_arguments": {"milestones": [[1], [2]]}},
+         ["'milestones'", "got [[1], [2]]"]),
+        ({"scheduler": "chained_scheduler",
+          "scheduler_arguments": {"schedulers": [{"type": "step", "step_size": 1}] * 101}},
+         ["at most 100 schedulers"]),
+        ({"scheduler": "chained_scheduler",
+          "scheduler_arguments": {"schedulers": [chained(chained(chained()))]}},
+         ["at most 3 levels"]),
         ({"optimizer": "lbfgs", "mixed_precision": "fp16"}, ["lbfgs", "fp16"]),
         ({"loss_function": "bce", "mixed_precision": "bf16"}, ["bce_with_logits"]),
         ({"data_parallel": True}, ["'hyperparameters.data_parallel'", "the processor"]),
@@ -197,6 +216,15 @@ def test_sparse_gradients_need_an_optimizer_that_takes_them() -> None:
 def test_a_model_without_weights_cant_learn() -> None:
     with pytest.raises(SpecError, match="no weights"):
         session({"type": "sequential", "layers": [{"type": "relu"}]})
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "arguments"), [("step", {"step_size": 0}), ("cosine_annealing", {"T_max": 0})]
+)
+def test_a_scheduler_that_cant_compute_is_named(scheduler: str, arguments: dict[str, Any]) -> None:
+    doomed = session(LINEAR, scheduler=scheduler, scheduler_arguments=arguments)
+    with pytest.raises(SpecError, match=r"scheduler_arguments': .*zero"):
+        fit(doomed, class_samples(), None, 1)
 
 
 def test_a_scheduler_that_ends_too_soon_is_named() -> None:

@@ -172,3 +172,28 @@ def test_whole_numbers_beyond_64_bits_become_fractions_or_are_refused() -> None:
 
 def test_samples_without_numbers_have_a_shape() -> None:
     assert InlineData(features=[[], []], labels=[0, 1]).features_array().shape == (2, 0)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_arguments_that_lie_too_deep_are_refused() -> None:
+    deep = {"x": nested(33)}
+    for part in (
+        {"hyperparameters": {"optimizer_arguments": deep}},
+        {"model_config": {"type": "timm", "name": "resnet18", "arguments": deep}},
+        {"model_config": {"type": "sequential", "layers": [{"type": "relu"} | deep]}},
+    ):
+        with pytest.raises(SpecError, match="deeper than 32"):
+            parse(TrainEpochInput, EPOCH | part, "train_epoch")
+    assert Hyperparameters(optimizer_arguments={"x": nested(31)}).optimizer == "adam"
+
+
+@pytest.mark.parametrize("device", ["cuda:\u0663", "cuda:" + "9" * 40, "cuda:-1", "mps"])
+def test_an_impossible_device_is_refused(device: str) -> None:
+    with pytest.raises(SpecError, match="'device'"):
+        parse(TrainEpochInput, EPOCH | {"device": device}, "train_epoch")

@@ -78,7 +78,7 @@ def find_operation(job_input: dict[str, Any]) -> Operation:
     name = job_input.get("operation")
     if not isinstance(name, str) or name not in OPERATIONS:
         known = ", ".join(sorted(OPERATIONS))
-        raise SpecError(f"'operation' must be one of {known}; got {name!r}.")
+        raise SpecError(f"'operation' must be one of {known}; got {name!r:.100}.")
     if "model_config" in job_input:
         return ON_MODULES.get(name, OPERATIONS[name])
     return OPERATIONS[name]

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import MissingExtra, OperationFailed
 from visiondyno.operations.context import OperationContext
+from visiondyno.operations.memory_limit import within_memory
 from visiondyno.operations.state_exchange import ReceivedState, receive_state
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.probes.gpu_share import memory_fraction
@@ -77,7 +78,9 @@ def torch_as_asked(spec: ModuleInput, context: OperationContext) -> Iterator[Non
     try:
         torch.set_num_threads(spec.threads or threads)
         torch.set_default_dtype(torch.float32)
-        with torch.inference_mode(mode=False), torch.enable_grad():
+        # CUDA's driver maps much that it doesn't use.
+        limited = nullcontext() if torch.cuda.is_available() else within_memory()
+        with limited, torch.inference_mode(mode=False), torch.enable_grad():
             yield
     except Exception as error:
         if not is_out_of_memory(error):

@@ -6,13 +6,27 @@ these values don't know: the worker checks them before it trains.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_SEED = 2**63 - 1
+_MAX_DEPTH = 32
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
-Arguments = dict[str, Any]
+
+
+def _shallow(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what lies too deep to be walked through later."""
+    level: list[Any] = [arguments]
+    for _ in range(_MAX_DEPTH):
+        inner = (e.values() if isinstance(e, dict) else e for e in level)
+        level = [v for values in inner for v in values if isinstance(v, dict | list | tuple)]
+        if not level:
+            return arguments
+    raise ValueError(f"lists and objects lie deeper than {_MAX_DEPTH} in each other")
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class _Part(BaseModel):
@@ -25,6 +39,11 @@ class LayerConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
     type: Name
+
+    @model_validator(mode="after")
+    def _is_shallow(self) -> Self:
+        _shallow(self.arguments)
+        return self
 
     @property
     def arguments(self) -> Arguments:

@@ -52,8 +52,8 @@ class ModuleInput(OperationInput):
     model_state: ModelState | None = None
     model_state_format: Name | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
 
     @field_validator("hyperparameters", mode="before")
     @classmethod

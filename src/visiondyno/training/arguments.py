@@ -4,6 +4,7 @@ import collections.abc
 import functools
 import inspect
 import json
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -45,8 +46,7 @@ def construct(
     try:
         return kind(*given, **values, **fixed)
     except Exception as error:  # torch refuses values with whatever its own code stumbles over
-        shown = json.dumps(dict(arguments))
-        shown = shown if len(shown) <= 200 else f"{shown[:197]}..."
+        shown = _shown(json.dumps(dict(arguments)))
         raise SpecError(
             f"{place}: {kind.__name__} can't be made of {shown}: {one_line(error)}."
         ) from error
@@ -113,16 +113,38 @@ def _checked(value: Any, parameter: inspect.Parameter, place: str) -> Any:
     if isinstance(value, list | tuple) and _takes_tensors_alone(annotation):
         return _tensor(value, place)
     try:
+        _check_numbers(value, place)
         text = json.dumps(value)
         adapter = _adapter(annotation)
         if adapter is not None:
             adapter.validate_json(text, strict=True)
     except ValidationError as error:
         expected = inspect.formatannotation(annotation).replace("NoneType", "None")
-        raise SpecError(f"{place}: expected {expected}, got {text}.") from error
+        raise SpecError(f"{place}: expected {expected}, got {_shown(text)}.") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise SpecError(f"{place}: only numbers, texts, lists and null can be given.") from error
     return _tupled(value)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _check_numbers(value: Any, place: str) -> None:
+    """Refuses numbers that torch would stumble over in the middle of a training."""
+    pending = [value]
+    while pending:
+        entry = pending.pop()
+        if isinstance(entry, list | tuple):
+            pending.extend(entry)
+        elif isinstance(entry, dict):
+            pending.extend(entry.values())
+        elif isinstance(entry, int) and not -(2**63) <= entry < 2**63:
+            raise SpecError(
+                f"{place}: whole numbers of 64 bits are taken, got {_shown(str(entry))}."
+            )
+        elif isinstance(entry, float) and not math.isfinite(entry):
+            raise SpecError(f"{place}: every number must be finite, got {entry}.")
 
 
 @functools.lru_cache(maxsize=512)
@@ -130,6 +152,9 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     """Checks values against `annotation`; None where it says nothing that could be checked."""
     if annotation is UNTYPED or annotation is Any:
         return None
+    if typing.get_origin(annotation) is collections.abc.Iterable:
+        # Of an iterable, pydantic would look at nothing before somebody iterates.
+        annotation = collections.abc.Sequence[typing.get_args(annotation)]  # type: ignore[misc]
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:
@@ -148,7 +173,7 @@ def _tensor(value: list[Any] | tuple[Any, ...], place: str) -> Any:
 
     try:
         tensor = torch.tensor(value, dtype=torch.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise SpecError(f"{place}: expected a list of numbers; {one_line(error)}.") from error
     if not torch.isfinite(tensor).all():
         raise SpecError(f"{place}: every number must be finite.")

@@ -224,15 +224,15 @@ class _Learner:
             nn.utils.clip_grad_value_(self._weights, self._hyper.gradient_clip_value)
 
 
-def step_scheduler(scheduler: "LRScheduler") -> None:
-    """One step.
+def step_scheduler(scheduler: "LRScheduler", *watched: float) -> None:
+    """One step; `watched` is the loss, of schedulers that look at it.
 
     Raises:
-        SpecError: it was told of fewer steps than there are.
+        SpecError: it was told of fewer steps than there are, or can't compute with its arguments.
     """
     try:
-        scheduler.step()
-    except ValueError as error:
+        scheduler.step(*watched)
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise SpecError(f"'hyperparameters.scheduler_arguments': {one_line(error)}.") from error
 
 

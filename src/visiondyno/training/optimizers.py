@@ -20,6 +20,7 @@ _SCHEDULER_PLACE = "'hyperparameters.scheduler'"
 _OWN = {"learning_rate": "lr", "weight_decay": "weight_decay", "momentum": "momentum"}
 _STEPS_EACH_BATCH = frozenset({"OneCycleLR", "CyclicLR"})
 _OF_SCHEDULERS = frozenset({"SequentialLR", "ChainedScheduler"})
+_MAX_SCHEDULERS, _MAX_NESTED = 100, 3
 
 
 @functools.cache
@@ -147,6 +148,11 @@ def _of_schedulers(
     parts = arguments.pop("schedulers", None)
     if not isinstance(parts, list) or not parts:
         raise SpecError(f"{place}: 'schedulers' must be a list, one entry a scheduler.")
+    if len(parts) > _MAX_SCHEDULERS or place.count(", schedulers[") >= _MAX_NESTED:
+        raise SpecError(
+            f"{place[:200]}: at most {_MAX_SCHEDULERS} schedulers are taken, in at most "
+            f"{_MAX_NESTED} levels."
+        )
     built = []
     for index, part in enumerate(parts):
         inner = f"{place}, schedulers[{index}]"

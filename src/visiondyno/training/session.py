@@ -226,7 +226,7 @@ class TrainingSession:
         if self.scheduler is None or self._scheduler_steps:
             return
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(watched_loss)
+            step_scheduler(self.scheduler, watched_loss)
         else:
             step_scheduler(self.scheduler)
 
