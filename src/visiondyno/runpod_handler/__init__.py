@@ -1,0 +1,1 @@
+"""What runs on a RunPod worker: every operation, under the RunPod SDK's loop."""
