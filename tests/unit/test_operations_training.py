@@ -21,6 +21,7 @@ from visiondyno.errors import (
     OperationFailed,
     SpecError,
     TimeLimitExceeded,
+    TooLarge,
     VisionDynoError,
 )
 from visiondyno.operations import train_epoch as train_epoch_operation
@@ -29,7 +30,7 @@ from visiondyno.operations.context import OperationContext
 from visiondyno.operations.training_setup import StepTicker, torch_as_asked
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.specs.training_operations import EvaluateModuleInput
-from visiondyno.state import decode, from_text
+from visiondyno.state import decode, encode, from_text, to_text
 from visiondyno.worker import run
 
 pytestmark = pytest.mark.torch
@@ -479,3 +480,14 @@ def test_a_module_comes_as_the_blob_of_a_program() -> None:
 
 def test_every_class_has_its_output() -> None:
     assert weights(done(EPOCH))["4.bias"].shape == (CLASSES,)
+
+
+def test_a_state_far_larger_than_the_model_is_refused_before_it_is_unpacked(home: Path) -> None:
+    zeros = {"x": np.zeros(100_000_000, np.float32)}
+    packed = encode(zeros)
+    assert packed.size_bytes < 100_000
+    job = EPOCH | {"model_state": to_text(packed), "model_state_format": packed.format}
+    with pytest.raises(TooLarge, match="'model_state'"):
+        done(job)
+    kept = [path.stat().st_size for path in (home / "cache").rglob("*") if path.is_file()]
+    assert max(kept, default=0) < 10**6

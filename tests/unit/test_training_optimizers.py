@@ -1,6 +1,5 @@
 """Every optimiser, scheduler and loss of the installed torch works, or says why it can't."""
 
-import json
 from typing import Any
 
 import pytest
@@ -185,7 +184,7 @@ def chained(*inner: dict[str, Any]) -> dict[str, Any]:
         ({"optimizer_arguments": {"betas": [0.9, float("nan")]}}, ["'betas'", "finite"]),
         ({"optimizer_arguments": {"betas": [0.5] * 100_000}}, ["'betas'", "got [0.5, ", "..."]),
         ({"loss_arguments": {"weight": [10**400]}}, ["'weight'", "list of numbers"]),
-        ({"loss_arguments": {"weight": json.loads("[" * 80 + "]" * 80)}}, ["'weight'", "list of numbers"]),
+        ({"loss_arguments": {"weight": [[1], [1, 2]]}}, ["'weight'", "list of numbers"]),
         ({"loss_arguments": {"ignore_index": 2**70}}, ["'ignore_index'", "64 bits"]),
         ({"scheduler": "multi_step", "scheduler_arguments": {"milestones": [[1], [2]]}},
          ["'milestones'", "got [[1], [2]]"]),

@@ -19,7 +19,7 @@ from dataset_factory import idx_bytes, write_coco, write_depth, write_idx, write
 from visiondyno.blobs.folder import FolderBlobs
 from visiondyno.datasets.fingerprint import fingerprint
 from visiondyno.errors import Cancelled, DatasetError, SpecError, StorageFull, TooLarge
-from visiondyno.operations import sample_images
+from visiondyno.operations import prepared_images, sample_images
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.prepared_images import map_images, resized
 from visiondyno.operations.training_samples import OpenedSamples, open_samples
@@ -446,6 +446,30 @@ def test_more_than_the_worker_may_keep_is_told_before_it_is_decoded(tmp_path: Pa
     assert len(opened({"data": str(tmp_path / "more"), "max_images": 2}, files).samples) == 2
     with pytest.raises(TooLarge, match="take 108 bytes"):
         opened({"data": str(tmp_path / "more"), "image_size": [3, 4]}, files)
+
+
+def test_few_large_images_are_in_memory_at_a_time(
+    tmp_path: Path, files: WorkerFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight images of 16,384 × 16,384 pixels would take 6 GB while they wait to be written."""
+    write_classes(tmp_path / "data", *[noise(index, 8, 8) for index in range(8)])
+    waiting: list[int] = []
+    decode, add = prepared_images._image, prepared_images._PixelFile.add
+
+    def decoded(*arguments: Any, **more: Any) -> Any:
+        waiting.append(1)
+        return decode(*arguments, **more)
+
+    def added(*arguments: Any) -> None:
+        add(*arguments)
+        assert len(waiting) == 1
+        waiting.clear()
+
+    monkeypatch.setattr(prepared_images, "_image", decoded)
+    monkeypatch.setattr(prepared_images._PixelFile, "add", added)
+    monkeypatch.setattr(prepared_images, "_AT_ONCE_BYTES", 3 * 100 * 100)
+    found = opened({"data": str(tmp_path / "data"), "image_size": 100}, files)
+    assert len(found.samples) == 8
 
 
 # What is known already

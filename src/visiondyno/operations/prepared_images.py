@@ -32,6 +32,7 @@ PREPARED_VERSION = 1
 
 _PIXELS, _LABELS, _ABOUT = "pixels.bin", "labels.npy", "about.json"
 _AT_ONCE = 32
+_AT_ONCE_BYTES = 2**28
 _CHUNK_BYTES = 2**22
 
 Pixels = NDArray[np.uint8]
@@ -191,9 +192,12 @@ def _decoded(
     dataset: Dataset, data: ImageData, pixels: _PixelFile
 ) -> Generator[tuple[Sample, Pixels | str], None, None]:
     """Every sample with its pixels, or with what is wrong with it."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for start in range(0, len(dataset), _AT_ONCE):
-            indices = range(start, min(start + _AT_ONCE, len(dataset)))
+    # What is decoded waits in memory until it is written.
+    height, width = data.size or (1, 1)
+    at_once = min(_AT_ONCE, max(1, _AT_ONCE_BYTES // (3 * height * width)))
+    with ThreadPoolExecutor(min(at_once, len(os.sched_getaffinity(0)))) as threads:
+        for start in range(0, len(dataset), at_once):
+            indices = range(start, min(start + at_once, len(dataset)))
             samples = [dataset.sample(index) for index in indices]
             images = threads.map(partial(_image, data=data, undecided=pixels.undecided), samples)
             try:

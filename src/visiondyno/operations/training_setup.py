@@ -16,7 +16,7 @@ from visiondyno.probes.gpu_share import memory_fraction
 from visiondyno.runtimes.torch_memory import limit_torch_memory
 from visiondyno.specs.training import Hyperparameters
 from visiondyno.specs.training_operations import ModuleInput
-from visiondyno.state import load_into
+from visiondyno.state import MAX_STATE_BYTES, load_into
 from visiondyno.training.data import Samples
 from visiondyno.training.losses import build_loss
 from visiondyno.training.memory import is_out_of_memory
@@ -34,6 +34,7 @@ BETWEEN_STEPS_TOLD_S = 2.0
 
 _ONE_JOB = threading.RLock()
 _LOOK_S = 0.2
+_ANY_STATE_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def prepare_module(
         ),
     )
     context.check()
-    received = receive_state(spec, files)
+    received = receive_state(spec, files, _most_bytes(module))
     if received is not None:
         load_into(module, received.state)
     environment = {
@@ -131,6 +132,15 @@ def prepare_module(
         "torch": torch.__version__,
     }
     return PreparedModule(module.to(device), device, received, environment, notes)
+
+
+def _most_bytes(module: "nn.Module") -> int:
+    """How long a state may be that is for `module`: 64 kB of Zstandard can hold 2 GB of zeros.
+
+    Twice its own, so that one of another model is still told apart by what it holds.
+    """
+    own = sum(int(getattr(entry, "nbytes", 0)) for entry in module.state_dict().values())
+    return min(MAX_STATE_BYTES, 2 * own + _ANY_STATE_BYTES)
 
 
 def check_hyperparameters(hyperparameters: Hyperparameters, module: "nn.Module") -> None:
