@@ -9,12 +9,14 @@ import asyncio
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
 
 from visiondyno.errors import Cancelled, SpecError, TimeLimitExceeded
 from visiondyno.executors.base import Executor, ExecutorHealth, JobLost
+from visiondyno.executors.ended_jobs import EndedJobs, size_bytes
 from visiondyno.job import JobAnswer, JobError, JobEvent, JobRequest, JobState, new_job_id
 from visiondyno.operations.context import OperationContext
 
@@ -24,7 +26,13 @@ Run = Callable[[dict[str, Any], OperationContext], dict[str, Any]]
 class _Job:
     """One job's events, written by the job's thread and read by watchers on the event loop."""
 
-    def __init__(self, job_id: str, request: JobRequest, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        request: JobRequest,
+        loop: asyncio.AbstractEventLoop,
+        on_end: Callable[[str, int], None],
+    ) -> None:
         self.id = job_id
         self.request = request
         self.events: list[JobEvent] = []
@@ -33,6 +41,7 @@ class _Job:
         self.submitted_s = time.monotonic()
         self.started_s: float | None = None
         self._loop = loop
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._changed = asyncio.Event()
         self.record(JobState.IN_QUEUE)
@@ -92,7 +101,7 @@ class _Job:
         )
         self.record(state, answer=answer)
 
-    async def follow(self, after: int) -> AsyncIterator[JobEvent]:
+    async def follow(self, after: int) -> AsyncGenerator[JobEvent, None]:
         seen = after
         while True:
             changed = self._changed
@@ -107,17 +116,31 @@ class _Job:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        if self.state.is_terminal:
+            self.request = self.request.model_copy(update={"input": {}})  # it may be large
+            answer = self.events[-1].answer
+            told = [event.progress for event in self.events]
+            self._on_end(self.id, size_bytes([told, answer and answer.output]))
 
 
 class InlineExecutor(Executor):
-    """Runs jobs in this process, in order of submission (low priority last)."""
+    """Runs jobs in this process, in order of submission (low priority last).
+
+    Ended jobs are remembered as `EndedJobs` says; one that was forgotten is a `JobLost`.
+    """
 
     name = "inline"
 
-    def __init__(self, run: Run) -> None:
-        """`run(job_input, context) -> output` is `worker.run`, or another with its contract."""
+    def __init__(self, run: Run, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start a thread for the jobs.
+
+        Args:
+            run: `run(job_input, context) -> output` is `worker.run`, or another with its contract.
+            clock: seconds, for how long ended jobs are remembered.
+        """
         self._run = run
         self._jobs: dict[str, _Job] = {}
+        self._ended = EndedJobs(self._jobs.pop, clock)
         self._waiting: list[_Job] = []
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inline-job")
@@ -130,7 +153,8 @@ class InlineExecutor(Executor):
             raise SpecError("This executor is closed; make a new one to submit jobs.")
         if job_id is not None and job_id in self._jobs:
             return job_id
-        job = _Job(job_id or new_job_id(), request, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        job = _Job(job_id or new_job_id(), request, loop, self._ended.keep)
         if queued_at is not None:
             job.queued_at = queued_at
         self._jobs[job.id] = job
@@ -140,8 +164,11 @@ class InlineExecutor(Executor):
         return job.id
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-        async for event in self._find(job_id).follow(after):
-            yield event
+        async with aclosing(self._find(job_id).follow(after)) as events:
+            async for event in events:
+                if event.state.is_terminal:
+                    self._ended.note_told(job_id)
+                yield event
 
     async def cancel(self, job_id: str) -> None:
         job = self._find(job_id)
