@@ -1,5 +1,6 @@
 """The one place that chooses: which executor runs the jobs, and what the service stands on."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,8 +204,9 @@ def _is_url(where: str) -> bool:
 
 
 def _nowhere(where: str) -> SpecError:
+    shown = re.sub(r"://[^/]*@", "://…@", where)  # without a password
     return SpecError(
-        f"'{where:.200}' isn't a place to run jobs; give inline, local, redis or the URL of a "
+        f"'{shown:.200}' isn't a place to run jobs; give inline, local, redis or the URL of a "
         "server or of a RunPod endpoint."
     )
 

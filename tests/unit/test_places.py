@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from visiondyno.blobs.http import HttpBlobs
+from visiondyno.blobs.open import open_blobs
 from visiondyno.errors import SpecError
 from visiondyno.executors.inline import InlineExecutor
 from visiondyno.executors.queued import QueueExecutor
@@ -85,3 +86,20 @@ def test_blobs_lie_where_the_places_workers_find_them(tmp_path: Path) -> None:
     asyncio.run(main())
     with pytest.raises(SpecError, match="API key"):
         make_blobs_at("http://host:8000/", settings(tmp_path), "hid\nden")
+
+
+@pytest.mark.parametrize(
+    "where", ["ftp://user:secret@host/x", "http://user:secret@host/blobs", "s3://key:secret@b/x",
+              "http://user:secret@host:port/blobs"],
+)  # fmt: skip
+def test_an_address_with_a_password_is_refused_untold(tmp_path: Path, where: str) -> None:
+    with pytest.raises(SpecError, match="user name or a password") as caught:
+        open_blobs(where, tmp_path)
+    assert "secret" not in caught.value.message
+    with pytest.raises(SpecError) as caught:
+        make_executor_at(where, settings(tmp_path))
+    assert "secret" not in caught.value.message
+
+
+def test_a_folder_of_blobs_may_have_any_name(tmp_path: Path) -> None:
+    assert str(tmp_path / "a@b") in str(open_blobs(f"file://{tmp_path}/a@b", tmp_path))

@@ -27,6 +27,7 @@ def url_in(folder: Path) -> str:
     [
         ("mysql://user:secret@host/db", "not in 'mysql'"),
         ("nonsense", "can't be read"),
+        ("postgresql://user:secret@host:port/db", "can't be read"),
         ("sqlite://", "needs a file"),
         ("sqlite:///:memory:", "needs a file"),
     ],

@@ -14,6 +14,7 @@ from visiondyno.specs.operations import parse
 from visiondyno.specs.training import EarlyStopping, Hyperparameters
 from visiondyno.specs.training_operations import (
     EvaluateModuleInput,
+    ExportModuleInput,
     TrainEpochInput,
     TrainInput,
 )
@@ -197,3 +198,10 @@ def test_arguments_that_lie_too_deep_are_refused() -> None:
 def test_an_impossible_device_is_refused(device: str) -> None:
     with pytest.raises(SpecError, match="'device'"):
         parse(TrainEpochInput, EPOCH | {"device": device}, "train_epoch")
+
+
+@pytest.mark.parametrize("shape", [[2**40], [10**400], [1000] * 8])
+def test_a_sample_that_no_memory_holds_is_refused(shape: list[int]) -> None:
+    job = {"operation": "export", "model_config": EPOCH["model_config"], "input_shape": shape}
+    with pytest.raises(SpecError, match=r"'input_shape'.*1,000,000,000 numbers"):
+        parse(ExportModuleInput, job, "export")

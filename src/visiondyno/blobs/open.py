@@ -1,11 +1,14 @@
 """From an address to a store of blobs."""
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from visiondyno.blobs.base import BlobStore
 from visiondyno.blobs.folder import FolderBlobs
 from visiondyno.errors import SpecError
+
+_CREDENTIALS = re.compile(r"^[^/]*://[^/?#]*@")
 
 
 def open_blobs(
@@ -26,6 +29,11 @@ def open_blobs(
     """
     if url is None:
         return FolderBlobs(folder, quota_bytes)
+    if _CREDENTIALS.search(url):  # which messages would tell to whoever sent a job
+        raise SpecError(
+            "The address of the blobs holds a user name or a password; take it out. A server's "
+            "key is VISIONDYNO_BLOBS_API_KEY, and a bucket's are those of its provider"
+        )
     try:
         parts = urlsplit(url)
     except ValueError as error:

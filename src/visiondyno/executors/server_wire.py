@@ -38,7 +38,7 @@ def checked_url(url: str) -> str:
         parsed = httpx.URL(full)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if parsed.userinfo or parsed.query:
+    if parsed.userinfo or parsed.query or "@" in full:
         raise SpecError(
             "The server's URL holds a user name, a password or a query; take it out, and give the "
             "API key apart."

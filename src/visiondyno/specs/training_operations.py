@@ -1,13 +1,15 @@
 """Typed inputs of the operations on torch modules."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from visiondyno.specs.operations import OperationInput
 from visiondyno.specs.training import EarlyStopping, Hyperparameters, ModelConfig, Name, Seed
 from visiondyno.specs.training_data import TrainingData
 
+_MAX_SAMPLE_NUMBERS = 1_000_000_000
 _BLOB = r"^sha256:[0-9a-f]{64}$"
 
 ModelState = Annotated[str, Field(min_length=1)]
@@ -95,6 +97,11 @@ class TrainEpochInput(ModuleInput):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if self.optimizer_state is not None and self.model_state is None:
+            raise ValueError(
+                "'optimizer_state' goes with the 'model_state' that was answered beside it: give "
+                "both, or none to begin anew"
+            )
         self._check_reply(self.state_reply)
         return self
 
@@ -152,6 +159,12 @@ class PredictModuleInput(ModuleInput):
     probabilities: bool = False
 
 
+def _of_a_sample(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > _MAX_SAMPLE_NUMBERS:
+        raise ValueError(f"a sample of more than {_MAX_SAMPLE_NUMBERS:,} numbers is not taken")
+    return shape
+
+
 class ExportModuleInput(ModuleInput):
     """Write a torch module as a file that other runtimes take.
 
@@ -165,7 +178,9 @@ class ExportModuleInput(ModuleInput):
     """
 
     operation: Literal["export"] = "export"
-    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)]
+    input_shape: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8), AfterValidator(_of_a_sample)
+    ]
     format: Literal["onnx", "exported"] = "onnx"
     precision: Literal["fp32", "fp16"] = "fp32"
     opset: Annotated[int, Field(ge=18, le=25)] | None = None

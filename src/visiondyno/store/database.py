@@ -164,7 +164,7 @@ class BatchStatement:
 def _normalised(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise SpecError(
             "The database URL can't be read; write sqlite:////folder/store.sqlite or "
             "postgresql://user:password@host/database."
