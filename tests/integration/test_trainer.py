@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,42 @@ def test_a_data_set_object_is_read_once(trainer: Trainer, client: CountingClient
     tensors.tensors[0][:] = 0
     after, _ = trainer.train_model(MLP, tensors, None, HYPER)
     assert before != after
+
+
+class Stored(torch.utils.data.Dataset):  # type: ignore[misc]
+    """All of these are equal, and hold different samples."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.points = torch.tensor(TRAIN[0]) * factor
+        self.transform = lambda point: point
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(self.points[index]), int(TRAIN[1][index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stored)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+def test_a_data_set_object_that_changed_is_read_again(trainer: Trainer) -> None:
+    def learned(data: Any) -> ModelState:
+        return trainer.train_model(MLP, data, None, HYPER)[0]
+
+    data = Stored()
+    as_it_was = learned(data)
+    assert learned(Stored(2.0)) != as_it_was
+    data.points *= 2
+    assert learned(data) == learned(Stored(2.0))
+    data.transform = lambda point: point / 2
+    assert learned(data) == as_it_was
+    data.lock = threading.Lock()  # nothing can look into such a one
+    data.points *= 2
+    assert learned(data) == learned(Stored(2.0))
 
 
 @pytest.mark.parametrize("lossy", ["bf16", "int8-delta"])

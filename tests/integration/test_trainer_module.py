@@ -1,5 +1,6 @@
 """Modules of the user's own: exported once, trained elsewhere as plain torch trains them here."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,44 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(MissingExtra, match="torch"):
         export_program(nn.Linear(2, 2), np.zeros((2, 2), np.float32))
+
+
+class Scaled(nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(6, 3)
+        self.factor = 1.0
+        self.register_buffer("offset", torch.zeros(1), persistent=False)
+
+    def forward(self, points: Any) -> Any:
+        return self.last(points) * self.factor + self.offset
+
+
+def test_a_module_that_was_changed_in_place_is_not_taken_for_what_it_was(
+    trainer: Trainer, client: CountingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(module: Any) -> list[float]:
+        outputs: list[list[float]] = trainer.predict(module, None, TRAIN[0][:1])["outputs"]
+        return outputs[0]
+
+    module = Scaled()
+    first = answer(module)
+    assert answer(module) == first
+    assert len(client.uploads) == 1
+    module.factor = 0.0
+    assert answer(module) == [0.0] * 3
+    module.offset.fill_(2.0)
+    assert answer(module) == [2.0] * 3
+    monkeypatch.setattr(Scaled, "forward", lambda self, points: self.last(points) * 0 + 7.0)
+    assert answer(module) == [7.0] * 3
+    assert len(client.uploads) == 4
+
+
+def test_a_module_that_cant_be_looked_into_is_exported_each_time(trainer: Trainer) -> None:
+    module = Scaled()
+    module.lock = threading.Lock()
+    first = trainer.predict(module, None, TRAIN[0][:1])["outputs"]
+    module.factor = 0.0
+    second = trainer.predict(module, None, TRAIN[0][:1])["outputs"]
+    assert first != second
+    assert second == [[0.0] * 3]

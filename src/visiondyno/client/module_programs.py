@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from visiondyno.client.client import Client
+from visiondyno.client.fingerprint import fingerprint
 from visiondyno.client.model_state import ModelState
 from visiondyno.errors import SpecError, VisionDynoError
 from visiondyno.specs.inline_data import InlineData
@@ -25,20 +26,22 @@ class _Program:
 
     Attributes:
         reference: its name there.
-        structure: what the module and its sample were like when it was exported.
+        structure: what the module and its sample were like when it was exported; None where that
+            can't be seen.
         weights: identity of the weights in it.
     """
 
     reference: str
-    structure: str
+    structure: str | None
     weights: str
 
 
 class ModulePrograms:
     """The programs of a trainer's modules.
 
-    A module is exported again where its `repr`, its tensors' shapes, what of it learns, or the
-    shape of its samples differ from before; not where only its weights do.
+    A module is exported again where its code or what its parts hold, its tensors' shapes, what of
+    it learns, or the shape of its samples differ from before, or where that can't be seen (see
+    `fingerprint`); not where only its weights do.
     """
 
     def __init__(self, client: Client) -> None:
@@ -61,6 +64,7 @@ class ModulePrograms:
         state = ModelState.of(module)
         if (
             known is None
+            or structure is None
             or known.structure != structure
             or not self._client.has_blob(known.reference)
         ):
@@ -128,8 +132,18 @@ def _exported(module: Any, example: Features) -> bytes:
     return export_program(module, example.astype(np.float32))
 
 
-def _structure(module: Any, example: Features) -> str:
+def _structure(module: Any, example: Features) -> str | None:
     learns = [name for name, weight in module.named_parameters() if weight.requires_grad]
-    shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in module.state_dict().items()]
+    state = module.state_dict()
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in state.items()]
     ties = [name for name, _ in module.named_parameters()]
-    return repr((repr(module), learns, shapes, ties, example.shape[1:], example.dtype.kind))
+    constants = {name: value for name, value in module.named_buffers() if name not in state}
+    parts = [(name, type(part), _held(part)) for name, part in module.named_modules()]
+    sample = (example.shape[1:], example.dtype.kind)
+    return fingerprint((repr(module), learns, shapes, ties, constants, parts, sample))
+
+
+def _held(part: Any) -> dict[str, Any]:
+    """What a part holds beside its tensors and parts; modes don't matter to a program."""
+    ours = ("training", "_parameters", "_buffers", "_modules")
+    return {name: value for name, value in vars(part).items() if name not in ours}
