@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from visiondyno import __version__
@@ -110,16 +111,16 @@ class Checkpoints:
 
     def take_up(self, session: TrainingSession) -> int:
         """Let `session` go on from the checkpoint; how many epochs it had, 0 without one."""
-        data = self._cache.read(KIND, self._key)
-        if data is None:
-            return 0
         try:
+            data = self._cache.read(KIND, self._key)
+            if data is None:
+                return 0
             session.load_state(from_bytes(data))
-        except ModelError as error:
-            self._cache.drop(KIND, self._key)
+        except (Unavailable, ModelError) as error:
             self.notes.append(
                 f"The checkpoint of this training couldn't be read, so it began anew: {error}"
             )
+            self.drop()
             return 0
         self._kept_epoch = session.epoch
         return session.epoch
@@ -139,7 +140,8 @@ class Checkpoints:
 
     def drop(self) -> None:
         """Forget it: the training has its answer."""
-        self._cache.drop(KIND, self._key)
+        with suppress(Unavailable):  # a full disk: it is evicted some day
+            self._cache.drop(KIND, self._key)
 
     def _keep(self, session: TrainingSession) -> None:
         began_s = self._clock()

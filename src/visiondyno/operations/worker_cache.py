@@ -21,10 +21,15 @@ _KIND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+=-]{0,199}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _POLL_S = 0.05
+_KEPT_FREE_SHARE = 0.05
+_KEPT_FREE_BYTES = 2_000_000_000
 
 
 class WorkerCache:
     """Files and folders by kind and key; the least recently used go first, over all kinds.
+
+    It gives way to everything else on its disk: as long as it has something to evict, 5 % of the
+    disk stay free, or 2 GB where that is less.
 
     All workers of a home share one, at the same time. A file is there entirely or not at all,
     whenever its writer is killed; what a dead writer left is removed when the cache is next
@@ -40,7 +45,12 @@ class WorkerCache:
     """
 
     def __init__(
-        self, folder: Path, max_bytes: int, *, now_ns: Callable[[], int] = time.time_ns
+        self,
+        folder: Path,
+        max_bytes: int,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+        disk: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
     ) -> None:
         """Open the cache, making it if there's none.
 
@@ -48,6 +58,7 @@ class WorkerCache:
             folder: its place; nothing else may be in it.
             max_bytes: what it may hold, beside the entry that was put last.
             now_ns: nanoseconds since the epoch, for times of use.
+            disk: bytes of the disk that holds a folder: all, used, and free.
 
         Raises:
             StorageFull, TransportDown: the folder can't be made or written.
@@ -55,6 +66,7 @@ class WorkerCache:
         self.folder = folder.expanduser().resolve()
         self.max_bytes = max_bytes
         self._now_ns = now_ns
+        self._disk = disk
         self._entries = self.folder / "entries"
         self._partial = self.folder / "partial"
         with disk_errors(self.folder):
@@ -285,13 +297,19 @@ class WorkerCache:
 
     def _evict(self, newest: Path, work: Path) -> None:
         entries = [_Entry.of(path) for path in self._entries.glob("*/*")]
-        left_bytes = sum(entry.size_bytes for entry in entries)
+        kept_bytes = sum(entry.size_bytes for entry in entries)
+        excess_bytes = max(kept_bytes - self.max_bytes, self._lacking_bytes())
         for entry in sorted(entries, key=lambda entry: (entry.used_ns, entry.path)):
-            if left_bytes <= self.max_bytes:
+            if excess_bytes <= 0:
                 return
             if entry.path != newest:
                 _remove(entry.path, work)
-                left_bytes -= entry.size_bytes
+                excess_bytes -= entry.size_bytes
+
+    def _lacking_bytes(self) -> int:
+        """How much more of the disk should be free."""
+        total_bytes, _, free_bytes = self._disk(self.folder)
+        return min(_KEPT_FREE_BYTES, int(total_bytes * _KEPT_FREE_SHARE)) - free_bytes
 
 
 @dataclass(frozen=True, slots=True)
