@@ -18,6 +18,7 @@ from visiondyno.specs.training import Hyperparameters
 from visiondyno.specs.training_operations import ModuleInput
 from visiondyno.state import MAX_STATE_BYTES, load_into
 from visiondyno.training.data import Samples
+from visiondyno.training.forward import compiler_of_its_own
 from visiondyno.training.losses import build_loss
 from visiondyno.training.memory import is_out_of_memory
 from visiondyno.training.modules import build_module
@@ -81,7 +82,8 @@ def torch_as_asked(spec: ModuleInput, context: OperationContext) -> Iterator[Non
         torch.set_default_dtype(torch.float32)
         # CUDA's driver maps much that it doesn't use.
         limited = nullcontext() if torch.cuda.is_available() else within_memory()
-        with limited, torch.inference_mode(mode=False), torch.enable_grad():
+        compiler = compiler_of_its_own() if spec.hyperparameters.compile else nullcontext()
+        with limited, compiler, torch.inference_mode(mode=False), torch.enable_grad():
             yield
     except Exception as error:
         if not is_out_of_memory(error):

@@ -1,6 +1,7 @@
 """What is called in a module's place: compiled, or spread over the GPUs of the worker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import SpecError
@@ -44,6 +45,22 @@ def wrapped(
         parallel: Callable[..., Any] = nn.DataParallel(module)
         return parallel
     return None
+
+
+@contextmanager
+def compiler_of_its_own() -> Iterator[None]:
+    """Torch's compiler without memory of earlier models, and without a trace afterwards.
+
+    It counts how often it has compiled the same function, such as `Sequential.forward`, whatever
+    model it belongs to; from the eighth time on it would run models uncompiled, and say nothing.
+    """
+    import torch
+
+    torch.compiler.reset()
+    try:
+        yield
+    finally:
+        torch.compiler.reset()
 
 
 def _compiled_in_training(compiled: Callable[..., Any], module: "nn.Module") -> Callable[..., Any]:
