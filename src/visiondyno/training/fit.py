@@ -43,10 +43,13 @@ def fit(
         SpecError: `early_stopping` watches a metric that there isn't.
         OperationFailed: see `train_one_epoch`.
     """
-    while session.epoch < epochs and not should_stop(session.history, early_stopping):
+    watch = None if early_stopping is None else _Watch(early_stopping, session.history)
+    while session.epoch < epochs and not (watch and watch.has_run_out):
         train_metrics = session.train_epoch(train, on_step)
         val_metrics = None if validation is None else session.evaluate(validation)
         record = session.end_epoch(train_metrics, val_metrics)
+        if watch is not None:
+            watch.add(record)
         if on_epoch is not None:
             on_epoch(record)
     return session.history
@@ -60,9 +63,7 @@ def should_stop(history: Sequence[EpochRecord], early_stopping: EarlyStopping | 
     Raises:
         SpecError: the metric isn't there, or it isn't known whether more of it is better.
     """
-    if early_stopping is None or not history:
-        return False
-    return len(history) - _best(history, early_stopping) >= early_stopping.patience
+    return early_stopping is not None and _Watch(early_stopping, history).has_run_out
 
 
 def best_epoch(history: Sequence[EpochRecord], early_stopping: EarlyStopping) -> int | None:
@@ -71,7 +72,7 @@ def best_epoch(history: Sequence[EpochRecord], early_stopping: EarlyStopping) ->
     Raises:
         SpecError: as `should_stop`.
     """
-    best = _best(history, early_stopping)
+    best = _Watch(early_stopping, history).best
     return int(history[best - 1]["epoch"]) if best else None
 
 
@@ -94,16 +95,33 @@ def check_monitor(early_stopping: EarlyStopping | None, loss: Loss) -> None:
     _direction(early_stopping, name)
 
 
-def _best(history: Sequence[EpochRecord], early_stopping: EarlyStopping) -> int:
-    """How many records there are up to the best one; 0 where none is a number."""
-    part, _, name = early_stopping.monitor.partition("_")
-    sign = 1.0 if _direction(early_stopping, name) == "min" else -1.0
-    least, best = math.inf, 0
-    for number, record in enumerate(history, start=1):
-        value = sign * _watched(record, part, name)
-        if value < least - early_stopping.min_delta:
-            least, best = value, number
-    return best
+class _Watch:
+    """Early stopping, record by record: a long history isn't read again after each epoch.
+
+    Attributes:
+        best: how many records there are up to the best one; 0 where none is a number.
+    """
+
+    def __init__(self, early_stopping: EarlyStopping, history: Sequence[EpochRecord]) -> None:
+        self._early_stopping = early_stopping
+        self._part, _, self._name = early_stopping.monitor.partition("_")
+        self._sign = 1.0 if _direction(early_stopping, self._name) == "min" else -1.0
+        self._least = math.inf
+        self._count = 0
+        self.best = 0
+        for record in history:
+            self.add(record)
+
+    def add(self, record: EpochRecord) -> None:
+        self._count += 1
+        value = self._sign * _watched(record, self._part, self._name)
+        if value < self._least - self._early_stopping.min_delta:
+            self._least, self.best = value, self._count
+
+    @property
+    def has_run_out(self) -> bool:
+        """Whether the last `patience` records were none of them better."""
+        return self._count > 0 and self._count - self.best >= self._early_stopping.patience
 
 
 def _watched(record: EpochRecord, part: str, name: str) -> float:
