@@ -26,6 +26,7 @@ from visiondyno.training.session import SessionState, TrainingSession
 KIND = "optimizer"
 
 _LEARNED_BY = ("learning_rate", "weight_decay", "momentum", "optimizer_arguments")
+_LENGTHS = ("history_size",)
 _SCHEDULED_BY = ("scheduler_arguments", "scheduler_step")
 
 
@@ -123,6 +124,7 @@ def _apply_changes(
 ) -> None:
     """A kept optimiser remembers its learning rate, and the caller may have chosen another."""
     now = _learned_by(session.hyperparameters)
+    _check_switches(before, now)
     changed = [name for name in now if now[name] != before.get(name)]
     if changed and session.scheduler is not None:
         raise SpecError(
@@ -132,6 +134,24 @@ def _apply_changes(
     if changed:
         for group, options in zip(session.optimizer.param_groups, fresh, strict=True):
             group.update(options)
+
+
+def _check_switches(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Numbers may change; what decides what an optimiser keeps may not."""
+    own, others = now["optimizer_arguments"], before["optimizer_arguments"]
+    switched = [
+        f"optimizer_arguments.{name}"
+        for name in sorted(own.keys() | others.keys())
+        if own.get(name) != others.get(name)
+        and (name in _LENGTHS or bool in (type(own.get(name)), type(others.get(name))))
+    ]
+    if now["momentum"] and not before["momentum"]:
+        switched.append("momentum")
+    if switched:
+        raise SpecError(
+            f"'hyperparameters.{switched[0]}' changed since the last epoch, and the optimizer has "
+            "kept what it needs without that change; leave 'optimizer_state' out to begin anew."
+        )
 
 
 def _learned_by(hyper: Hyperparameters) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from visiondyno.errors import DatasetError, SpecError
 from visiondyno.training.arguments import one_line
 from visiondyno.training.data import Samples, batch_count, batches
-from visiondyno.training.labels import check_labels
+from visiondyno.training.labels import check_labels, fit_labels
 from visiondyno.training.layers import layer_place
 from visiondyno.training.losses import Loss
 from visiondyno.training.names import snake_case
@@ -54,6 +54,7 @@ def check_training(
     if rest and not drop_last and rest != first:
         output_shape(module, samples, rest, what)
     check_labels(samples.labels, outputs, loss, what)
+    _check_loss(loss, samples.labels[:1], outputs)
 
 
 def check_evaluation(
@@ -71,6 +72,21 @@ def check_evaluation(
         check_training(module, samples, loss, batch_size=batch_size, what=what)
     finally:
         module.train(was_training)
+
+
+def _check_loss(loss: Loss, labels: "torch.Tensor", outputs: tuple[int, ...]) -> None:
+    """Refuses arguments that don't fit the outputs, such as too few weights of classes."""
+    import torch
+
+    device = next((tensor.device for tensor in loss.function.buffers()), labels.device)
+    answer = torch.zeros(len(labels), *outputs[1:], device=device)
+    try:
+        loss.function(answer, fit_labels(labels.to(device), answer, loss))
+    except Exception as error:  # torch refuses values with whatever its own code stumbles over
+        raise SpecError(
+            f"'hyperparameters.loss_arguments' of {loss.name} don't fit a model whose output has "
+            f"shape {outputs[1:]}: {one_line(error)}."
+        ) from error
 
 
 def check_features(samples: Samples, module: "nn.Module", what: str = "training_data") -> None:

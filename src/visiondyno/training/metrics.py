@@ -74,9 +74,13 @@ class PassMetrics:
         return found | {"samples_processed": self._samples}
 
     def _add_classes(self, outputs: "torch.Tensor", labels: "torch.Tensor") -> None:
+        import torch
+
         if labels.is_floating_point():  # probabilities of each class
             labels = labels.argmax(dim=1)
-        counted = labels != self._loss.ignore_index
+        counted = torch.ones_like(labels, dtype=torch.bool)
+        if self._loss.ignore_index is not None:  # not all losses on classes have one
+            counted = labels != self._loss.ignore_index
         self._judged += int(counted.sum())
         self._hits += int(((outputs.argmax(dim=1) == labels) & counted).sum())
         if outputs.shape[1] >= TOP5_FROM_CLASSES:

@@ -99,7 +99,8 @@ def build_scheduler(
     Args:
         hyperparameters: name and arguments.
         optimizer: whose learning rate it sets.
-        total_steps: of the whole training; `one_cycle` takes it if it is given no length.
+        total_steps: of the scheduler, in the whole training; `one_cycle` takes it if it is given
+            no length.
 
     Raises:
         SpecError: it is unknown, needs a function, or its arguments are wrong.
@@ -107,9 +108,16 @@ def build_scheduler(
     if hyperparameters.scheduler is None:
         return None
     arguments = dict(hyperparameters.scheduler_arguments)
-    return _scheduler(
+    scheduler = _scheduler(
         hyperparameters.scheduler, arguments, optimizer, _SCHEDULER_PLACE, total_steps
     )
+    is_watching = type(scheduler).__name__ == "ReduceLROnPlateau"
+    if is_watching and hyperparameters.scheduler_step == "batch":
+        raise SpecError(
+            f"'hyperparameters.scheduler_step': '{hyperparameters.scheduler}' watches the loss of "
+            "whole epochs; take 'epoch', or leave it out."
+        )
+    return scheduler
 
 
 def steps_each_batch(hyperparameters: Hyperparameters, scheduler: "LRScheduler | None") -> bool:

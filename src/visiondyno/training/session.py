@@ -76,7 +76,7 @@ class TrainingSession:
             hyperparameters: how it learns.
             device: where.
             seed: of everything random in an epoch.
-            total_steps: batches of the whole training, for schedulers that end with it.
+            total_steps: of the scheduler in the whole training, for those that end with it.
 
         Raises:
             SpecError: a name or an argument is wrong, or the device can't do what is asked.
