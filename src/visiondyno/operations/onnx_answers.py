@@ -44,7 +44,7 @@ def answer_features(payload: dict[str, Any], _: Any) -> dict[str, Any]:
         batches = _batches(features, payload["batches"])
         pieces: list[Arrays] = [session.run(None, {name: batch}) for batch in batches]
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-        told = " ".join(str(error).split())[:300]
+        told = " ".join(str(error).split())[:300].rstrip(". ")
         raise ModelError(f"ONNX Runtime {version} can't run the file: {told}.") from error
     write_answers(folder, pieces)
     return {}

@@ -56,10 +56,10 @@ def run(spec: PredictModuleInput, context: OperationContext) -> dict[str, Any]:
         check_features(samples, prepared.module, "features")
         size = min(len(samples), spec.hyperparameters.batch_size)
         shape = output_shape(prepared.module, samples, size, "features")
-        if spec.probabilities and len(shape) < 2:
+        if spec.probabilities and (len(shape) < 2 or shape[1] == 1):
             raise SpecError(
                 "'probabilities' needs one output for each class, and the model answers one "
-                "number a sample; leave it out."
+                "number a sample; leave it out. Of a single logit it is 1 / (1 + exp(-output))."
             )
         return {
             "operation": "predict",

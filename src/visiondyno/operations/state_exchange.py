@@ -27,6 +27,7 @@ from visiondyno.state import (
     from_tensors,
     from_text,
     identity,
+    inline_or_blob,
     safetensors_pieces,
     to_text,
 )
@@ -89,7 +90,12 @@ def receive_state(
 
 
 def answer_state(
-    module: "nn.Module", reply: StateReply, received: ReceivedState | None, files: WorkerFiles
+    module: "nn.Module",
+    reply: StateReply,
+    received: ReceivedState | None,
+    files: WorkerFiles,
+    *,
+    beside_bytes: int = 0,
 ) -> dict[str, Any]:
     """What an answer says of the module's state; the worker keeps what the client will have.
 
@@ -98,6 +104,7 @@ def answer_state(
         reply: how the state may be encoded.
         received: what came with the job and was loaded into the module: the base of differences.
         files: of this worker.
+        beside_bytes: what else of length the answer holds, which leaves less room for the state.
 
     Returns:
         `model_state` (base64, or `sha256:…` in the blob store above 7 MB), `model_state_format`,
@@ -119,7 +126,8 @@ def answer_state(
         lossy=reply.lossy,
         feedback=feedback,
     )
-    inline = encoded.placement is Placement.INLINE
+    beside = beside_bytes * 3 // 4  # base64 makes 4 bytes of 3
+    inline = inline_or_blob(encoded.size_bytes + beside) is Placement.INLINE
     answer: dict[str, Any] = {
         "model_state": to_text(encoded) if inline else files.publish(encoded.data),
         "model_state_format": encoded.format,

@@ -1,5 +1,6 @@
 """`train`: many epochs in one job; a job that is delivered again goes on where it was cut off."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +103,13 @@ class _Training:
             "operation": "train",
             "status": "success",
             "history": session.history,
-            **answer_state(session.module, spec.state_reply, prepared.received, self._files),
+            **answer_state(
+                session.module,
+                spec.state_reply,
+                prepared.received,
+                self._files,
+                beside_bytes=len(json.dumps(session.history)),
+            ),
             "epochs_run": session.epoch,
             "stopped_early": session.epoch < spec.epochs,
             "resumed_from_epoch": resumed_from,
@@ -124,7 +131,8 @@ class _Training:
         """A session whose data fit; what doesn't is found here, before the first step."""
         spec, hyper = self._spec, self._spec.hyperparameters
         train = self._train.samples
-        steps = batch_count(len(train), hyper.batch_size, drop_last=hyper.drop_last)
+        batches = batch_count(len(train), hyper.batch_size, drop_last=hyper.drop_last)
+        steps = 1 if hyper.scheduler_step == "epoch" else batches
         session = TrainingSession(
             self._prepared.module,
             hyper,

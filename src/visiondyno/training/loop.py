@@ -71,7 +71,8 @@ def train_one_epoch(
         of the module as it was learning, in training mode.
 
     Raises:
-        OperationFailed: the loss is NaN or infinite, or torch gave up: names epoch and batch.
+        OperationFailed: the loss or a weight is NaN or infinite, or torch gave up: names epoch
+            and batch.
     """
     hyper = options.hyperparameters
     scaler = options.scaler or gradient_scaler(hyper.mixed_precision, options.device)
@@ -96,6 +97,8 @@ def train_one_epoch(
                     step_scheduler(scheduler)
             if on_step is not None:
                 on_step(number, steps)
+    with _named(f"epoch {options.epoch}, batch {steps} of {steps}"):
+        learner.check_weights()
     return metrics.result()
 
 
@@ -125,7 +128,7 @@ def evaluate_module(
                 with _named(f"evaluation, batch {number} of {steps}"):
                     features, labels = samples.features(indices), samples.labels[indices]
                     value, outputs, labels = learner.forward(features, labels)
-                    metrics.add(learner.finite(value), outputs, labels)
+                    metrics.add(learner.finite(value, labels), outputs, labels)
                 if on_step is not None:
                     on_step(number, steps)
     finally:
@@ -164,7 +167,7 @@ class _Learner:
             return self._learn_by_closure(features, labels)
         self._optimizer.zero_grad(set_to_none=True)
         value, outputs, labels = self.forward(features, labels)
-        shown = self.finite(value)
+        shown = self.finite(value, labels)
         self._scaler.scale(value).backward()
         if self._clips:
             self._scaler.unscale_(self._optimizer)
@@ -183,16 +186,34 @@ class _Learner:
             labels = fit_labels(labels, outputs, self._loss)
             return self._function(outputs, labels), outputs, labels
 
-    def finite(self, value: "torch.Tensor") -> float:
-        """The loss as a number, if it is one."""
+    def finite(self, value: "torch.Tensor", labels: "torch.Tensor") -> float:
+        """The loss of these labels as a number, if it is one."""
         number = float(value.detach())
         if not math.isfinite(number):
+            if self._loss.ignore_index is not None and bool(
+                (labels == self._loss.ignore_index).all()
+            ):
+                raise OperationFailed(
+                    f"each label is {self._loss.ignore_index}, which doesn't count, so the loss "
+                    "has no mean. Take a larger 'batch_size', leave such samples out, or set "
+                    '\'loss_arguments\': {"reduction": "sum"}',
+                    stage="train",
+                )
             raise OperationFailed(
                 f"the loss is {number}. Take a smaller 'learning_rate', or set "
                 "'gradient_clip_norm'",
                 stage="train",
             )
         return number
+
+    def check_weights(self) -> None:
+        """What the last step did: no loss comes after it."""
+        if not all(bool(weight.isfinite().all()) for weight in self._weights):
+            raise OperationFailed(
+                "a weight is no longer a finite number after its step. Take a smaller "
+                "'learning_rate', or set 'gradient_clip_norm'",
+                stage="train",
+            )
 
     def _learn_by_closure(self, features: "torch.Tensor", labels: "torch.Tensor") -> Batch:
         seen: list[Batch] = []
@@ -201,7 +222,7 @@ class _Learner:
             assert self._optimizer is not None
             self._optimizer.zero_grad(set_to_none=True)
             value, outputs, fitted = self.forward(features, labels)
-            seen.append((self.finite(value), outputs, fitted))
+            seen.append((self.finite(value, fitted), outputs, fitted))
             value.backward()
             self._clip()
             return value
