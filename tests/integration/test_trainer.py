@@ -294,6 +294,28 @@ def test_wrong_inputs_are_the_jobs_own_errors_and_reach_the_callbacks(trainer: T
 
 
 @pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"early_stoping": {"monitor": "val_loss"}}, "did you mean 'early_stopping'"),
+        ({"workers": 3}, "no option 'workers' here; there are callbacks, device"),
+        ({"callbacks": [3]}, "callback is of type int; derive"),
+        ({"model_state": {"0.bias": [0.0]}}, "'model_state' is of type dict; give a ModelState"),
+    ],
+    ids=["misspelt", "unknown", "callback", "state"],
+)
+def test_what_a_training_doesnt_take_is_refused_and_never_passed_over(
+    trainer: Trainer, client: CountingClient, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        trainer.train_model(MLP, TRAIN, None, HYPER, **options)
+    with pytest.raises(SpecError):
+        trainer.evaluate(MLP, None, HELD_OUT, seed=3)  # type: ignore[call-arg]
+    with pytest.raises(SpecError):
+        Trainer(client, callbacks=[3])  # type: ignore[list-item]
+    assert client.inputs == []
+
+
+@pytest.mark.parametrize(
     ("hyper", "place"),
     [
         ({"learning_rate": float("nan")}, "hyperparameters.learning_rate"),

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from visiondyno.client.model_state import ModelState, TrainedSoFar
 from visiondyno.client.whole_file import write_whole
-from visiondyno.errors import BaseMissing, ModelError, NotFound, StorageFull
+from visiondyno.errors import BaseMissing, ModelError, NotFound, SpecError, StorageFull
 from visiondyno.state import decode, encode_held
 
 DTYPES = ("<f4", "<f8", "<f2", "<i8", "|u1", "|i1", "|b1")
@@ -61,8 +61,15 @@ def test_it_never_changes_and_shares_nothing_with_what_it_was_made_of() -> None:
     assert state["weight"].tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="read-only"):
         state["weight"][0] = 5
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        state["weight"].flags.writeable = True
     assert state.sha256 == before
     assert copy.copy(state) is copy.deepcopy(state) is state
+
+
+def test_it_is_loaded_into_modules_only() -> None:
+    with pytest.raises(SpecError, match=r"torch\.nn\.Module; got dict"):
+        small().load_into({})
 
 
 def test_it_says_shortly_what_it_is() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from visiondyno.client.whole_file import write_whole
-from visiondyno.errors import ModelError, NotFound, VisionDynoError
+from visiondyno.errors import ModelError, NotFound, SpecError, VisionDynoError
 from visiondyno.state import from_module, from_safetensors, identity, load_into, to_safetensors
 from visiondyno.state.writing import size_bytes
+from visiondyno.training.program_export import is_module
 
 Array = npt.NDArray[Any]
 
@@ -113,7 +114,8 @@ class ModelState(Mapping[str, Array]):
         self.size_bytes = size_bytes(tensors)
         for tensor in tensors.values():
             tensor.flags.writeable = False
-        self._tensors = tensors
+        # Of what doesn't own its memory, nobody can make a writeable one again by its flag.
+        self._tensors = {name: tensor.view() for name, tensor in tensors.items()}
         self._sha256 = sha256
         self._holders: set[str] = set()
         self.trained = trained
@@ -123,7 +125,12 @@ class ModelState(Mapping[str, Array]):
 
         Raises:
             ModelError: they are of another module; what is missing or different is named.
+            SpecError: it isn't a module.
         """
+        if not is_module(module):
+            raise SpecError(
+                f"A model state is loaded into a torch.nn.Module; got {type(module).__name__}."
+            )
         load_into(module, self)
 
     def save(self, path: str | os.PathLike[str]) -> None:

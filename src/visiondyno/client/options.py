@@ -1,10 +1,12 @@
 """What the methods of the trainer take beside what is trained."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from visiondyno.client.callbacks import Callback
 from visiondyno.client.client import AnyPolicy
+from visiondyno.errors import SpecError
 from visiondyno.specs.training import EarlyStopping, Hyperparameters
 
 AnyHyperparameters = Hyperparameters | Mapping[str, Any] | None
@@ -50,3 +52,32 @@ class TrialOptions(TrainOptions, total=False):
     """
 
     monitor: str
+
+
+def check_options(given: Mapping[str, Any], kind: type) -> None:
+    """Refuse options that `kind`, one of the above, hasn't: a misspelt one must not be passed over.
+
+    Raises:
+        SpecError: names the first such option; or one of the callbacks isn't one.
+    """
+    known = sorted(kind.__annotations__)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}."
+            raise SpecError(f"There is no option '{name}' here; {hint}")
+    check_callbacks(given.get("callbacks", ()))
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> None:
+    """Refuse what isn't a callback before anything runs.
+
+    Raises:
+        SpecError: one isn't.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise SpecError(
+                f"A callback is of type {type(callback).__name__}; derive its class from "
+                "visiondyno.Callback."
+            )

@@ -12,12 +12,20 @@ from visiondyno.client.client import Client
 from visiondyno.client.job_input import plain_input
 from visiondyno.client.model_state import ModelState, TrainedSoFar
 from visiondyno.client.module_programs import ModulePrograms, example_of, is_module
-from visiondyno.client.options import AnyHyperparameters, JobOptions, TrainOptions, TrialOptions
+from visiondyno.client.options import (
+    AnyHyperparameters,
+    JobOptions,
+    TrainOptions,
+    TrialOptions,
+    check_callbacks,
+    check_options,
+)
 from visiondyno.client.progress import ProgressLine
 from visiondyno.client.pruning import Pruning
 from visiondyno.client.sent_data import SentData
 from visiondyno.client.state_transfer import Lossy, StateTransfer
 from visiondyno.client.whole_file import write_whole
+from visiondyno.errors import SpecError
 from visiondyno.job import JobEvent
 
 History = list[dict[str, Any]]
@@ -63,6 +71,7 @@ class Trainer:
                 begin with; without one the first comes back exact.
             progress: show a line of progress in a terminal or a notebook.
         """
+        check_callbacks(callbacks)
         self.client = client
         self._callbacks = (*callbacks, *((ProgressLine(),) if progress else ()))
         self._transfer = StateTransfer(client, lossy)
@@ -95,6 +104,7 @@ class Trainer:
         Returns:
             The state after the last epoch, and each epoch's record.
         """
+        check_options(options, TrainOptions)
         settings = {
             "hyperparameters": hyperparameters,
             "epochs": epochs,
@@ -130,6 +140,7 @@ class Trainer:
         Returns:
             The epoch's metrics (of the model as it was learning), and the state after it.
         """
+        check_options(options, JobOptions)
         told = EpochsTold(self._callbacks)
         config, start = self._model(model_config, model_state, training_data, options)
         trained = TrainedSoFar() if start is None else start.trained
@@ -174,6 +185,7 @@ class Trainer:
             `final_val_metrics` and `final_train_metrics` (of the last epoch), `history`,
             `model_state`, `epochs_run`.
         """
+        check_options(options, TrialOptions)
         given: dict[str, Any] = dict(options)
         monitor = given.pop("monitor", "val_loss")
         if trial is not None:
@@ -206,6 +218,7 @@ class Trainer:
             hyperparameters: loss and batch size are used.
             **options: see `JobOptions`.
         """
+        check_options(options, JobOptions)
         config, start = self._model(model_config, model_state, validation_data, options)
         job_input = {
             "operation": "evaluate",
@@ -239,6 +252,7 @@ class Trainer:
         Returns:
             The operation's output: `outputs`, one entry a sample, and more.
         """
+        check_options(options, JobOptions)
         config, start = self._model(model_config, model_state, features, options)
         job_input = {
             "operation": "predict",
@@ -326,6 +340,11 @@ class Trainer:
         self, model: Any, state: ModelState | None, data: Any, options: JobOptions
     ) -> tuple[Any, ModelState | None]:
         """`model_config` as it travels, and the state to begin with."""
+        if state is not None and not isinstance(state, ModelState):
+            raise SpecError(
+                f"'model_state' is of type {type(state).__name__}; give a ModelState, such as "
+                "ModelState(tensors), ModelState.of(module) or ModelState.load(path)."
+            )
         if not is_module(model):
             return model, state
         example = example_of(data, options.get("input_shape"))
