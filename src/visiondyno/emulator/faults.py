@@ -1,0 +1,93 @@
+"""Faults on request: what networks and RunPod do to clients now and then, when a test asks."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_Operation = Annotated[
+    str | None,
+    Field(description="The path's part after the endpoint: `run`, `status`, `job-done`; None: any"),
+]
+
+
+class _Fault(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    count: _Count = 1
+
+
+class AnswerStatus(_Fault):
+    """Answer requests with an HTTP status and do nothing."""
+
+    kind: Literal["status"]
+    status: Annotated[int, Field(ge=400, le=599)]
+    operation: _Operation = None
+    retry_after_s: Annotated[float | None, Field(ge=0)] = None
+
+
+class CutAnswer(_Fault):
+    """Do what is asked and break the connection off in the middle of the answer."""
+
+    kind: Literal["reset"]
+    operation: _Operation = None
+
+
+class StallAnswer(_Fault):
+    """Do what is asked and answer so many seconds later: real ones, whatever the clock's speed."""
+
+    kind: Literal["stall"]
+    seconds: Annotated[float, Field(gt=0, le=600)]
+    operation: _Operation = None
+
+
+class DropResult(_Fault):
+    """Accept a worker's answer and lose it."""
+
+    kind: Literal["drop_result"]
+
+
+class DeliverTwice(_Fault):
+    """Deliver a job once more, to whichever worker asks next."""
+
+    kind: Literal["deliver_twice"]
+
+
+class KillWorkers(_Fault):
+    """Kill workers that run jobs, at once (SIGKILL)."""
+
+    kind: Literal["kill_worker"]
+
+
+RequestFault = AnswerStatus | CutAnswer | StallAnswer
+Fault = Annotated[
+    RequestFault | DropResult | DeliverTwice | KillWorkers, Field(discriminator="kind")
+]
+
+
+class FaultBook:
+    """Faults that requests are to meet, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self._armed: list[RequestFault] = []
+
+    def arm(self, fault: RequestFault) -> None:
+        """Have the next `count` requests of its operation meet it."""
+        self._armed.append(fault.model_copy())
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._armed.clear()
+
+    def armed(self) -> list[RequestFault]:
+        """Those that are still to be met."""
+        return list(self._armed)
+
+    def meet(self, operation: str) -> RequestFault | None:
+        """The fault that this request meets."""
+        for fault in self._armed:
+            if fault.operation in (None, operation):
+                fault.count -= 1
+                if fault.count == 0:
+                    self._armed.remove(fault)
+                return fault
+        return None

@@ -1,0 +1,60 @@
+"""A worker for the emulator's tests: `python emulated_handler.py [plain|async|stream]`.
+
+Runs under the `runpod` package as it is.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import runpod
+
+
+def plain(job: dict[str, Any]) -> Any:
+    """What its input asks for; blocks the worker's loop."""
+    given = job["input"]
+    if given.get("sleep_s"):
+        time.sleep(given["sleep_s"])
+    match given.get("do", "echo"):
+        case "fail":
+            return {"error": "images/7.jpg is empty"}
+        case "raise":
+            raise ValueError("a defect")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "tell":
+            runpod.serverless.progress_update(job, {"done": 1})
+            time.sleep(0.5)
+        case "refresh":
+            return {"refresh_worker": True, "said": "bye"}
+        case "many":
+            return {"said": "x" * given["bytes"]}
+    return {"said": given.get("say"), "worker": os.environ["RUNPOD_POD_ID"]}
+
+
+async def without_blocking(job: dict[str, Any]) -> Any:
+    await asyncio.sleep(job["input"].get("sleep_s", 0))
+    return plain({**job, "input": {**job["input"], "sleep_s": 0}})
+
+
+async def stream(job: dict[str, Any]) -> AsyncIterator[Any]:
+    for step in range(job["input"].get("steps", 3)):
+        yield {"step": step}
+        await asyncio.sleep(0)
+
+
+HANDLERS: dict[str, Any] = {"plain": plain, "async": without_blocking, "stream": stream}
+
+if __name__ == "__main__":
+    kind = sys.argv.pop()
+    runpod.serverless.start(
+        {
+            "handler": HANDLERS[kind],
+            "return_aggregate_stream": True,
+            "concurrency_modifier": lambda _: 2 if kind == "async" else 1,
+        }
+    )
