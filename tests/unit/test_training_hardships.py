@@ -12,7 +12,7 @@ import pytest
 from training_cases import CLASSES, class_samples, linear, session, torch
 
 from visiondyno.errors import OperationFailed, SpecError
-from visiondyno.operations.checkpoints import KIND
+from visiondyno.operations.checkpoints import KIND, Checkpoints
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.state_exchange import answer_state
 from visiondyno.operations.worker_cache import WorkerCache
@@ -190,6 +190,35 @@ def test_a_last_step_that_ruins_the_weights_is_a_failure() -> None:
 
 def _predicting(features: Any) -> dict[str, Any]:
     return {"operation": "predict", "model_config": LINEAR, "features": features}
+
+
+def test_a_metric_for_more_classes_is_refused_before_training() -> None:
+    seen: list[dict[str, Any]] = []
+    job = TRAIN | {"early_stopping": {"monitor": "train_top5_accuracy"}}
+    with pytest.raises(SpecError, match=r"'train_top5_accuracy' with .* and 3 outputs; take one"):
+        done(job, seen.append)
+    assert not [progress for progress in seen if progress["stage"] == "epoch"]
+
+
+def test_sparse_gradients_are_not_clipped_by_value() -> None:
+    layer = {"type": "embedding", "num_embeddings": 4, "embedding_dim": 3, "sparse": True}
+    hyper = {"optimizer": "sparse_adam", "gradient_clip_value": 0.1}
+    samples = {"features": [0, 1, 2, 3], "labels": [0, 1, 2, 0]}
+    job = EPOCH | {"model_config": sequence(layer), "training_data": samples}
+    refused(job | {"hyperparameters": hyper}, SpecError, "gradient_clip_value", "clip_norm")
+    assert done(job | {"hyperparameters": {"optimizer": "sgd", "gradient_clip_norm": 0.1}})
+
+
+def test_a_checkpoint_without_memory_for_it_costs_no_training(tmp_path: Path) -> None:
+    def full(**_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    checkpoints = Checkpoints(WorkerCache(tmp_path / "cache", 10**9), "ab" * 32)
+    training = session()
+    training.state = full  # type: ignore[method-assign]
+    for _ in range(2):
+        checkpoints.after_epoch(training)
+    assert checkpoints.notes == ["A checkpoint couldn't be kept: the memory is full"]
 
 
 def test_one_logit_has_no_probabilities_over_classes() -> None:

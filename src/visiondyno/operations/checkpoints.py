@@ -17,6 +17,7 @@ from visiondyno.operations.training_setup import PreparedModule
 from visiondyno.operations.worker_cache import Piece, WorkerCache
 from visiondyno.specs.training_operations import TrainInput
 from visiondyno.state import from_safetensors, from_tensors, safetensors_pieces, to_tensors
+from visiondyno.training.memory import is_out_of_memory
 from visiondyno.training.session import SessionState, TrainingSession
 
 KIND = "checkpoints"
@@ -146,14 +147,21 @@ class Checkpoints:
     def _keep(self, session: TrainingSession) -> None:
         began_s = self._clock()
         try:
-            self._cache.put(KIND, self._key, to_pieces(session.state()))
+            self._cache.put(KIND, self._key, to_pieces(session.state(copy=False)))
             self._kept_epoch = session.epoch
         except (Unavailable, ModelError) as error:
-            if not self._has_failed:
-                self.notes.append(f"A checkpoint couldn't be kept: {error}")
-            self._has_failed = True
+            self._tell_failure(str(error))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._tell_failure("the memory is full")
         self._ended_s = self._clock()
         self._cost_s = self._ended_s - began_s
+
+    def _tell_failure(self, reason: str) -> None:
+        if not self._has_failed:
+            self.notes.append(f"A checkpoint couldn't be kept: {reason}")
+        self._has_failed = True
 
 
 def _device_name(prepared: PreparedModule) -> str:

@@ -141,13 +141,14 @@ class _Training:
             total_steps=steps * spec.epochs,
         )
         check_monitor(spec.early_stopping, session.loss)
-        check_training(
+        outputs = check_training(
             session.module,
             train,
             session.loss,
             batch_size=hyper.batch_size,
             drop_last=hyper.drop_last,
         )
+        check_monitor(spec.early_stopping, session.loss, outputs[1] if outputs[1:] else None)
         if self._validation is not None:
             check_evaluation(
                 session.module, self._validation.samples, session.loss, batch_size=hyper.batch_size

@@ -172,7 +172,7 @@ def _kept_optimizer(reference: str, cache: WorkerCache) -> SessionState | None:
 
 def _keep_optimizer(session: TrainingSession, cache: WorkerCache) -> tuple[str | None, str | None]:
     """Its reference and None, or None and why it couldn't be kept."""
-    state = session.state(with_module=False)
+    state = session.state(with_module=False, copy=False)
     values = state.values | {"history": [], "hyperparameters": _learned_by(session.hyperparameters)}
     try:
         pieces = to_pieces(replace(state, values=values))

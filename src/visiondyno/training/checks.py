@@ -26,7 +26,7 @@ def check_training(
     batch_size: int,
     drop_last: bool = False,
     what: str = "training_data",
-) -> None:
+) -> tuple[int, ...]:
     """Shapes of the first and of the last batch, labels and features of all samples.
 
     Args:
@@ -36,6 +36,9 @@ def check_training(
         batch_size: of the batches.
         drop_last: whether a last batch that isn't full is left out.
         what: which data it is, for messages.
+
+    Returns:
+        The shape of the module's output for the first batch.
 
     Raises:
         SpecError: a layer, or the loss, doesn't fit what it gets.
@@ -55,6 +58,7 @@ def check_training(
         output_shape(module, samples, rest, what)
     check_labels(samples.labels, outputs, loss, what)
     _check_loss(loss, samples.labels[:1], outputs)
+    return outputs
 
 
 def check_evaluation(

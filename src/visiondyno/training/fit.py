@@ -76,8 +76,15 @@ def best_epoch(history: Sequence[EpochRecord], early_stopping: EarlyStopping) ->
     return int(history[best - 1]["epoch"]) if best else None
 
 
-def check_monitor(early_stopping: EarlyStopping | None, loss: Loss) -> None:
+def check_monitor(
+    early_stopping: EarlyStopping | None, loss: Loss, classes: int | None = None
+) -> None:
     """Refuses a metric that training by this loss never has.
+
+    Args:
+        early_stopping: watches it.
+        loss: decides which there are.
+        classes: how many the module tells apart, where that is known.
 
     Raises:
         SpecError: it has none of this name, or it isn't known whether more of it is better.
@@ -85,12 +92,13 @@ def check_monitor(early_stopping: EarlyStopping | None, loss: Loss) -> None:
     if early_stopping is None:
         return
     part, _, name = early_stopping.monitor.partition("_")
-    known = metric_names(loss)
+    known = metric_names(loss, classes)
     if name not in known:
         listed = ", ".join(f"'{part}_{metric}'" for metric in known)
+        with_classes = "" if classes is None else f" and {classes} outputs"
         raise SpecError(
             f"'early_stopping.monitor': there is no '{early_stopping.monitor}' with the loss "
-            f"'{loss.name}'; take one of {listed}."
+            f"'{loss.name}'{with_classes}; take one of {listed}."
         )
     _direction(early_stopping, name)
 

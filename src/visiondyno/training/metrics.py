@@ -15,10 +15,16 @@ LESS_IS_BETTER = frozenset({"loss", "mae", "rmse"})
 MORE_IS_BETTER = frozenset({"accuracy", "top5_accuracy", "r2"})
 
 
-def metric_names(loss: Loss) -> tuple[str, ...]:
-    """Metrics that `PassMetrics` finds by this loss, with enough classes, and targets that vary."""
+def metric_names(loss: Loss, classes: int | None = None) -> tuple[str, ...]:
+    """Metrics that `PassMetrics` finds by this loss, with targets that vary.
+
+    Args:
+        loss: decides which.
+        classes: how many there are; enough for each if None.
+    """
+    has_top5 = classes is None or classes >= TOP5_FROM_CLASSES
     of_kind = {
-        "classes": ("accuracy", "top5_accuracy"),
+        "classes": ("accuracy", "top5_accuracy")[: 2 if has_top5 else 1],
         "binary": ("accuracy",),
         "signs": ("accuracy",),
         "numbers": ("mae", "rmse", "r2"),

@@ -78,7 +78,7 @@ def build_optimizer(hyperparameters: Hyperparameters, module: "nn.Module") -> "O
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if not weights:
         raise SpecError("'model_config': the model has no weights that could learn.")
-    _check_sparsity(name, kind, module)
+    _check_sparsity(name, kind, module, clips=hyperparameters.gradient_clip_value is not None)
     place = f"'hyperparameters.optimizer_arguments' of {name}"
     arguments = hyperparameters.optimizer_arguments | own
     optimizer: Optimizer = construct(kind, arguments, place, given=(weights,))
@@ -175,8 +175,8 @@ def _of_schedulers(
     return scheduler
 
 
-def _check_sparsity(name: str, kind: Any, module: "nn.Module") -> None:
-    """Few optimisers take sparse gradients, and SparseAdam takes no others."""
+def _check_sparsity(name: str, kind: Any, module: "nn.Module", *, clips: bool) -> None:
+    """Few optimisers take sparse gradients, SparseAdam no others, and clipping by value none."""
     sparse = {
         id(weight)
         for part in module.modules()
@@ -193,4 +193,9 @@ def _check_sparsity(name: str, kind: Any, module: "nn.Module") -> None:
         raise SpecError(
             f"{_PLACE}: {name} takes no sparse gradients, which a layer with 'sparse' gives; take "
             "'sgd' or 'adagrad'."
+        )
+    if sparse and clips:
+        raise SpecError(
+            "'hyperparameters.gradient_clip_value': torch can't clip sparse gradients by value, "
+            "and a layer with 'sparse' gives such; take 'gradient_clip_norm'."
         )

@@ -120,13 +120,15 @@ class TrainingSession:
             self.module, samples, self.loss, self._options(max(self.epoch, 1)), on_step
         )
 
-    def state(self, *, with_module: bool = True) -> SessionState:
+    def state(self, *, with_module: bool = True, copy: bool = True) -> SessionState:
         """All that a resumed training needs to go on bit by bit the same.
 
         Everything random is a function of (seed, epoch): there is no generator to keep.
 
         Args:
             with_module: weights and buffers too; else only what the optimiser knows.
+            copy: False shares the session's memory, so that further training changes the state
+                too: for one that is written at once.
         """
         tree: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
@@ -136,13 +138,13 @@ class TrainingSession:
         tensors, values = flatten(tree, "session")
         if with_module:
             tensors |= {f"{_MODULE}/{name}": t for name, t in self.module.state_dict().items()}
-        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        kept = {name: t.detach().clone() if copy else t.detach() for name, t in tensors.items()}
         values = self._identity() | {
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
             "tree": values,
         }
-        return SessionState(copies, values)
+        return SessionState(kept, values)
 
     def load_state(self, state: SessionState) -> None:
         """Goes on from `state`, of a session with the same module and hyperparameters.
