@@ -148,6 +148,29 @@ def test_safetensors_is_the_format_if_none_is_named(worker: Worker) -> None:
     assert received.sha256 == identity(state_of())
 
 
+def test_a_state_that_comes_back_without_its_format_is_read(worker: Worker) -> None:
+    sent = encode(state_of())
+    assert sent.format == "safetensors+shuffle+zstd"
+    for given in (base64.b64encode(sent.data).decode(), worker.put(sent.data)):
+        assert worker.receive(asking(given)).sha256 == sent.sha256
+
+
+@pytest.mark.parametrize("format_name", [name for name in FORMATS if "safetensors" not in name])
+def test_a_difference_or_rounded_state_without_its_format_is_refused(
+    format_name: str, worker: Worker
+) -> None:
+    base = worker.receive(sending(encode(state_of()))).state
+    kind = format_name.removesuffix("+shuffle+zstd")
+    options: dict[str, Any] = {"delta": {"base": base}, "bf16": {"lossy": "bf16"}}.get(
+        kind, {"base": base, "lossy": "int8-delta"}
+    )
+    sent = encode(stepped(state_of()), **options)
+    if format_name == kind:
+        sent = unpacked(sent, kind)
+    with pytest.raises(ModelError, match="Send the 'model_state_format' that came with it"):
+        worker.receive(asking(base64.b64encode(sent.data).decode()))
+
+
 def test_what_was_received_is_kept_for_a_difference(worker: Worker, tmp_path: Path) -> None:
     base, new = state_of(), stepped(state_of())
     delta = encode(new, base=base)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _STATES, _FEEDBACK = "states", "feedback"
 _WHAT = "'model_state'"
-_PLAIN = "safetensors"
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 T = TypeVar("T")
@@ -63,7 +62,7 @@ def receive_state(
 
     Args:
         spec: with `model_state` as base64 or the name of a blob, encoded as `model_state_format`
-            says; safetensors where that is None.
+            says; where that is None, a state itself, packed or not.
         files: of this worker.
         max_bytes: how long it may be, encoded and decoded.
 
@@ -83,7 +82,7 @@ def receive_state(
         data = _named(lambda: from_text(text))
     _refuse_pickle(data)
     kept = _KeptStates(files.cache)
-    state, sha256 = _named(lambda: kept.decode(data, spec.model_state_format or _PLAIN, max_bytes))
+    state, sha256 = _named(lambda: kept.decode(data, spec.model_state_format, max_bytes))
     with suppress(Unavailable):  # no room: a next difference to it is refused, nothing is lost
         kept.keep(state, sha256)
     return ReceivedState(state, sha256)
@@ -148,7 +147,7 @@ class _KeptStates:
         self._cache = cache
         self._bases: dict[str, State] = {}
 
-    def decode(self, data: bytes, format_name: str, max_bytes: int) -> tuple[State, str]:
+    def decode(self, data: bytes, format_name: str | None, max_bytes: int) -> tuple[State, str]:
         try:
             return decode_identified(data, format_name, self._find, max_bytes=max_bytes)
         except BaseMissing:

@@ -38,7 +38,7 @@ class ModuleInput(OperationInput):
     Attributes:
         config: `model_config` on the wire.
         model_state: weights to begin with; fresh ones from the seed if None.
-        model_state_format: how `model_state` is encoded.
+        model_state_format: how `model_state` is encoded; None: safetensors, packed or not.
         hyperparameters: of an evaluation, loss and batch size only.
         device: `auto` is the first GPU where there is one, else the processor; the answer says
             which.

@@ -24,7 +24,7 @@ from visiondyno.errors import ModelError, SpecError, TooLarge
 from visiondyno.state import delta, lossy
 from visiondyno.state.bases import Bases, check_same_tensors, find_base
 from visiondyno.state.feedback import ErrorFeedback
-from visiondyno.state.packing import LEVELS, pack, unpack
+from visiondyno.state.packing import LEVELS, is_packed, pack, unpack
 from visiondyno.state.reading import parse_header, read_tensors
 from visiondyno.state.tensors import (
     MAX_STATE_BYTES,
@@ -43,7 +43,7 @@ INLINE_LIMIT_BYTES = 7_000_000
 Lossy: TypeAlias = Literal["bf16", "int8-delta"]
 Restore: TypeAlias = Callable[[State, Mapping[str, str], State, int], dict[str, Tensor]]
 
-_PACKED = "+shuffle+zstd"
+_WHOLE, _PACKED = "safetensors", "+shuffle+zstd"
 _BASE, _SHA256 = "base", "sha256"
 FORMATS = (
     "safetensors",
@@ -165,7 +165,7 @@ def encode_held(state: State, sha256: str) -> EncodedState:
 
 def decode(
     data: bytes,
-    format_name: str,
+    format_name: str | None,
     bases: Bases | None = None,
     *,
     max_bytes: int = MAX_STATE_BYTES,
@@ -175,7 +175,7 @@ def decode(
 
     Args:
         data: the bytes of an `EncodedState`, from anyone.
-        format_name: its format.
+        format_name: its format; None: a state itself, packed or not, as its first bytes say.
         bases: the states held here, by identity; None for none.
         max_bytes: how long the data, and the state as canonical bytes, may be; memory stays within
             a small multiple of it.
@@ -194,7 +194,11 @@ def decode(
 
 
 def decode_identified(
-    data: bytes, format_name: str, bases: Bases | None = None, *, max_bytes: int = MAX_STATE_BYTES
+    data: bytes,
+    format_name: str | None,
+    bases: Bases | None = None,
+    *,
+    max_bytes: int = MAX_STATE_BYTES,
 ) -> tuple[dict[str, Tensor], str]:
     """As `decode`, with the state's identity, which costs nothing more where it is checked."""
     state, sha256 = _decoded(data, format_name, bases, max_bytes, None)
@@ -203,22 +207,29 @@ def decode_identified(
 
 def _decoded(
     data: bytes,
-    format_name: str,
+    format_name: str | None,
     bases: Bases | None,
     max_bytes: int,
     expected_sha256: str | None,
 ) -> tuple[dict[str, Tensor], str | None]:
     """The state, and its identity where it was looked at."""
-    if format_name not in FORMATS:
+    if format_name is not None and format_name not in FORMATS:
         raise SpecError(
             f"There is no model_state_format {quoted(format_name)}. Use one of {', '.join(FORMATS)}"
         )
     check_size(len(data), max_bytes)
-    content = format_name.removesuffix(_PACKED)
-    buffer: Buffer = data if content == format_name else unpack(data, max_bytes)
+    # No safetensors file of a length that is taken begins like a Zstandard frame.
+    given = format_name or (_WHOLE + _PACKED if is_packed(data) else _WHOLE)
+    content = given.removesuffix(_PACKED)
+    buffer: Buffer = data if content == given else unpack(data, max_bytes)
     header = parse_header(buffer)
+    if format_name is None and _SHA256 in header.metadata:
+        raise ModelError(
+            "The model state came without its format, and isn't a plain one. Send the "
+            "'model_state_format' that came with it too"
+        )
     wire = read_tensors(buffer, header)
-    if content == "safetensors":
+    if content == _WHOLE:
         state, expected = wire, [expected_sha256]
     else:
         named = _named_identities(header.metadata, content)

@@ -51,6 +51,11 @@ def pack(data: bytes, level: int) -> bytes:
     return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(shuffled.data)
 
 
+def is_packed(data: bytes) -> bool:
+    """Whether it begins like what `pack` gives: with the magic number of a frame (RFC 8878)."""
+    return data.startswith(zstandard.FRAME_HEADER)
+
+
 def unpack(packed: bytes, max_bytes: int) -> memoryview:
     """The safetensors file that was packed.
 
