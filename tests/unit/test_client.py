@@ -1,7 +1,9 @@
 """The clients: jobs from asyncio, scripts, threads and notebooks, over a real inline executor."""
 
 import asyncio
+import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from visiondyno.errors import (
     DatasetError,
     NotFound,
     OperationFailed,
+    RateLimited,
     SpecError,
     TimeLimitExceeded,
     TransportDown,
@@ -365,3 +368,165 @@ def test_a_closed_async_client_refuses_everything() -> None:
             await client.submit(echo())
 
     asyncio.run(main())
+
+
+class SlowToAccept(InlineExecutor):
+    """Takes a job, and says so a moment later, as a server at the end of a long line does."""
+
+    def __init__(self) -> None:
+        super().__init__(run_test_operation)
+        self.may_answer = asyncio.Event()
+        self.is_asked = asyncio.Event()
+
+    async def submit(
+        self, request: JobRequest, job_id: str | None = None, queued_at: float | None = None
+    ) -> str:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().submit(request, job_id, queued_at)
+
+
+def test_a_call_that_is_cancelled_while_its_job_is_submitted_leaves_no_job_running() -> None:
+    async def main() -> None:
+        async with AsyncClient(slow := SlowToAccept()) as client:
+            call = asyncio.create_task(client.run(ENDLESS))
+            await slow.is_asked.wait()
+            call.cancel()
+            await asyncio.sleep(0)
+            slow.may_answer.set()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            jobs = (await client.health())["jobs"]
+            assert (jobs[JobState.IN_QUEUE], jobs[JobState.IN_PROGRESS]) == (0, 0)
+            assert jobs[JobState.CANCELLED] == 1
+
+    asyncio.run(main())
+
+
+def test_a_submission_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("visiondyno.client.async_client._ACCEPT_S", 0.01)
+
+    async def main() -> None:
+        async with AsyncClient(slow := SlowToAccept()) as client:
+            call = asyncio.create_task(client.run(ENDLESS))
+            await slow.is_asked.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+
+
+def test_a_job_that_cant_be_stopped_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    class Unstoppable(InlineExecutor):
+        async def cancel(self, job_id: str) -> None:
+            await super().cancel(job_id)
+            raise TransportDown("The queue can't be reached.")
+
+    async def main() -> None:
+        client = AsyncClient(Unstoppable(run_test_operation))
+        with pytest.raises(ZeroDivisionError):
+            await client.run(ENDLESS, on_event=lambda _: 1 // 0)
+
+    asyncio.run(main())
+    assert "may go on: it couldn't be stopped. The queue can't be reached." in caplog.text
+
+
+def test_where_a_second_submission_could_be_a_second_job_none_is_made() -> None:
+    class InDoubt(Flaky):
+        submits_once = False
+
+    async def main() -> None:
+        sleeps = Sleeps()
+        async with AsyncClient(InDoubt(1), sleep=sleeps) as client:
+            with pytest.raises(TransportDown):
+                await client.submit(echo())
+            assert sleeps.waited_s == []
+
+    asyncio.run(main())
+
+
+def test_a_server_that_asks_for_fewer_requests_costs_no_job() -> None:
+    class Busy(Flaky):
+        def fail(self) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise RateLimited("Too many requests.", retry_after_s=3.0)
+
+        async def submit(
+            self, request: JobRequest, job_id: str | None = None, queued_at: float | None = None
+        ) -> str:
+            return await InlineExecutor.submit(self, request, job_id, queued_at)
+
+        async def cancel(self, job_id: str) -> None:
+            raise AssertionError("the job is to go on")
+
+    async def main() -> None:
+        sleeps = Sleeps()
+        client = AsyncClient(Busy(4), sleep=sleeps)
+        assert await client.run(echo(steps=3)) == {"said": "hi"}
+        assert sleeps.waited_s == [3.0, 3.0, 3.0, 3.0]
+
+        class Never(Busy):
+            async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+                raise RateLimited("Too many requests.")
+                yield
+
+        with pytest.raises(RateLimited, match=r"The job \S+ may go on"):
+            await AsyncClient(Never(0), sleep=sleeps).run(echo())
+
+    asyncio.run(main())
+
+
+def test_a_client_that_is_dropped_ends_its_thread_and_jobs() -> None:
+    client = Client(inline())
+    client.submit(ENDLESS)
+    thread = client._thread._thread
+    assert thread is not None
+    del client
+    gc.collect()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def test_a_watch_that_is_collected_on_the_loops_own_thread_doesnt_stop_the_loop(
+    client: Client,
+) -> None:
+    job_id = client.submit(ENDLESS)
+    held = [client.watch(job_id)]
+    assert next(held[0]).number == 1
+
+    async def drop() -> None:
+        held.clear()
+
+    client._thread.run(lambda _: drop())
+    client.cancel(job_id)
+    with pytest.raises(Cancelled):
+        client.result(job_id)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_in_the_midst_of_a_call_doesnt_hang(client: Client) -> None:
+    client.run(echo())
+    is_held, is_done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with client._thread._lock:
+            is_held.set()
+            is_done.wait(timeout=60)
+
+    threading.Thread(target=hold).start()
+    assert is_held.wait(timeout=60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            client.close()
+            client.run(echo())
+        except SpecError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    is_done.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
@@ -11,7 +12,13 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from visiondyno.blobs.base import BlobStore
-from visiondyno.errors import OperationFailed, SpecError, TransportDown, VisionDynoError
+from visiondyno.errors import (
+    OperationFailed,
+    RateLimited,
+    SpecError,
+    TransportDown,
+    VisionDynoError,
+)
 from visiondyno.executors.base import Executor, JobLost
 from visiondyno.executors.workers import WorkerInfo
 from visiondyno.job import JobAnswer, JobEvent, JobRequest, Policy, new_job_id
@@ -22,8 +29,15 @@ Json = dict[str, Any]
 OnEvent = Callable[[JobEvent], None]
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+_LONGEST_WAIT_S = 60.0
 _STOP_S = 30.0
 """How long a cancelled job may take to end before its caller goes on without it."""
+_ACCEPT_S = 5.0
+"""How long of that its submission may take, where it is cancelled in the midst of it."""
+_MAY_PASS = (TransportDown, RateLimited)
+
+_log = logging.getLogger("visiondyno")
+
 AT_ONCE = 16
 
 
@@ -35,8 +49,9 @@ class AsyncClient:
     """Submits jobs and follows them. For one event loop; use it as a context manager.
 
     Errors of a job come as the class that its worker raised. Where queue or server can't be
-    reached for a moment, `run`, `submit` and `watch` try again for a quarter of a minute, and then
-    raise `TransportDown`; what was accepted goes on meanwhile.
+    reached for a moment, or asks for fewer requests, `run`, `submit` and `watch` try again for a
+    quarter of a minute, and then raise `TransportDown` or `RateLimited`; what was accepted goes on
+    meanwhile. A submission is made again only where that can't make a second job.
     """
 
     def __init__(
@@ -107,7 +122,7 @@ class AsyncClient:
         """Submit a job, follow it to its end, and return its output.
 
         If the call is cancelled, or `on_event` raises, the job is cancelled too, and has ended
-        when this does (or half a minute has passed).
+        when this does (or half a minute has passed, or it can't be reached, with a warning).
 
         Args:
             job_input: `{"operation": …, …}`, as JSON has it.
@@ -117,19 +132,20 @@ class AsyncClient:
         Raises:
             VisionDynoError: the job's own error.
             SpecError: input or policy isn't one.
-            TransportDown: queue or server can't be reached; the message names the job, and
-                `result` takes it up again.
+            TransportDown, RateLimited: queue or server can't be reached, or asks for fewer
+                requests; the message names the job, and `result` takes it up again.
             JobLost: queue or server has forgotten it.
         """
         request = _request(job_input, policy)
         job_id = new_job_id()
+        submission = asyncio.create_task(self._submit(request, job_id))
         try:
-            await self._submit(request, job_id)
+            await asyncio.shield(submission)  # one that was half made couldn't be cancelled
             answer = await self._answer(job_id, on_event)
-        except (TransportDown, JobLost):
+        except (*_MAY_PASS, JobLost):
             raise  # nobody to tell
         except BaseException:
-            await self._stop(job_id)
+            await self._stop(job_id, submission)
             raise
         return answer.result()
 
@@ -186,12 +202,13 @@ class AsyncClient:
                     async for event in events:
                         after, failures = event.number, 0
                         yield event
-            except TransportDown:
+            except _MAY_PASS as error:
                 if failures == len(_PAUSES_S):
                     raise
+                asked_s = getattr(error, "retry_after_s", None) or 0.0
             else:
                 return
-            await self._sleep(_PAUSES_S[failures])
+            await self._sleep(max(_PAUSES_S[failures], min(asked_s, _LONGEST_WAIT_S)))
             failures += 1
 
     async def result(self, job_id: str, on_event: OnEvent = ignore) -> Json:
@@ -277,7 +294,7 @@ class AsyncClient:
             raise SpecError("This client is closed; make a new one.")
 
     async def _submit(self, request: JobRequest, job_id: str) -> str:
-        for pause_s in _PAUSES_S:
+        for pause_s in _PAUSES_S if self.executor.submits_once else ():
             try:
                 return await self.executor.submit(request, job_id)
             except TransportDown:
@@ -291,22 +308,38 @@ class AsyncClient:
                     on_event(event)
                     if event.answer is not None:
                         return event.answer
-        except TransportDown as error:
-            raise TransportDown(f"{error} The job {job_id} may go on meanwhile.") from error
+        except _MAY_PASS as error:
+            raise type(error)(f"{error} The job {job_id} may go on meanwhile.") from error
         raise OperationFailed(
             f"The job {job_id} ended without an answer: its queue was set back. Run it again."
         )
 
-    async def _stop(self, job_id: str) -> None:
+    async def _stop(self, job_id: str, submission: "asyncio.Task[str]") -> None:
         # What is raised here would hide why the job was to stop.
-        with contextlib.suppress(VisionDynoError, TimeoutError):
+        try:
             async with asyncio.timeout(_STOP_S):
+                await _ended(submission, _ACCEPT_S)
                 await self.executor.cancel(job_id)
                 async for _ in self.executor.watch(job_id):
                     pass
+        except JobLost:
+            return  # it never was accepted
+        except (VisionDynoError, TimeoutError) as error:
+            _log.warning("The job %s may go on: it couldn't be stopped. %s", job_id, error)
 
 
 _PREFIX = "sha256:"
+
+
+async def _ended(task: "asyncio.Task[str]", patience_s: float) -> None:
+    """Wait for the task's end, whatever that is; cancel it after so long."""
+    try:
+        await asyncio.wait([task], timeout=patience_s)
+    finally:
+        task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # taken note of
 
 
 def _sha256(reference: str) -> str:

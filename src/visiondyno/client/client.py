@@ -1,5 +1,6 @@
 """The client for scripts and notebooks: `AsyncClient` without `await`."""
 
+import weakref
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +23,8 @@ class Client:
     called in the thread that called. An interrupt (Ctrl-C) cancels the job that is waited for, and
     waits until it has stopped.
 
-    Use it as a context manager, or close it. One that was forgotten is closed when the
-    interpreter ends.
+    Use it as a context manager, or close it. One that was forgotten is closed when it is
+    collected as garbage, or when the interpreter ends.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Client:
         """As `AsyncClient`: nothing is started or asked before the first job."""
         self._client = AsyncClient(where, api_key=api_key, workers=workers, blobs=blobs)
         self._thread = LoopThread("visiondyno-client", self._client.close)
+        weakref.finalize(self, self._thread.stop, 0.0).atexit = False
 
     @property
     def id(self) -> str:

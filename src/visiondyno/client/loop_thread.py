@@ -30,7 +30,7 @@ class LoopThread:
         """`close` is awaited on the loop, as its last, when it is stopped."""
         self._name = name
         self._close = close
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may run wherever this thread is
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ending = asyncio.Event()
@@ -51,10 +51,8 @@ class LoopThread:
         begun: list[asyncio.Task[T]] = []
 
         def begin() -> None:
-            task = asyncio.create_task(make(inbox.put))
+            task = self._begin(make(inbox.put))
             begun.append(task)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
             task.add_done_callback(inbox.put)
 
         loop = self._schedule(begin)
@@ -86,7 +84,9 @@ class LoopThread:
             while (item := self.run(step)) is not _END:
                 yield item
         finally:
-            if not self._stopped:
+            if self._thread is not None and self._thread.ident == threading.get_ident():
+                self._begin(items.aclose())  # collected there as garbage: it can't wait for itself
+            elif not self._stopped:
                 self.run(end)
 
     def stop(self, timeout_s: float | None = None) -> None:
@@ -95,31 +95,40 @@ class LoopThread:
         Args:
             timeout_s: goes on without the thread after so long; None waits.
         """
+        if self._pid not in (0, os.getpid()):
+            return  # a fork took neither the thread along nor who holds the lock
         with self._lock:
             first, self._stopped = not self._stopped, True
             loop, thread = self._loop, self._thread
             _open.discard(self)
-            if loop is None or thread is None or self._pid != os.getpid():
+            if loop is None or thread is None:
                 return
             if first:
                 loop.call_soon_threadsafe(self._ending.set)
-        thread.join(timeout_s)
+        if thread.ident != threading.get_ident():
+            thread.join(timeout_s)
 
     def _schedule(self, begin: Callable[[], None]) -> asyncio.AbstractEventLoop:
+        if self._pid not in (0, os.getpid()):
+            raise SpecError(
+                "This client was made in another process, and a fork doesn't take its thread "
+                "along; make a new one in this process."
+            )
         # Under the lock: what is scheduled before the end is told is begun before it.
         with self._lock:
             if self._stopped:
                 raise SpecError("This client is closed; make a new one.")
             if self._loop is None:
                 self._start()
-            if self._pid != os.getpid():
-                raise SpecError(
-                    "This client was made in another process, and a fork doesn't take its thread "
-                    "along; make a new one in this process."
-                )
             assert self._loop is not None
             self._loop.call_soon_threadsafe(begin)
             return self._loop
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _start(self) -> None:
         ready = threading.Event()
@@ -127,9 +136,9 @@ class LoopThread:
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._main(ready)), name=self._name, daemon=True
         )
+        _stop_at_exit(self)
         self._thread.start()
         ready.wait()
-        _stop_at_exit(self)
 
     async def _main(self, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()

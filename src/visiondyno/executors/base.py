@@ -57,6 +57,8 @@ class Executor(ABC):
 
     name: str
     durable: bool = False
+    submits_once: bool = True
+    """Whether `submit` under the same id makes one job even after a `TransportDown`."""
 
     async def start(self) -> None:
         """Begin before the first job: workers, connections. The other methods do it when needed."""
