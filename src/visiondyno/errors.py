@@ -12,7 +12,8 @@
     │   ├── TooLarge            more bytes than are taken
     │   ├── Unauthorized        no valid API key came with the request
     │   ├── Forbidden           the API key doesn't allow this
-    │   └── RateLimited         too much at once; says when to come again
+    │   ├── RateLimited         too much at once; says when to come again
+    │   └── BudgetSpent         it could cost more than the user allows
     ├── Unavailable             this machine lacks something that was asked for
     │   ├── MissingExtra        a Python extra isn't installed
     │   ├── TransportDown       the queue or the store can't be reached just now
@@ -139,6 +140,13 @@ class RateLimited(InputError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class BudgetSpent(InputError):
+    """It could cost more than the user allows (`--max-cost`)."""
+
+    code = "budget_spent"
+    http_status = 402
 
 
 class Unavailable(VisionDynoError):

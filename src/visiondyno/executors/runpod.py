@@ -4,34 +4,38 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
 from weakref import WeakValueDictionary
 
 import httpx
 from httpx import codes
 
-from visiondyno.errors import SpecError, TooLarge, Unavailable
+from visiondyno.errors import Conflict, SpecError, TooLarge, Unavailable
 from visiondyno.executors.base import Executor, ExecutorHealth, JobLost
-from visiondyno.executors.http_api import HttpApi, Sleep
-from visiondyno.executors.runpod_job import SeenJob
-from visiondyno.executors.runpod_wire import JobStatus, read_stream, refusal
+from visiondyno.executors.breaker import Breaker
+from visiondyno.executors.http_api import REQUEST_TIMEOUT_S, Guards, HttpApi, Sleep
+from visiondyno.executors.runpod_cost import Cost, CostMeter
+from visiondyno.executors.runpod_looks import Looks
+from visiondyno.executors.runpod_owner import OwnedJobs
+from visiondyno.executors.runpod_submissions import Submissions
+from visiondyno.executors.runpod_wire import JobStatus, refusal
 from visiondyno.executors.server_wire import (
-    Json,
     checked_url,
     endpoint_health,
-    foreign_error,
     idempotency_key,
     job_id_of,
     path_part,
     request_body,
 )
-from visiondyno.job import JobEvent, JobRequest, JobState
+from visiondyno.executors.throttle import Throttle
+from visiondyno.job import JobAnswer, JobEvent, JobRequest, JobState
 
 MAX_REQUEST_BYTES = 10_000_000
 """What RunPod's `/run` takes."""
-RETENTION_S = 30 * 60.0
-"""How long RunPod keeps what became of a job after its end; so do we."""
-_KEPT_BYTES = 64_000_000
-"""Of ended jobs, for those who watch late."""
+MAX_SYNC_REQUEST_BYTES = 20_000_000
+"""What its `/runsync` takes."""
+DEFAULT_WAIT_S = 90.0
+_LONGEST_SYNC_WAIT_S = 300.0
 _ASKED_AT_ONCE = 8
 _ENDPOINT = re.compile(r"(https?://[^?#]*/v2/[^/?#]+)(?:/(?:run|runsync))?/*")
 
@@ -58,12 +62,23 @@ class RunPodExecutor(Executor):
     - It can't be asked twice for one job. So a submission is made again only where it was certainly
       refused (no connection, 429); after a doubt it is `TransportDown`, and the job may run. The
       idempotency key that goes with it helps where the endpoint is a VisionDyno server's.
+      `Unreachable` is the `TransportDown` of a job that certainly isn't there.
     - Jobs that were cancelled aren't counted in its health, and those that ran out of time are
       counted as FAILED.
+
+    New jobs wait for the endpoint's quotas, and are refused (`BreakerOpen`) while it fails again
+    and again; jobs that are there are asked about and cancelled even then.
+
+    A job whose owner goes away is cancelled: `close` cancels what this executor submitted and
+    didn't see end. A process that is killed can't: the job's `executionTimeout` is what ends it.
 
     Args:
         endpoint_url: `https://api.runpod.ai/v2/ENDPOINT_ID`, or `http(s)://server/v2/NAME`.
         api_key: sent as bearer token; None sends none.
+        meter: accounts for the cost of jobs, and may refuse them with `BudgetSpent`. Where its
+            limit is passed all the same, open jobs are cancelled, and their error says so.
+        leave_running: whether `close` leaves what runs to whoever asks for it next.
+        guards: quotas and breaker, to be shared by executors of one endpoint; None: RunPod's.
         transport: httpx's, for an application in this process.
         sleep: waits so many seconds between looks and attempts.
         clock: seconds, for how long events are kept.
@@ -73,13 +88,16 @@ class RunPodExecutor(Executor):
     """
 
     name = "runpod"
-    durable = True
+    submits_once = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last three replace the world in tests
         self,
         endpoint_url: str,
         api_key: str | None = None,
         *,
+        meter: CostMeter | None = None,
+        leave_running: bool = False,
+        guards: Guards | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -91,6 +109,11 @@ class RunPodExecutor(Executor):
                 f"'{url}' isn't an endpoint's URL; give one such as "
                 "https://api.runpod.ai/v2/ENDPOINT_ID."
             )
+        if guards is None:
+            throttle = Throttle(clock=clock, sleep=sleep)
+            guards = Guards(throttle, Breaker(found[1], clock=clock))
+        self.breaker = guards.breaker
+        self.durable = leave_running
         self._api = HttpApi(
             found[1],
             api_key,
@@ -98,13 +121,14 @@ class RunPodExecutor(Executor):
             if_silent="check the endpoint's URL and the network",
             transport=transport,
             sleep=sleep,
+            guards=guards,
         )
-        self._sleep = sleep
-        self._clock = clock
-        self._theirs: dict[str, str] = {}
-        self._seen: dict[str, SeenJob] = {}
-        self._ended: dict[str, SeenJob] = {}
         self._submitting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._meter = meter
+        self._owned = OwnedJobs(self.watch, self.cancel, meter, sleep=sleep, clock=clock)
+        self._looks = Looks(self._api, self._owned, sleep=sleep, clock=clock)
+        self._submissions = Submissions(self._api, guards.breaker, meter)
+        self._closing = False
 
     async def submit(
         self,
@@ -112,51 +136,115 @@ class RunPodExecutor(Executor):
         job_id: str | None = None,
         queued_at: float | None = None,  # noqa: ARG002 - see the class
     ) -> str:
-        self._api.check_open()
-        body = request_body(request)
-        if len(body) > MAX_REQUEST_BYTES:
-            raise TooLarge(
-                f"The job has {len(body) / 1e6:.1f} MB and RunPod's /run takes "
-                f"{MAX_REQUEST_BYTES / 1e6:g} MB; put large data into the blob store "
-                "(VISIONDYNO_BLOBS_URL) and refer to it."
+        self._check_open()
+        body = _checked_body(request, "/run", MAX_REQUEST_BYTES)
+        limit_ms = request.policy.execution_timeout_ms
+        return await self._submissions.whole(
+            self._submit(body, limit_ms, job_id), self._owned.abandon if job_id is None else None
+        )
+
+    async def runsync(self, request: JobRequest, wait_s: float = DEFAULT_WAIT_S) -> JobAnswer:
+        """Submit a job and return its answer, in one request where it ends within `wait_s`.
+
+        A job that takes longer is followed to its end. One that ends in time is quicker than by
+        `submit` and `watch`, but its progress isn't asked for. RunPod keeps the answer for 1
+        minute. Until the request is answered the job has no id here, and can't be cancelled.
+
+        Args:
+            request: at most 20 MB.
+            wait_s: from 1 to 300.
+
+        Raises:
+            SpecError: `wait_s` is something else.
+            VisionDynoError: as `submit` and `watch`.
+        """
+        self._check_open()
+        if not 1 <= wait_s <= _LONGEST_SYNC_WAIT_S:
+            raise SpecError(f"'wait_s' is {wait_s}; give seconds from 1 to 300.")
+        body = _checked_body(request, "/runsync", MAX_SYNC_REQUEST_BYTES)
+        limit_ms = request.policy.execution_timeout_ms
+        job_id = await self._submissions.whole(
+            self._run_sync(body, limit_ms, wait_s), self._owned.abandon
+        )
+        async with aclosing(self.watch(job_id)) as events:
+            answers = [event.answer async for event in events]
+        answer = answers[-1]
+        assert answer is not None, "the last event of a job has its answer"
+        return answer
+
+    async def retry(self, job_id: str) -> None:
+        """Run a FAILED or TIMED_OUT job again under the same id; its events begin anew.
+
+        Raises:
+            Conflict: it hasn't been seen to end.
+            JobLost: the endpoint doesn't know it.
+            VisionDynoError: the endpoint refuses it, for one that ended otherwise; or as `submit`.
+        """
+        self._check_open()
+        job = self._looks.of(job_id)
+        if job is not None and not job.has_ended:
+            raise Conflict(
+                f"Job '{job_id:.100}' hasn't been seen to end; watch it to its end before it is "
+                "run again."
             )
-        if job_id is None:
-            return await self._run(body, None)
-        lock = self._submitting.setdefault(job_id, asyncio.Lock())
-        async with lock:
-            if job_id not in self._theirs:
-                self._theirs[job_id] = await self._run(body, job_id)
-        return job_id
+        await self._submissions.whole(self._retry(job_id))
+
+    async def purge_queue(self) -> int:
+        """Cancel every job that waits at the endpoint, whoever submitted it; how many did.
+
+        Raises:
+            VisionDynoError: the endpoint refuses, or can't be reached.
+        """
+        found = await self._api.ask_json("POST", "/purge-queue", is_repeatable=False)
+        removed = found.get("removed")
+        if not isinstance(removed, int) or isinstance(removed, bool):
+            raise Unavailable(
+                f"{self._api.url} doesn't say how many jobs it removed; check the endpoint's URL."
+            )
+        return removed
+
+    def cost_of(self, job_id: str) -> Cost:
+        """What a job that was submitted here cost, in bounds; for an open one, what it could cost.
+
+        Raises:
+            SpecError: there is no meter.
+            NotFound: it wasn't submitted here.
+        """
+        return self._metered().of(job_id)
+
+    def total_cost(self) -> Cost:
+        """What all jobs that were submitted here cost up to now, in bounds.
+
+        Raises:
+            SpecError: there is no meter.
+        """
+        return self._metered().total()
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-        self._drop_old()
-        job = self._seen.get(job_id)
-        if job is None:
-            job = self._seen[job_id] = SeenJob(job_id, self._theirs.get(job_id, job_id))
-        while True:
-            while after < len(job.events):
-                event = job.events[after]
-                after += 1
+        async with aclosing(self._looks.events(job_id, after)) as events:
+            async for event in events:
                 yield event
-            if job.has_ended:
-                return
-            await self._next_look(job)
 
     async def cancel(self, job_id: str) -> None:
-        job = self._seen.get(job_id)
+        job = self._looks.of(job_id)
         if job is not None and job.has_ended:
             return
-        await self._ask_of(job_id, "POST", "cancel")
+        lock = self._submitting.get(job_id)
+        if lock is not None:
+            async with lock:
+                pass  # until it is submitted, nobody knows it under its id there
+        await self._looks.ask_of(job_id, "POST", "cancel")
 
     async def known(self, job_ids: Collection[str]) -> set[str]:
-        self._drop_old()
         gate = asyncio.Semaphore(_ASKED_AT_ONCE)
 
         async def is_known(job_id: str) -> bool:
+            job = self._looks.of(job_id)
+            if job is not None and job.has_ended:
+                return True
             async with gate:
                 try:
-                    if job_id not in self._ended:
-                        await self._ask_of(job_id, "GET", "status")
+                    await self._looks.ask_of(job_id, "GET", "status")
                 except JobLost:
                     return False
                 return True
@@ -176,121 +264,84 @@ class RunPodExecutor(Executor):
             ) from error
 
     async def close(self) -> None:
-        looks = [job.looking for job in self._seen.values() if job.looking is not None]
-        for look in looks:
-            look.cancel()
-        await asyncio.gather(*looks, return_exceptions=True)
-        await self._api.close()
-
-    # ---- looking
-
-    async def _next_look(self, job: SeenJob) -> None:
-        """Wait for the next look, which serves all who watch and goes on without them.
-
-        A look that ended with its watcher would lose what it took from the stream.
-        """
-        if job.looking is None or job.looking.done():
-            job.looking = asyncio.create_task(self._look(job))
-            job.looking.add_done_callback(_retrieve)
-        look = job.looking
-        await asyncio.wait([look])
-        if look.cancelled():  # by `close` alone
-            raise self._api.closed_error()
-        look.result()
-
-    async def _look(self, job: SeenJob) -> None:
-        self._api.check_open()
-        if job.pause_s:
-            await self._sleep(job.pause_s)
-        seen = len(job.events)
-        try:
-            await self._read(job)
-        except JobLost:
-            self._seen.pop(job.id, None)
-            raise
-        job.plan_next_look(seen)
-        if job.has_ended:
-            self._keep(job)
-
-    async def _read(self, job: SeenJob) -> None:
-        """Take what is new, in an order that loses nothing: progress comes before the end."""
-        status = JobStatus.of(await self._ask_about(job, "status"))
-        if status.state is JobState.IN_QUEUE:
-            job.become(status.state)
+        """End what is under way, and cancel the jobs of the class's promise."""
+        if self._closing:
             return
-        is_over, items = await self._read_stream(job)
-        if not status.state.is_terminal and not is_over and not job.pending:
-            job.become(status.state)
-            job.tell(items)
-            return
-        while items:
-            job.pending.extend(items)
-            _, items = await self._read_stream(job)
-        if not status.state.is_terminal:
-            status = JobStatus.of(await self._ask_about(job, "status"))
-        if status.state.is_terminal:
-            job.end(status)
-
-    async def _read_stream(self, job: SeenJob) -> tuple[bool, list[Json]]:
+        self._closing = True
         try:
-            return read_stream(await self._ask_about(job, "stream"))
-        except JobLost:  # perhaps it only has no stream; its status says
-            return False, []
-
-    def _keep(self, job: SeenJob) -> None:
-        job.ended_s = self._clock()
-        self._ended[job.id] = job
-        self._drop_old()
-
-    def _drop_old(self) -> None:
-        kept_bytes = sum(job.received_bytes for job in self._ended.values())
-        now_s = self._clock()
-        for job in list(self._ended.values()):  # in the order of their ends
-            is_too_much = kept_bytes > _KEPT_BYTES and len(self._ended) > 1
-            if not is_too_much and now_s - job.ended_s < RETENTION_S:
-                return
-            kept_bytes -= job.received_bytes
-            del self._ended[job.id], self._seen[job.id]
+            await self._submissions.close()
+            await self._looks.close()
+            await self._owned.close(self._api.url, leave_running=self.durable)
+        finally:
+            await self._api.close()
 
     # ---- asking
 
-    async def _run(self, body: bytes, job_id: str | None) -> str:
+    async def _submit(self, body: bytes, limit_ms: int | None, job_id: str | None) -> str:
+        if job_id is None:
+            return await self._run(body, limit_ms, None)
+        lock = self._submitting.setdefault(job_id, asyncio.Lock())
+        async with lock:
+            if job_id not in self._looks.theirs:
+                await self._run(body, limit_ms, job_id)
+        return job_id
+
+    async def _run(self, body: bytes, limit_ms: int | None, job_id: str | None) -> str:
         headers = {"Idempotency-Key": idempotency_key(job_id)}
-        found = await self._api.ask_json(
-            "POST", "/run", body=body, headers=headers, is_repeatable=False
+        with self._submissions.charged(lambda meter: meter.admit(limit_ms)) as accepted:
+            response = await self._submissions.post("/run", body=body, headers=headers)
+            theirs = job_id_of(self._api.json_of(response), self._api.url)
+            ours = job_id or theirs
+            accepted(ours)
+        if job_id is not None:
+            self._looks.theirs[ours] = theirs
+        self._owned.took(ours)
+        return ours
+
+    async def _run_sync(self, body: bytes, limit_ms: int | None, wait_s: float) -> str:
+        path = f"/runsync?wait={round(wait_s * 1000)}"
+        silence_s = wait_s + REQUEST_TIMEOUT_S
+        with self._submissions.charged(lambda meter: meter.admit(limit_ms)) as accepted:
+            response = await self._submissions.post(path, body=body, silence_s=silence_s)
+            found = self._api.json_of(response)
+            job_id = job_id_of(found, self._api.url)
+            accepted(job_id)
+        self._owned.took(job_id)
+        status = JobStatus.of(found)
+        # Of a handler that yields, the stream has the output; that is read by looking.
+        is_whole = status.state is not JobState.COMPLETED or isinstance(found.get("output"), dict)
+        if status.state.is_terminal and is_whole:
+            self._looks.note_end(job_id, status)
+        return job_id
+
+    async def _retry(self, job_id: str) -> None:
+        theirs = self._looks.checked_id(job_id)
+        with self._submissions.charged(lambda meter: meter.admit_again(job_id)) as accepted:
+            response = await self._submissions.post(f"/retry/{path_part(theirs)}")
+            if response.status_code == codes.NOT_FOUND:
+                raise self._looks.lost(job_id)
+            if not response.is_success:
+                raise refusal(response)
+            accepted(job_id)
+        self._looks.forget(job_id)
+        self._owned.took(job_id)
+
+    def _metered(self) -> CostMeter:
+        if self._meter is None:
+            raise SpecError("What jobs cost isn't known without a price; give the executor one.")
+        return self._meter
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise self._api.closed_error()
+
+
+def _checked_body(request: JobRequest, route: str, most_bytes: int) -> bytes:
+    body = request_body(request)
+    if len(body) > most_bytes:
+        raise TooLarge(
+            f"The job has {len(body) / 1e6:.1f} MB and RunPod's {route} takes "
+            f"{most_bytes / 1e6:g} MB; put large data into the blob store "
+            "(VISIONDYNO_BLOBS_URL) and refer to it."
         )
-        return job_id_of(found, self._api.url)
-
-    async def _ask_about(self, job: SeenJob, what: str) -> Json:
-        response = await self._ask_of(job.id, "GET", what)
-        job.received_bytes += len(response.content)
-        try:
-            found = response.json()
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise foreign_error(response)
-        return found
-
-    async def _ask_of(self, job_id: str, method: str, what: str) -> httpx.Response:
-        theirs = self._theirs.get(job_id, job_id)
-        if not theirs.strip("."):
-            raise self._lost(job_id)  # it would be another path
-        response = await self._api.ask(method, f"/{what}/{path_part(theirs)}")
-        if response.status_code == codes.NOT_FOUND:
-            raise self._lost(job_id)
-        if not response.is_success:
-            raise refusal(response)
-        return response
-
-    def _lost(self, job_id: str) -> JobLost:
-        return JobLost(
-            f"The endpoint {self._api.url} has no job '{job_id:.100}': it never had one, or forgot "
-            "it, 30 minutes after its end at the latest. Submit the job again."
-        )
-
-
-def _retrieve(look: "asyncio.Task[None]") -> None:
-    """Take note of an error that nobody may be there for any more."""
-    if not look.cancelled():
-        look.exception()
+    return body

@@ -5,7 +5,7 @@ package's worker sends.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -73,6 +73,26 @@ class JobStatus:
         has_run = state is JobState.COMPLETED or (ran_ms is not None and ran_ms != 0)
         return cls(state, has_run or (state is JobState.FAILED and ran_ms is not None), found)
 
+    @property
+    def delay_ms(self) -> int | None:
+        """From the job's arrival to its start; None where it isn't told."""
+        return _milliseconds(self.found.get("delayTime"))
+
+    @property
+    def execution_ms(self) -> int | None:
+        """For how long it ran; None where it isn't told."""
+        return _milliseconds(self.found.get("executionTime"))
+
+    @property
+    def worker_id(self) -> str | None:
+        """Which worker has it, or had it; None where it isn't told."""
+        return _text(self.found.get("workerId"))
+
+    def because(self, error: VisionDynoError) -> "JobStatus":
+        """The same, with why it ended in place of what the endpoint tells of that."""
+        told = JobError.from_exception(error, None).model_dump(exclude_none=True)
+        return replace(self, found={**self.found, "error": told})
+
     def answer(self, job_id: str, told: list[Json]) -> JobAnswer:
         """The answer of a job that has ended; `told` is what its stream gave, in order.
 
@@ -93,9 +113,9 @@ class JobStatus:
         return JobAnswer(
             id=job_id,
             status=self.state,
-            delay_time_ms=_milliseconds(self.found.get("delayTime")),
-            execution_time_ms=_milliseconds(self.found.get("executionTime")),
-            worker_id=_text(self.found.get("workerId")),
+            delay_time_ms=self.delay_ms,
+            execution_time_ms=self.execution_ms,
+            worker_id=self.worker_id,
             output=output,
             error=error,
         )
