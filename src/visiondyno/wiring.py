@@ -1,6 +1,7 @@
 """The one place that chooses: which executor runs the jobs, and what the service stands on."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,22 @@ def make_queue(settings: "Settings") -> "JobQueue":
 
     _make_home(settings.folder)
     return open_queue(queue_address(settings), settings.result_expiry_s)
+
+
+def open_queues_of(settings: "Settings") -> "Iterator[JobQueue]":
+    """The queues that jobs of this home may be in: its own, if it has one, and the settings' Redis.
+
+    Raises:
+        TransportDown: one can't be reached.
+        MissingExtra: Redis' client isn't installed.
+    """
+    from visiondyno.executors.open_queue import open_queue
+
+    own = settings.folder / "queue.sqlite"
+    if own.exists():
+        yield open_queue(str(own), settings.result_expiry_s)
+    if settings.queue_url is not None:
+        yield open_queue(settings.queue_url, settings.result_expiry_s)
 
 
 def make_queue_executor(

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 from visiondyno.blobs.base import CollectableBlobs, StoredBlob
 
 GRACE_S = 3600.0
+_FILLED = 0.9
+
+
+def to_be_left(quota_bytes: int | None) -> int | None:
+    """How much of a quota a collection leaves: a tenth stays free for what comes before the next.
+
+    The quota itself is never passed: what would do so is refused when it is put.
+    """
+    return None if quota_bytes is None else int(quota_bytes * _FILLED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,14 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from visiondyno.blobs.base import BlobStore
+from visiondyno.blobs.base import BlobStore, CollectableBlobs
+from visiondyno.blobs.references import references_in
+from visiondyno.client.home_blobs import HomeBlobs
 from visiondyno.errors import (
     OperationFailed,
     RateLimited,
     SpecError,
+    StorageFull,
     TransportDown,
     VisionDynoError,
 )
@@ -80,6 +83,9 @@ class AsyncClient:
         self._workers = workers
         self._executor = where if isinstance(where, Executor) else None
         self._blobs = blobs
+        self._keeping: HomeBlobs | None = None
+        self._wanted: dict[str, set[str]] = {}
+        self._runs = 0
         self._sleep = sleep
         self._closed = False
         self.id = secrets.token_hex(8)
@@ -109,7 +115,15 @@ class AsyncClient:
         self._check_open()
         if self._blobs is None:
             where = "inline" if isinstance(self._where, Executor) else self._where
-            self._blobs = make_blobs_at(where, load_settings(), self._api_key)
+            settings = load_settings()
+            self._blobs = make_blobs_at(where, settings, self._api_key)
+            if isinstance(self._blobs, CollectableBlobs) and settings.blobs_url is None:
+                self._keeping = HomeBlobs(
+                    settings,
+                    self._blobs,
+                    lambda: set().union(*self._wanted.values()),
+                    lambda: self._runs if self._where in ("local", "redis") else 0,
+                )
         return self._blobs
 
     async def run(
@@ -139,6 +153,7 @@ class AsyncClient:
         request = _request(job_input, policy)
         job_id = new_job_id()
         submission = asyncio.create_task(self._submit(request, job_id))
+        self._runs += 1
         try:
             await asyncio.shield(submission)  # one that was half made couldn't be cancelled
             answer = await self._answer(job_id, on_event)
@@ -147,6 +162,8 @@ class AsyncClient:
         except BaseException:
             await self._stop(job_id, submission)
             raise
+        finally:
+            self._runs -= 1
         return answer.result()
 
     async def run_many(
@@ -201,6 +218,8 @@ class AsyncClient:
                 async with contextlib.aclosing(self.executor.watch(job_id, after)) as events:
                     async for event in events:
                         after, failures = event.number, 0
+                        if event.state.is_terminal:
+                            self._wanted.pop(job_id, None)
                         yield event
             except _MAY_PASS as error:
                 if failures == len(_PAUSES_S):
@@ -252,11 +271,19 @@ class AsyncClient:
         async def chunks() -> AsyncIterator[bytes]:
             yield data
 
-        return f"{_PREFIX}{await self.blobs.put(chunks())}"
+        store = await self._store()
+        try:
+            sha256 = await store.put(chunks())
+        except StorageFull:
+            if self._keeping is None:
+                raise
+            await self._keeping.make_room(len(data))
+            sha256 = await store.put(chunks())
+        return f"{_PREFIX}{sha256}"
 
     async def has_blob(self, reference: str) -> bool:
         """Whether it is stored; who is told yes may refer to it."""
-        return await self.blobs.has(_sha256(reference))
+        return await (await self._store()).has(_sha256(reference))
 
     async def get_blob(self, reference: str) -> bytes:
         """The bytes that a name `sha256:…` stands for, verified.
@@ -265,7 +292,8 @@ class AsyncClient:
             NotFound: they aren't there.
             SpecError: it isn't such a name.
         """
-        async with contextlib.aclosing(self.blobs.open(_sha256(reference))) as chunks:
+        store = await self._store()
+        async with contextlib.aclosing(store.open(_sha256(reference))) as chunks:
             return b"".join([chunk async for chunk in chunks])
 
     async def close(self) -> None:
@@ -275,6 +303,8 @@ class AsyncClient:
         self._closed = True
         if self._executor is not None:
             await self._executor.close()
+        if self._keeping is not None:
+            await self._keeping.close()
         if self._blobs is not None:
             await self._blobs.close()
 
@@ -293,7 +323,17 @@ class AsyncClient:
         if self._closed:
             raise SpecError("This client is closed; make a new one.")
 
+    async def _store(self) -> BlobStore:
+        """The blobs, once the collecting of what nobody needs has begun."""
+        store = self.blobs
+        if self._keeping is not None:
+            await self._keeping.begin()
+        return store
+
     async def _submit(self, request: JobRequest, job_id: str) -> str:
+        wanted = references_in(json.dumps(request.input))
+        if wanted:
+            self._wanted[job_id] = wanted
         for pause_s in _PAUSES_S if self.executor.submits_once else ():
             try:
                 return await self.executor.submit(request, job_id)
@@ -316,6 +356,7 @@ class AsyncClient:
 
     async def _stop(self, job_id: str, submission: "asyncio.Task[str]") -> None:
         # What is raised here would hide why the job was to stop.
+        self._wanted.pop(job_id, None)
         try:
             async with asyncio.timeout(_STOP_S):
                 await _ended(submission, _ACCEPT_S)

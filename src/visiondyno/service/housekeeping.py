@@ -1,21 +1,18 @@
 """Collects blobs that nothing refers to, now and then."""
 
 import asyncio
-import json
 import logging
-import re
 from collections.abc import Callable
 
 from visiondyno.blobs.base import BlobStore, CollectableBlobs
-from visiondyno.blobs.collect import Collected, collect_garbage
+from visiondyno.blobs.collect import Collected, collect_garbage, to_be_left
 from visiondyno.errors import Unavailable
 from visiondyno.service.recorder import Recorder
 from visiondyno.settings import Settings
 from visiondyno.store.base import Store
+from visiondyno.store.references import referenced_blobs
 
 _EVERY_S = 600.0
-_ALL = 1_000_000
-_REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
 _log = logging.getLogger(__name__)
 
 
@@ -57,22 +54,15 @@ class Housekeeping:
         """
         if not isinstance(self._blobs, CollectableBlobs):
             return None
-        in_use = await self._recorder.read(self._in_use)
+        in_use = await self._recorder.read(lambda: referenced_blobs(self._store))
         settings = self._settings
         return await collect_garbage(
             self._blobs,
             in_use,
             settings.blobs_max_age_s,
-            settings.blobs_quota_bytes,
+            to_be_left(settings.blobs_quota_bytes),
             self._clock(),
         )
-
-    def _in_use(self) -> set[str]:
-        submissions = self._store.submissions.find(limit=_ALL)
-        wanted = {submission.model_sha256 for submission in submissions}
-        for job in self._store.jobs.open_jobs():
-            wanted.update(_REFERENCE.findall(json.dumps(job.request.input)))
-        return wanted
 
     async def _collect_always(self) -> None:
         while True:
