@@ -208,11 +208,12 @@ def test_closing_ends_what_others_wait_for() -> None:
     assert raised == ["The client was closed while this waited."]
 
 
-def test_an_unknown_place_is_refused_at_the_first_job() -> None:
+def test_an_unknown_place_is_refused_at_the_first_job(caplog: pytest.LogCaptureFixture) -> None:
     with Client("the moon") as client, pytest.raises(SpecError, match="the moon"):
         client.run(echo())
     with Client("the moon") as client, pytest.raises(SpecError, match="the moon"):
         client.put_blob(b"")
+    assert caplog.text == ""
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

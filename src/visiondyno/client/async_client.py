@@ -359,12 +359,13 @@ class AsyncClient:
         self._wanted.pop(job_id, None)
         try:
             async with asyncio.timeout(_STOP_S):
-                await _ended(submission, _ACCEPT_S)
+                if not await _succeeded(submission, _ACCEPT_S):
+                    return  # there is no job
                 await self.executor.cancel(job_id)
                 async for _ in self.executor.watch(job_id):
                     pass
         except JobLost:
-            return  # it never was accepted
+            return
         except (VisionDynoError, TimeoutError) as error:
             _log.warning("The job %s may go on: it couldn't be stopped. %s", job_id, error)
 
@@ -372,15 +373,14 @@ class AsyncClient:
 _PREFIX = "sha256:"
 
 
-async def _ended(task: "asyncio.Task[str]", patience_s: float) -> None:
-    """Wait for the task's end, whatever that is; cancel it after so long."""
+async def _succeeded(task: "asyncio.Task[str]", patience_s: float) -> bool:
+    """Wait for the task's end, whatever that is, and cancel it after so long."""
     try:
         await asyncio.wait([task], timeout=patience_s)
     finally:
         task.cancel()
     await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # taken note of
+    return not task.cancelled() and task.exception() is None
 
 
 def _sha256(reference: str) -> str:
