@@ -6,15 +6,21 @@ What RunPod's own service answers and that server doesn't is scripted in its sha
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from contracts.executor_contract import ExecutorContract, events_of, request, started
+from contracts.executor_contract import (
+    ExecutorContract,
+    events_of,
+    request,
+    started,
+)
 from live_api import Clock, LiveApi
+from runpod_endpoint import CLOUD, DONE, QUEUED, RUNNING, Endpoint, at_once, on
 from visiondyno.errors import (
     Cancelled,
     DatasetError,
@@ -36,8 +42,6 @@ from visiondyno.job import JobEvent, JobRequest, JobState, Policy
 from visiondyno.settings import Settings
 from visiondyno.wiring import make_blobs_at, make_executor_at
 
-CLOUD = "https://api.runpod.ai/v2/abc123"
-
 
 class TestRunPodExecutor(ExecutorContract):
     place_is_by_arrival = "RunPod's job API has no time of submission"
@@ -51,21 +55,6 @@ class TestRunPodExecutor(ExecutorContract):
 
             type(self).make_executor = staticmethod(make)
             yield
-
-
-def on(url: str, scenario: Callable[[RunPodExecutor], Awaitable[Any]], **options: Any) -> Any:
-    """What the scenario gives with an executor on the endpoint at `url`."""
-
-    async def main() -> Any:
-        async with RunPodExecutor(url, **options) as executor:
-            return await asyncio.wait_for(scenario(executor), timeout=60)
-
-    return asyncio.run(main())
-
-
-async def at_once(_: float) -> None:
-    """No pause but for others' turns."""
-    await asyncio.sleep(0)
 
 
 # ---- against a live server
@@ -196,40 +185,6 @@ def test_a_place_named_by_an_endpoints_url_has_its_jobs(api: LiveApi, tmp_path: 
 # ---- what RunPod answers
 
 
-class Endpoint(httpx.AsyncBaseTransport):
-    """Answers `/status` and `/stream` with what comes next for each; the last one for ever."""
-
-    def __init__(
-        self,
-        other: httpx.Response | Exception | None = None,
-        *,
-        status: list[Any] | None = None,
-        stream: list[Any] | None = None,
-    ) -> None:
-        self.other = other
-        self.next = {"status": status or [], "stream": stream or [{"status": "", "stream": []}]}
-        self.asked: list[httpx.Request] = []
-
-    def paths(self) -> list[str]:
-        return [asked.url.path.split("/")[3] for asked in self.asked]
-
-    async def handle_async_request(self, asked: httpx.Request) -> httpx.Response:
-        self.asked.append(asked)
-        await asyncio.sleep(0)
-        answers = self.next.get(self.paths()[-1])
-        if answers is None:
-            answer: Any = self.other
-        else:
-            answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, httpx.Response):
-            return httpx.Response(
-                answer.status_code, headers=answer.headers, content=answer.content
-            )
-        return httpx.Response(200, json=answer)
-
-
 def seen(endpoint: Endpoint) -> list[JobEvent]:
     """The events that a job's watcher sees."""
 
@@ -243,11 +198,6 @@ def seen(endpoint: Endpoint) -> list[JobEvent]:
 
 def states(events: list[JobEvent]) -> list[str]:
     return [str(event.state) for event in events]
-
-
-QUEUED = {"id": "j-u1", "status": "IN_QUEUE"}
-RUNNING = {"id": "j-u1", "status": "IN_PROGRESS", "delayTime": 12, "workerId": "w1"}
-DONE = {**RUNNING, "status": "COMPLETED", "executionTime": 34}
 
 
 def test_progress_comes_before_the_end_however_late_it_is_seen() -> None:

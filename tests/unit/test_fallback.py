@@ -217,6 +217,14 @@ def test_it_starts_without_the_primary_and_asks_it_for_each_job() -> None:
     on(Primary(DOWN), scenario, no_fallback)
 
 
+def test_it_is_as_safe_to_submit_to_twice_as_its_primary() -> None:
+    primary = Primary()
+    primary.submits_once, primary.durable = False, True
+    executor = FallbackExecutor(primary, no_fallback)
+    assert (executor.submits_once, executor.durable) == (False, True)
+    assert FallbackExecutor(Primary(), no_fallback).submits_once
+
+
 def test_workers_of_both_are_known_and_told() -> None:
     fallback = Staffed()
 

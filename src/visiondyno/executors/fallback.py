@@ -41,6 +41,7 @@ class FallbackExecutor(Executor):
         self._perhaps_there: set[str] = set()
         self._submitting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.durable = primary.durable
+        self.submits_once = primary.submits_once
 
     async def start(self) -> None:
         with suppress(Unreachable):  # each job asks again
