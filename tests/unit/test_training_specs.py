@@ -103,6 +103,7 @@ def test_a_seed_is_found_in_either_place(change: dict[str, Any]) -> None:
     ("kind", "change", "words"),
     [
         (TrainEpochInput, {"model_config": {"type": "keras"}}, ["model_config", "keras"]),
+        (TrainEpochInput, {"model_config": {}}, ["'model_config': it names no 'type'; give one"]),
         (TrainEpochInput, {"model_config": {"type": "sequential", "layers": []}}, ["layers"]),
         (TrainEpochInput, {"model_config": {"type": "sequential", "layers": [{}]}},
          ["model_config.sequential.layers.0.type"]),

@@ -142,6 +142,8 @@ def describe_validation(error: ValidationError) -> str:
     given = first.get("input")
     shown = f", got {given!r:.200}" if isinstance(given, str | int | float | bool | None) else ""
     said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_not_found":
+        said = f"it names no {first['ctx']['discriminator']}; give one"
     return f"'{place}': {said}{shown}{more}" if place else f"{said}{shown}{more}"
 
 
