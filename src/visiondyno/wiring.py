@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _QUEUES = ("local", "redis")
 _MOST_WORKERS = 256
+_RUNPOD = "https://api.runpod.ai/"
 
 
 def make_executor() -> Executor:
@@ -145,8 +146,8 @@ def make_executor_at(
         where: `inline` (this process), `local` (worker processes of this machine, over the queue in
             `home`), `redis` (the fleet on the settings' Redis), the URL of a server (`dyno up`), or
             that of a RunPod endpoint, whose path ends with `/v2/NAME`.
-        settings: queue, workers, limits, and the name of a server's endpoint.
-        api_key: for a URL.
+        settings: queue, workers, limits, the name of a server's endpoint, RunPod's key.
+        api_key: for a URL; None: the settings' `runpod_api_key` at RunPod itself, none elsewhere.
         workers: processes of our own for `local` and `redis`, exactly so many; None: `local` has
             what the settings say, `redis` none, for its workers are started with `dyno worker`.
 
@@ -158,7 +159,7 @@ def make_executor_at(
         from visiondyno.executors.server import ServerExecutor
 
         if is_endpoint_url(where):
-            return RunPodExecutor(where, api_key)
+            return RunPodExecutor(where, api_key or _runpods_own_key(where, settings))
         return ServerExecutor(where, api_key, settings.endpoint)
     if where == "inline":
         return make_executor()
@@ -214,6 +215,13 @@ def make_blobs_at(where: str, settings: "Settings", api_key: str | None = None) 
         "This client shares no files with the workers of the RunPod endpoint; set "
         "VISIONDYNO_BLOBS_URL, here and there, to a bucket or to a server's /blobs that both reach."
     )
+
+
+def _runpods_own_key(where: str, settings: "Settings") -> str | None:
+    """Only for RunPod's own host: another that has its paths is told no secret of RunPod's."""
+    secret = settings.runpod_api_key
+    is_theirs = where.startswith(_RUNPOD)
+    return secret.get_secret_value() if is_theirs and secret is not None else None
 
 
 def _is_url(where: str) -> bool:

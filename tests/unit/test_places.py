@@ -72,6 +72,22 @@ def test_a_key_that_cannot_be_one_is_refused_untold(tmp_path: Path, where: str) 
     assert "hid" not in caught.value.message
 
 
+def test_runpods_key_of_the_environment_goes_to_runpod_alone(tmp_path: Path) -> None:
+    told = settings(tmp_path, runpod_api_key="hid\nden")  # refused where it would be sent
+    with pytest.raises(SpecError, match="key"):
+        make_executor_at("https://api.runpod.ai/v2/mine", told)
+
+    async def main() -> None:
+        for where in (
+            "https://host/v2/mine",
+            "https://api.runpod.ai.host/v2/mine",
+            "http://api.runpod.ai/v2/mine",
+        ):
+            await make_executor_at(where, told).close()
+
+    asyncio.run(main())
+
+
 def test_blobs_lie_where_the_places_workers_find_them(tmp_path: Path) -> None:
     for where in ("inline", "local", "redis"):
         found = make_blobs_at(where, settings(tmp_path))
