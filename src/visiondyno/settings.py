@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         ),
     ] = None
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
     execution_timeout_ms: Annotated[int, Field(gt=0)] = 600_000
     ttl_ms: Annotated[int, Field(gt=0)] = 86_400_000
     result_expiry_s: Annotated[

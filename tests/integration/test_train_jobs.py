@@ -18,6 +18,7 @@ from visiondyno.executors.scaling import ScaleLimits
 from visiondyno.executors.supervised import SupervisedExecutor, queue_workers
 from visiondyno.job import JobEvent, JobRequest, JobState
 from visiondyno.operations.context import OperationContext
+from visiondyno.settings import Settings
 from visiondyno.state import decode, from_text
 from visiondyno.worker import run
 
@@ -155,12 +156,12 @@ def noise_job(epochs: int) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def local(folder: Path, max_attempts: int) -> AsyncIterator[SupervisedExecutor]:
-    """One worker for VisionDyno's own operations, in a home of its own."""
+async def local(folder: Path) -> AsyncIterator[SupervisedExecutor]:
+    """One worker for VisionDyno's own operations, in a home of its own; settings as they come."""
     environ = {**os.environ, "VISIONDYNO_HOME": str(folder / "home")}
     workers = queue_workers(str(folder / "queue.sqlite3"), ScaleLimits(1, 1, 60.0))
     async with SupervisedExecutor(
-        workers, max_attempts=max_attempts, environ=environ
+        workers, max_attempts=Settings(_env_file=None).max_attempts, environ=environ
     ) as executor, asyncio.timeout(200):  # fmt: skip
         yield executor
 
@@ -174,7 +175,7 @@ def epoch_told(event: JobEvent) -> int | None:
 async def trained(folder: Path, job: dict[str, Any], kill_after: set[int]) -> list[JobEvent]:
     """All events of the job; its worker is killed as soon as one of these epochs is told."""
     left, events = set(kill_after), []
-    async with local(folder, max_attempts=5) as executor:
+    async with local(folder) as executor:
         job_id = await executor.submit(JobRequest(input=job))
         async for event in executor.watch(job_id):
             events.append(event)

@@ -23,7 +23,7 @@ Topic = Literal["work", "events"]
 """What a bell rings for: work for supervisors (jobs, cancels, commands), or events for watchers."""
 
 DEFAULT_LEASE_S = 10.0
-DEFAULT_MAX_ATTEMPTS = 3
+DEFAULT_MAX_ATTEMPTS = 4
 DEFAULT_RETENTION_S = 3600.0
 WORKER_EXPIRY_S = 15.0
 """A worker that isn't told of for so long is forgotten."""
