@@ -18,10 +18,11 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from contracts.executor_contract import events_of, request
+from contracts.executor_contract import ExecutorContract, events_of, request
 from visiondyno.cli.emulate import command as emulate
 from visiondyno.emulator.config import EndpointConfig, Quota
 from visiondyno.emulator.emulator import Emulator
+from visiondyno.emulator.job_board import JobBoard
 from visiondyno.emulator.serve import RunningEmulator, listen
 from visiondyno.errors import OperationFailed, SpecError, TimeLimitExceeded
 from visiondyno.executors.base import JobLost
@@ -187,6 +188,40 @@ def test_our_executor_runs_jobs_and_tells_how_they_ended(plain: RunningEmulator)
                 await events_of(executor, "nope")
 
     asyncio.run(main())
+
+
+@pytest.fixture(scope="class")
+def contract_worker(
+    tmp_path_factory: pytest.TempPathFactory, runpod_package: ModuleType
+) -> Iterator[RunningEmulator]:
+    folder = tmp_path_factory.mktemp("logs")
+    with an_emulator(
+        folder,
+        [sys.executable, str(HANDLER), "contract"],
+        workers_max=1,
+        # The package drops a stop for a job that it has just taken; the worker is killed then.
+        ping_interval_s=1.0,
+        missed_pings=60,
+        idle_timeout_s=600.0,
+        shortest_execution_timeout_ms=1,
+        shortest_ttl_ms=1,
+    ) as running:
+        yield running
+
+
+class TestRunPodExecutorOnTheEmulator(ExecutorContract):
+    place_is_by_arrival = "RunPod's job API has no time of submission"
+
+    @pytest.fixture(autouse=True)
+    def an_endpoint(self, contract_worker: RunningEmulator) -> None:
+        """One worker serves all tests: starting one takes seconds. Each has a board of its own."""
+        endpoint = contract_worker.emulator.endpoint
+        endpoint.jobs = JobBoard(endpoint.config)
+
+        def make() -> RunPodExecutor:
+            return RunPodExecutor(contract_worker.url, KEY)
+
+        type(self).make_executor = staticmethod(make)
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         SpecError: the port is taken, or the address isn't this machine's.
     """
+    if not 0 <= port < 65_536:
+        raise SpecError(f"{port} isn't a port; give 0 to 65535.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -31,8 +33,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise SpecError(
             f"Port {port} on {host} {why}; choose another with --port or --host."
         ) from error
-    except OverflowError as error:
-        raise SpecError(f"{port} isn't a port; give 0 to 65535.") from error
     listener.setblocking(False)
     return listener
 
@@ -124,7 +124,7 @@ class RunningEmulator:
         self._thread.start()
         self._started.wait()
         if self._failed is not None:
-            self._thread.join()
+            self._thread.join()  # it has closed what it opened
             raise self._failed
         return self
 
