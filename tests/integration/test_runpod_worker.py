@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,7 +35,6 @@ class Protocol:
         self.stops: list[str] = []
         self.posts: list[tuple[str, str, Any]] = []
         self.taken: list[str] = []
-        self.pings: list[dict[str, str]] = []
         self.changed = asyncio.Condition()
         self.url = ""
         self._numbers = itertools.count(1)
@@ -122,8 +120,7 @@ class Protocol:
         stops, self.stops = self.stops, []
         return web.json_response({"jobsToStop": stops})
 
-    async def _ping(self, request: Any) -> Any:
-        self.pings.append(dict(request.query))
+    async def _ping(self, _: Any) -> Any:
         return web.Response()
 
     async def _post(self, request: Any) -> Any:
@@ -211,71 +208,71 @@ async def until_gone(*pids: int) -> None:
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_jobs_in_order_their_progress_too_and_errors_as_themselves(tmp_path: Path) -> None:
-    async def scenario(protocol: Protocol, _: Worker) -> None:
+    async def scenario(protocol: Protocol, worker: Worker) -> None:
         six = [await protocol.submit("nap", seconds=0.3, number=number) for number in range(6)]
+        told = await protocol.submit("tell", times=200)
+        printed = await protocol.submit("print", lines=["one", "two", "three"])
+        refused = await protocol.submit("refuse", text="no such street")
+        crashed = await protocol.submit("crash")
+        no_object = await protocol.submit_job({"input": ["predict"]})
+        mirrored = await protocol.submit("mirror", text="\ud800é")
+        large = await protocol.submit("large", megabytes=9)
+
         spans = [await protocol.result(job_id) for job_id in six]
         assert [span["number"] for span in spans] == [0, 1, 2, 3, 4, 5]
         for before, after in itertools.pairwise(spans):
             assert before["to_s"] <= after["from_s"]  # one at a time
         assert len({span["pid"] for span in spans}) == 1  # and the same process, still warm
 
-        job_id = await protocol.submit("tell", times=300)
-        assert await protocol.result(job_id) == {"told": 300}
-        steps = [body["output"] for body in protocol.posted("stream", job_id)]
-        assert steps == [{"stage": "step", "done": done} for done in range(300)]
-        kinds = [kind for kind, its_job, _ in protocol.posts if its_job == job_id]
-        assert kinds == ["stream"] * 300 + ["done"]
+        assert await protocol.result(told) == {"told": 200}
+        steps = [body["output"] for body in protocol.posted("stream", told)]
+        assert steps == [{"stage": "step", "done": done} for done in range(200)]
+        kinds = [kind for kind, its_job, _ in protocol.posts if its_job == told]
+        assert kinds == ["stream"] * 200 + ["done"]
 
-        printed = await protocol.submit("print", lines=["one", "two", "three"])
         await protocol.result(printed)
-        told = [body["output"]["log"] for body in protocol.posted("stream", printed)]
-        assert "\n".join(told) == "one\ntwo\nthree"
+        lines = [body["output"]["log"] for body in protocol.posted("stream", printed)]
+        assert "\n".join(lines) == "one\ntwo\nthree"
 
         with pytest.raises(InputError, match="no such street"):
-            await protocol.result(await protocol.submit("refuse", text="no such street"))
+            await protocol.result(refused)
         with pytest.raises(VisionDynoError, match="ZeroDivisionError"):
-            await protocol.result(await protocol.submit("crash"))
+            await protocol.result(crashed)
         with pytest.raises(InputError, match="isn't an object"):
-            await protocol.result(await protocol.submit_job({"input": ["predict"]}))
-        assert await protocol.result(await protocol.submit("mirror", text="\ud800é")) == {
-            "text": "?é"
-        }
-        with pytest.raises(InputError, match="10 MB"):
-            await protocol.result(await protocol.submit("large", megabytes=11))
-        large = await protocol.result(await protocol.submit("large", megabytes=9))
-        assert len(large["text"]) == 9_000_000
+            await protocol.result(no_object)
+        assert await protocol.result(mirrored) == {"text": "?é"}
+        assert len((await protocol.result(large))["text"]) == 9_000_000
+
+        worker.process.terminate()  # while the SDK waits for the next job
+        assert await worker.ended() == 0
 
     under_the_sdk(scenario, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_does_not_stop_is_killed_and_the_next_job_runs(tmp_path: Path) -> None:
     async def scenario(protocol: Protocol, _: Worker) -> None:
-        gentle = await protocol.submit("until stopped")
-        pid = (await protocol.first_progress(gentle))["pid"]
-        await protocol.cancel(gentle)
-        after = await protocol.result(await protocol.submit("nap", seconds=0.0, number=1))
-        assert after["pid"] == pid  # it stopped by itself, and stays
-        assert not protocol.posted("done", gentle)
-
         stuck = await protocol.submit("hang")
         pid = (await protocol.first_progress(stuck))["pid"]
         await protocol.cancel(stuck)
         await until_gone(pid)
-        after = await protocol.result(await protocol.submit("nap", seconds=0.0, number=2))
-        assert after["pid"] != pid
-        assert not protocol.posted("done", stuck)
-
         hurried = {"input": {"operation": "hang"}, "policy": {"executionTimeout": 300}}
+        late = await protocol.submit_job(hurried)
+        died = await protocol.submit("kill yourself")
+        after = await protocol.submit("nap", seconds=0.0, number=3)
         with pytest.raises(TimeLimitExceeded, match="executionTimeout"):
-            await protocol.result(await protocol.submit_job(hurried))
+            await protocol.result(late)
         with pytest.raises(ChildDied, match=r"SIGKILL.*last words: goodbye"):
-            await protocol.result(await protocol.submit("kill yourself"))
-        assert (await protocol.result(await protocol.submit("nap", seconds=0.0, number=3)))["pid"]
+            await protocol.result(died)
+        assert (await protocol.result(after))["number"] == 3
+        assert not protocol.posted("done", stuck)
 
     under_the_sdk(scenario, tmp_path)
 
 
+@pytest.mark.slow
 def test_three_at_once_and_a_benchmark_alone(tmp_path: Path) -> None:
     async def scenario(protocol: Protocol, _: Worker) -> None:
         meeting = [await protocol.submit("meet", folder=str(tmp_path), of=3) for _ in range(3)]
@@ -292,6 +289,7 @@ def test_three_at_once_and_a_benchmark_alone(tmp_path: Path) -> None:
     under_the_sdk(scenario, tmp_path, VISIONDYNO_CONCURRENCY="3")
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_ends_what_it_can_and_leaves_no_process(tmp_path: Path) -> None:
     async def scenario(protocol: Protocol, worker: Worker) -> None:
         short = await protocol.submit("nap", seconds=1.0, number=1)
@@ -303,22 +301,9 @@ def test_a_stopped_worker_ends_what_it_can_and_leaves_no_process(tmp_path: Path)
         assert await worker.ended() == 0
         await until_gone(pid)
         assert not protocol.posted("done", stuck)  # RunPod gives it to another worker
-        held = {job_id for ping in protocol.pings for job_id in ping.get("job_id", "").split(",")}
-        assert {short, stuck} <= held | {short, stuck}
 
     worker = under_the_sdk(scenario, tmp_path, VISIONDYNO_CONCURRENCY="2", VISIONDYNO_DRAIN_S="3")
     assert "another worker runs them again" in worker.log.read_text()
-
-
-def test_an_idle_worker_stops_at_once(tmp_path: Path) -> None:
-    async def scenario(protocol: Protocol, worker: Worker) -> None:
-        await protocol.result(await protocol.submit("nap", seconds=0.0, number=1))
-        began_s = time.monotonic()
-        worker.process.terminate()
-        assert await worker.ended() == 0
-        assert time.monotonic() - began_s < 60
-
-    under_the_sdk(scenario, tmp_path)
 
 
 def test_a_killed_worker_leaves_no_process_of_its_jobs(tmp_path: Path) -> None:
@@ -332,22 +317,10 @@ def test_a_killed_worker_leaves_no_process_of_its_jobs(tmp_path: Path) -> None:
     under_the_sdk(scenario, tmp_path)
 
 
-def test_a_worker_that_can_run_nothing_asks_to_be_replaced(tmp_path: Path) -> None:
-    async def scenario(protocol: Protocol, _: Worker) -> None:
-        answer = await protocol.answer(await protocol.submit("nap", seconds=0.0, number=1))
-        assert answer["stopPod"] is True
-        assert "can't start a process" in job_error(answer["error"]).message
-
-    under_the_sdk(scenario, tmp_path, PYTHONPATH="")
-
-
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        pytest.param({"VISIONDYNO_HOME": "/proc/nowhere"}, "can't be written", id="disk"),
-        pytest.param(
-            {"VISIONDYNO_BLOBS_URL": "http://127.0.0.1:9/blobs"}, "127.0.0.1:9", id="blobs"
-        ),
+        pytest.param({"VISIONDYNO_BLOBS_URL": "ftp://blobs"}, "no address of blobs", id="blobs"),
         pytest.param({"VISIONDYNO_CONCURRENCY": "7"}, "1 to 6", id="concurrency"),
     ],
 )
@@ -363,3 +336,20 @@ def test_an_unfit_worker_says_why_and_ends(
     log = worker.log.read_text()
     assert said in log
     assert "Traceback" not in log
+
+
+def test_one_job_is_tried_without_any_server(tmp_path: Path) -> None:
+    job = {"input": {"operation": "tell", "times": 2}}
+    environ = {**os.environ, "PYTHONPATH": str(TESTS), "VISIONDYNO_HOME": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "--test_input", json.dumps(job)],
+        check=False,
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "'told': 2" in found.stdout
+    assert found.stderr.index("'done': 0") < found.stderr.index("'done': 1")

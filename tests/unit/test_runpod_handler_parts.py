@@ -1,8 +1,9 @@
 """The RunPod worker's parts: who may run at once, how many, what is said, and where it is kept."""
 
 import asyncio
-import itertools
 import json
+import sys
+import types
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from visiondyno.errors import SpecError, StorageFull, TransportDown, Unavailable
 from visiondyno.probes.slots import GpuMemory
+from visiondyno.runpod_handler.__main__ import main
 from visiondyno.runpod_handler.concurrency import (
     MOST_PLACES,
     Concurrency,
@@ -413,6 +415,7 @@ def test_a_gpu_is_looked_for_where_the_image_needs_one(tmp_path: Path) -> None:
         run(check_gpu(lambda: ()))
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_torch_must_see_the_gpu_that_the_driver_shows() -> None:
     torch = pytest.importorskip("torch")
@@ -424,8 +427,46 @@ def test_torch_must_see_the_gpu_that_the_driver_shows() -> None:
         run(check_gpu(lambda: shown))
 
 
-def test_the_order_of_checks_is_the_same_each_time(tmp_path: Path) -> None:
-    settings = load_settings(home=tmp_path, blobs_url="file:///blobs")
-    lists = [fitness_checks(settings, {}, lambda: ()) for _ in range(2)]
-    for one, other in itertools.pairwise(lists):
-        assert [check.__name__ for check in one] == [check.__name__ for check in other]
+def test_a_gpu_that_does_not_answer_is_not_waited_for() -> None:
+    with pytest.raises(Unavailable, match="no answer within 0 s"):
+        run(check_gpu(lambda: [GpuMemory(0, "a GPU", 24 * GB, 24 * GB)], torch_s=0.0))
+
+
+# ---- the program
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("VISIONDYNO_DRAIN_S", "soon", "VISIONDYNO_DRAIN_S"),
+        ("VISIONDYNO_DRAIN_S", "-1", "0 to 3600"),
+        ("VISIONDYNO_DRAIN_S", "nan", "0 to 3600"),
+        ("VISIONDYNO_CACHE_BYTES", "much", "cache_bytes"),
+        ("VISIONDYNO_DRAIN_S", "5", "visiondyno[runpod]"),
+    ],
+)
+def test_a_worker_that_is_set_up_wrong_says_so_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv("RUNPOD_LOG_LEVEL", "INFO")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "runpod", None)  # as where the extra isn't installed
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert said in error
+
+
+def test_a_runpod_package_without_fitness_checks_is_too_old(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNPOD_LOG_LEVEL", "INFO")
+    old = types.ModuleType("runpod")
+    old.serverless = types.ModuleType("runpod.serverless")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "runpod", old)
+    assert main() == 2
+    assert "install a later one" in capsys.readouterr().err

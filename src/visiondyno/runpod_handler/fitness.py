@@ -120,11 +120,11 @@ async def check_blobs(settings: Settings, answer_s: float = _ANSWER_S) -> None:
         await blobs.close()
 
 
-async def check_gpu(gpus: Callable[[], Sequence[GpuMemory]]) -> None:
+async def check_gpu(gpus: Callable[[], Sequence[GpuMemory]], torch_s: float = _TORCH_S) -> None:
     """The driver shows a GPU, and a process of its own computes on it with torch.
 
     Raises:
-        Unavailable: it doesn't, or torch can't.
+        Unavailable: it doesn't, or torch can't, or not within `torch_s`.
     """
     if not gpus():
         raise Unavailable(
@@ -138,11 +138,12 @@ async def check_gpu(gpus: Callable[[], Sequence[GpuMemory]]) -> None:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(_TORCH_S):
+        async with asyncio.timeout(torch_s):
             said, _ = await process.communicate()
     except TimeoutError:
         process.kill()
-        said, _ = await process.communicate()
+        await process.wait()
+        said = f"no answer within {torch_s:g} s".encode()
     if process.returncode:
         lines = said.decode(errors="replace").strip().splitlines()
         last = lines[-1][:300] if lines else f"it ended with {process.returncode}"
