@@ -49,6 +49,7 @@ class Jobs:
 
     async def started(self, operation: str) -> tuple[asyncio.Task[Json], int]:
         """A job that runs, and its process."""
+        self.items.clear()
         task = asyncio.create_task(self.answer(operation))
         async with self.told:
             await self.told.wait_for(lambda: self.items)
