@@ -28,7 +28,7 @@ class Clock:
 
 
 def meter_of(clock: Clock, **options: Any) -> CostMeter:
-    return CostMeter(DOLLAR_A_SECOND, clock=clock, **options)
+    return CostMeter(DOLLAR_A_SECOND, clock=clock, **{"stop_s": 0.0, **options})
 
 
 def submitted(meter: CostMeter, job_id: str, limit_ms: int | None = None) -> None:
@@ -79,6 +79,7 @@ class Worker:
     """Starts when it is needed, runs jobs one after another, and stops when it idles."""
 
     start_s: float
+    stop_s: float
     free_s: float = -math.inf
     spans: list[list[float]] = field(default_factory=list)
 
@@ -87,10 +88,11 @@ class Worker:
         if self.spans and arrives_s <= self.free_s + IDLE_S:
             begins_s = max(arrives_s, self.free_s)
         else:
-            self.spans.append([arrives_s, 0.0])
-            begins_s = arrives_s + self.start_s
+            again_s = max(arrives_s, self.spans[-1][1]) if self.spans else arrives_s
+            self.spans.append([again_s, 0.0])
+            begins_s = again_s + self.start_s
         self.free_s = begins_s + takes_s
-        self.spans[-1][1] = self.free_s + IDLE_S
+        self.spans[-1][1] = self.free_s + IDLE_S + self.stop_s
         return begins_s
 
     def billed_s(self) -> int:
@@ -101,13 +103,18 @@ TIMES = st.integers(0, 40_000).map(lambda milliseconds: milliseconds / 1000)
 JOBS = st.lists(st.tuples(st.integers(0, 2), TIMES, TIMES), max_size=20)
 
 
-@given(JOBS, st.lists(TIMES, min_size=3, max_size=3), st.randoms(use_true_random=False))
+@given(
+    JOBS,
+    st.lists(TIMES, min_size=3, max_size=3),
+    st.floats(0, 9),
+    st.randoms(use_true_random=False),
+)
 def test_the_bill_is_between_the_bounds(
-    jobs: list[tuple[int, float, float]], starts: list[float], random: Random
+    jobs: list[tuple[int, float, float]], starts: list[float], stop_s: float, random: Random
 ) -> None:
     clock = Clock()
-    meter = meter_of(clock, idle_timeout_s=IDLE_S, start_s=START_S)
-    workers = [Worker(start_s) for start_s in starts]
+    meter = meter_of(clock, idle_timeout_s=IDLE_S, start_s=START_S, stop_s=9.0)
+    workers = [Worker(start_s, stop_s) for start_s in starts]
     facts = []
     for number, (which, gap_s, takes_s) in enumerate(jobs):
         clock.now_s += gap_s
@@ -127,7 +134,7 @@ def test_the_bill_is_between_the_bounds(
     at_least_s, at_most_s = seconds(meter.total())
     assert at_least_s <= billed_s <= at_most_s
     # Apart from starts, which nobody sees, the upper bound isn't far off.
-    assert at_most_s <= billed_s + len(jobs) * START_S + len(jobs)
+    assert at_most_s <= billed_s + len(jobs) * (START_S + 9.0 + 1)
     costs = [meter.of(job_id) for job_id, *_ in facts]
     assert sum(cost.worker_s_at_least for cost in costs) == at_least_s
     for cost in costs:
@@ -299,9 +306,10 @@ def test_the_cost_of_a_stranger_is_not_known() -> None:
         {"max_cost_usd": math.inf},
         {"idle_timeout_s": -1.0},
         {"start_s": math.nan},
+        {"stop_s": -1.0},
         {"execution_timeout_s": math.inf},
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_limits_and_times_that_are_none_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(SpecError, match="give"):
@@ -310,9 +318,9 @@ def test_limits_and_times_that_are_none_are_refused(options: dict[str, float]) -
 
 def test_the_price_of_a_gpu_is_that_of_the_table() -> None:
     clock = Clock()
-    meter = CostMeter(find_price("A4000"), clock=clock, start_s=0.0)
+    meter = CostMeter(find_price("A4000"), clock=clock, start_s=0.0, stop_s=2.0)
     submitted(meter, "a")
-    meter.ended("a", delay_ms=0, execution_ms=95_000)
+    meter.ended("a", delay_ms=0, execution_ms=93_000)
     assert meter.total().usd_at_most == pytest.approx(100 * 0.00016)
     assert "RunPod serverless" in str(meter.total())
 

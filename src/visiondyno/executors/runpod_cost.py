@@ -12,6 +12,8 @@ from visiondyno.probes.cost import Price
 DEFAULT_IDLE_TIMEOUT_S = 5.0
 DEFAULT_EXECUTION_TIMEOUT_S = 600.0
 DEFAULT_START_S = 60.0
+DEFAULT_STOP_S = 5.0
+"""Workers under RunPod's package took 2 to 3 s to stop under our emulator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Cost:
     Attributes:
         kind: always `estimated`.
         worker_s_at_least: seconds in which jobs ran on workers, overlapping ones counted once.
-        worker_s_at_most: with the start before and the idle time after each of them.
+        worker_s_at_most: with start before, idle time and stop after each of them.
         usd_at_least: USD of `worker_s_at_least`.
         usd_at_most: USD of `worker_s_at_most`.
         price: by which.
@@ -71,8 +73,8 @@ class CostMeter:
 
     A job is told of as it goes: `admit`, then `accepted`, `withdrawn` or `doubted`; `saw` while it
     runs; `ended`. Jobs of one worker share its time: what overlaps is counted once. The bounds hold
-    where no start takes longer than `start_s`. Workers that are always on, and those that start and
-    get no job, are billed too and can't be seen from here.
+    where no start takes longer than `start_s`, and no stop longer than `stop_s`. Workers that are
+    always on, and those that start and get no job, are billed too and can't be seen from here.
 
     Args:
         price: of one worker.
@@ -81,6 +83,7 @@ class CostMeter:
         idle_timeout_s: the endpoint's: how long a worker waits for its next job before it stops.
         execution_timeout_s: the endpoint's, for jobs whose policy has none.
         start_s: the longest start of a worker.
+        stop_s: the longest stop of a worker, after its idle timeout.
         clock: seconds.
 
     Raises:
@@ -95,6 +98,7 @@ class CostMeter:
         idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
         execution_timeout_s: float = DEFAULT_EXECUTION_TIMEOUT_S,
         start_s: float = DEFAULT_START_S,
+        stop_s: float = DEFAULT_STOP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if max_cost_usd is not None and not 0 < max_cost_usd < float("inf"):
@@ -103,12 +107,13 @@ class CostMeter:
             ("idle timeout", idle_timeout_s),
             ("execution timeout", execution_timeout_s),
             ("longest start", start_s),
+            ("longest stop", stop_s),
         ):
             if not 0 <= seconds < float("inf"):
                 raise SpecError(f"The {name} is {seconds} s; give 0 or more.")
         self.price = price
         self.max_cost_usd = max_cost_usd
-        self._idle_s = idle_timeout_s
+        self._end_s = idle_timeout_s + stop_s
         self._execution_timeout_s = execution_timeout_s
         self._start_s = start_s
         self._clock = clock
@@ -257,7 +262,7 @@ class CostMeter:
 
     def _most_s(self, account: Account) -> int:
         """What one attempt could take in all."""
-        planned_s = self._start_s + account.limit_s + self._idle_s
+        planned_s = self._start_s + account.limit_s + self._end_s
         if account.started_s is not None:
             start_s, end_s = self._span(account, account.started_s, self._clock())
             planned_s = max(planned_s, end_s - start_s)
@@ -265,7 +270,7 @@ class CostMeter:
 
     def _span(self, account: Account, first_s: float, last_s: float) -> tuple[float, float]:
         """When a worker may have been there for a job that ran from `first_s` to `last_s`."""
-        return max(account.since_s, first_s - self._start_s), last_s + self._idle_s
+        return max(account.since_s, first_s - self._start_s), last_s + self._end_s
 
     def _ended_s(self) -> int:
         return self._doubted_s + _billed_s(self._there.values())
