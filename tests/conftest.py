@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Rendered scenes and cached passes of the tests stay in the checkout, shared by all test processes.
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache")
 
+# Two test processes on two cores: threads of torch that wait for each other by spinning take
+# minutes for what one does in seconds. Must stand before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED_TESTDATA = Path(__file__).resolve().parents[2] / "shared" / "testdata"
 
 

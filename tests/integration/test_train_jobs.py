@@ -39,7 +39,7 @@ CNN = {
         {"type": "linear", "in_features": 600, "out_features": 10},
     ],
 }
-SEED, EPOCHS, BATCH_SIZE, LEARNING_RATE, THREADS = 3, 5, 64, 0.002, 2
+SEED, EPOCHS, BATCH_SIZE, LEARNING_RATE, THREADS = 3, 5, 64, 0.002, 1
 
 
 def weights(output: dict[str, Any]) -> dict[str, Any]:

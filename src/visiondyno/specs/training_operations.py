@@ -117,7 +117,7 @@ class TrainInput(ModuleInput):
     operation: Literal["train"] = "train"
     training_data: TrainingData
     validation_data: TrainingData | None = None
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    epochs: Annotated[int, Field(ge=1, le=50_000)] = 1
     early_stopping: EarlyStopping | None = None
     seed: Seed | None = None
     state_reply: StateReply = StateReply()
