@@ -491,6 +491,33 @@ def test_a_client_that_is_dropped_ends_its_thread_and_jobs() -> None:
     assert not thread.is_alive()
 
 
+DROPPED = """
+import asyncio
+from contracts.executor_contract import run_test_operation
+from visiondyno.client.client import Client
+from visiondyno.executors.inline import InlineExecutor
+
+class Slow(InlineExecutor):
+    async def close(self):
+        await asyncio.sleep(0.2)
+        print("closed", flush=True)
+
+Client(Slow(run_test_operation)).submit({"operation": "echo", "say": "hi"})
+"""
+
+
+def test_a_client_that_is_dropped_as_the_program_ends_is_closed_silently() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
 def test_a_watch_that_is_collected_on_the_loops_own_thread_doesnt_stop_the_loop(
     client: Client,
 ) -> None:

@@ -100,7 +100,6 @@ class LoopThread:
         with self._lock:
             first, self._stopped = not self._stopped, True
             loop, thread = self._loop, self._thread
-            _open.discard(self)
             if loop is None or thread is None:
                 return
             if first:
@@ -134,11 +133,15 @@ class LoopThread:
         ready = threading.Event()
         self._pid = os.getpid()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(ready)), name=self._name, daemon=True
+            target=self._live, args=(ready,), name=self._name, daemon=True
         )
         _stop_at_exit(self)
         self._thread.start()
         ready.wait()
+
+    def _live(self, ready: threading.Event) -> None:
+        asyncio.run(self._main(ready))
+        _open.discard(self)  # until here the interpreter's end must wait for it
 
     async def _main(self, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
