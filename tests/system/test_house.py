@@ -31,7 +31,7 @@ ONLY_HERE = {
     "redis": ("executors/",),
     "obstore": ("blobs/",),
     "fastapi": ("api/", "dashboard/", "server.py"),
-    "uvicorn": ("server.py",),
+    "uvicorn": ("server.py", "emulator/serve.py"),
     "torch": ("runtimes/", "state/", "training/", "operations/", "client/"),
     "keras": ("training/keras_",),
     "mlflow": ("client/loggers.py",),

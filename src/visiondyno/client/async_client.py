@@ -9,11 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import ValidationError
-
 from visiondyno.blobs.base import BlobStore, CollectableBlobs
 from visiondyno.blobs.references import references_in
 from visiondyno.client.home_blobs import HomeBlobs
+from visiondyno.client.job_request import job_request
 from visiondyno.errors import (
     OperationFailed,
     RateLimited,
@@ -150,7 +149,7 @@ class AsyncClient:
                 requests; the message names the job, and `result` takes it up again.
             JobLost: queue or server has forgotten it.
         """
-        request = _request(job_input, policy)
+        request = job_request(job_input, policy)
         job_id = new_job_id()
         submission = asyncio.create_task(self._submit(request, job_id))
         self._runs += 1
@@ -203,7 +202,7 @@ class AsyncClient:
             TransportDown: queue or server can't be reached.
         """
         job_id = new_job_id()
-        return await self._submit(_request(job_input, policy), job_id)
+        return await self._submit(job_request(job_input, policy), job_id)
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         """The job's events after number `after`, to the terminal one.
@@ -297,7 +296,10 @@ class AsyncClient:
             return b"".join([chunk async for chunk in chunks])
 
     async def close(self) -> None:
-        """Free what is held; calling it again does nothing. Jobs of a queue or a server go on."""
+        """Free what is held; calling it again does nothing.
+
+        Jobs of a queue or a server go on; those of a RunPod endpoint, which cost, are cancelled.
+        """
         if self._closed:
             return
         self._closed = True
@@ -385,19 +387,3 @@ async def _succeeded(task: "asyncio.Task[str]", patience_s: float) -> bool:
 
 def _sha256(reference: str) -> str:
     return reference.removeprefix(_PREFIX)
-
-
-def _request(job_input: Mapping[str, Any], policy: Policy | Mapping[str, Any] | None) -> JobRequest:
-    """The job as it will arrive: what JSON makes of it, on every executor alike."""
-    try:
-        plain = json.loads(json.dumps(job_input))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SpecError(
-            f"The job's input must be what JSON has: texts, numbers, lists and objects ({error})."
-        ) from error
-    try:
-        return JobRequest(input=plain, policy=policy or Policy())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"The job's '{place}' is wrong: {first['msg']}.") from error
