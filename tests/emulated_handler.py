@@ -7,17 +7,11 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
 import runpod
-
-from contracts.executor_contract import run_test_operation
-from visiondyno.job import JobError
-from visiondyno.operations.context import OperationContext
 
 
 def plain(job: dict[str, Any]) -> Any:
@@ -53,36 +47,10 @@ async def stream(job: dict[str, Any]) -> AsyncIterator[Any]:
         await asyncio.sleep(0)
 
 
-async def contract(job: dict[str, Any]) -> AsyncIterator[Any]:
-    """The contract suite's operations on a thread: their progress, then their output or error."""
-    loop, told, is_stopped = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
-
-    def tell(item: Any) -> None:
-        loop.call_soon_threadsafe(told.put_nowait, item)
-
-    def work() -> None:
-        try:
-            output = run_test_operation(job["input"], OperationContext(tell, is_stopped.is_set))
-        except Exception as error:
-            failed = JobError.from_exception(error, traceback.format_exc())
-            output = {"error": failed.model_dump_json()}
-        tell(output)
-        tell(None)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        while (item := await told.get()) is not None:
-            yield item
-    finally:
-        is_stopped.set()
-
-
 HANDLERS: dict[str, Any] = {
     "plain": plain,
     "async": without_blocking,
     "stream": stream,
-    "contract": contract,
 }
 
 if __name__ == "__main__":

@@ -195,9 +195,19 @@ def contract_worker(
     tmp_path_factory: pytest.TempPathFactory, runpod_package: ModuleType
 ) -> Iterator[RunningEmulator]:
     folder = tmp_path_factory.mktemp("logs")
+    code = (
+        "import sys; from visiondyno.runpod_handler.__main__ import main;"
+        " sys.exit(main('contracts.executor_contract:run_test_operation'))"
+    )
     with an_emulator(
         folder,
-        [sys.executable, str(HANDLER), "contract"],
+        [sys.executable, "-c", code],
+        environ={
+            "PYTHONPATH": str(HANDLER.parent),
+            "VISIONDYNO_HOME": str(folder / "home"),
+            "VISIONDYNO_CONCURRENCY": "1",
+            "VISIONDYNO_PREFETCH": "0",  # a job of low priority may have been fetched already
+        },
         workers_max=1,
         # The package drops a stop for a job that it has just taken; the worker is killed then.
         ping_interval_s=1.0,

@@ -387,11 +387,20 @@ def test_a_blob_store_is_fit_if_it_answers(tmp_path: Path) -> None:
     run(check_blobs(load_settings(home=tmp_path, blobs_url=f"file://{tmp_path}/blobs")))
 
     async def silent() -> None:
-        server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
-        async with server:
+        callers: list[asyncio.StreamWriter] = []
+        server = await asyncio.start_server(
+            lambda _, writer: callers.append(writer), "127.0.0.1", 0
+        )
+        try:
             port = server.sockets[0].getsockname()[1]
             url = f"http://127.0.0.1:{port}/blobs"
             await check_blobs(load_settings(home=tmp_path, blobs_url=url), answer_s=0.05)
+        finally:
+            for writer in callers:
+                writer.close()
+                await writer.wait_closed()
+            server.close()
+            await server.wait_closed()
 
     with pytest.raises(TransportDown, match="VISIONDYNO_BLOBS_URL"):
         run(silent())
