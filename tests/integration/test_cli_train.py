@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_is_no_input_error(capsys: pytest.CaptureFixtu
 
 
 def test_a_time_limit_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("c.yaml", "--epochs", "50000", "--time-limit", "1") == 1
+    assert train("c.yaml", "--epochs", "50000", "--time-limit", "5") == 1
     assert "ran past its executionTimeout" in capsys.readouterr().err
     assert history("dyno-training")["ended"]
     assert not Path("dyno-training/model.safetensors").exists()
