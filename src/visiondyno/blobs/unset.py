@@ -23,22 +23,22 @@ class UnsetBlobs(BlobStore):
 
     async def put(
         self,
-        chunks: AsyncIterator[bytes],  # noqa: ARG002
-        expected_sha256: str | None = None,  # noqa: ARG002
-        max_bytes: int | None = None,  # noqa: ARG002
+        chunks: AsyncIterator[bytes],  # noqa: ARG002 - all is refused
+        expected_sha256: str | None = None,  # noqa: ARG002 - all is refused
+        max_bytes: int | None = None,  # noqa: ARG002 - all is refused
     ) -> str:
         self._refuse()
 
-    async def open(self, sha256: str) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
+    async def open(self, sha256: str) -> AsyncGenerator[bytes, None]:  # noqa: ARG002 - all is refused
         yield self._refuse()
 
-    async def has(self, sha256: str) -> bool:  # noqa: ARG002
+    async def has(self, sha256: str) -> bool:  # noqa: ARG002 - all is refused
         self._refuse()
 
-    async def size(self, sha256: str) -> int:  # noqa: ARG002
+    async def size(self, sha256: str) -> int:  # noqa: ARG002 - all is refused
         self._refuse()
 
-    async def local_path(self, sha256: str, cache: Path) -> Path:  # noqa: ARG002
+    async def local_path(self, sha256: str, cache: Path) -> Path:  # noqa: ARG002 - all is refused
         self._refuse()
 
     def _refuse(self) -> NoReturn:

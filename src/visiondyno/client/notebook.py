@@ -39,7 +39,7 @@ class LiveEpochs(Callback):
         self._doing = "starting"
         self._handle: Any = None
 
-    def on_train_begin(self, run: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_train_begin(self, run: dict[str, Any]) -> None:  # noqa: ARG002 - a callback's
         from IPython.display import display
 
         self._handle = display(self, display_id=True)
@@ -55,7 +55,7 @@ class LiveEpochs(Callback):
         self._doing = f"epoch {record['epoch']} of {self.watch.config.spec.epochs} done"
         self._show()
 
-    def on_train_end(self, result: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_train_end(self, result: dict[str, Any]) -> None:  # noqa: ARG002 - a callback's
         self._doing = "done"
         self._show()
 

@@ -4,8 +4,6 @@ import contextlib
 import datetime
 import json
 import math
-import os
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,8 @@ from visiondyno import __version__
 from visiondyno.client.callbacks import Callback
 from visiondyno.client.model_state import ModelState
 from visiondyno.client.training_config import TrainingConfig, read_config
-from visiondyno.errors import Conflict, SpecError, StorageFull
+from visiondyno.client.whole_file import write_whole
+from visiondyno.errors import Conflict, SpecError
 from visiondyno.report.format import number, plural
 from visiondyno.report.training import TrainingRecord, best_of, history_csv, training_html
 from visiondyno.training.metrics import MORE_IS_BETTER
@@ -258,7 +257,7 @@ class TrainingFolder:
             PAGE: training_html(watch.record()),
         }
         for name, text in texts.items():
-            _write(self.path / name, text)
+            write_whole(self.path / name, text.encode(), "The training's record")
 
     def _holds_same(self) -> bool:
         try:
@@ -288,20 +287,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        try:
-            with partial.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageFull(
-            f"{path} can't be written ({error.strerror}); name a folder with room by --out."
-        ) from error

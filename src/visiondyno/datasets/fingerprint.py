@@ -81,6 +81,6 @@ def _files(folder: Path, *, flat: bool) -> Iterator[str]:
     for parent, names in visible_folders(folder):
         if not flat:
             yield parent + os.sep
-        yield from (os.path.join(parent, name) for name in sorted(names))  # noqa: PTH118
+        yield from (os.path.join(parent, name) for name in sorted(names))  # noqa: PTH118 - as above
         if flat:
             return

@@ -236,13 +236,14 @@ class JobBoard:
         if job.state is JobState.IN_QUEUE and now_s >= job.expires_s:
             self._end(job, JobState.TIMED_OUT, now_s)
             return False
-        is_late = runs and job.starts == starts and job.started_s is not None
-        if is_late and now_s >= job.started_s + job.execution_timeout_s:  # type: ignore[operator]
-            job.output = ABSENT
-            job.error = "executionTimeout exceeded"
-            self._end(job, JobState.TIMED_OUT, now_s)
-            return True
-        return False
+        if not runs or job.starts != starts or job.started_s is None:
+            return False
+        if now_s < job.started_s + job.execution_timeout_s:
+            return False
+        job.output = ABSENT
+        job.error = "executionTimeout exceeded"
+        self._end(job, JobState.TIMED_OUT, now_s)
+        return True
 
     def _end(self, job: Job, state: JobState, now_s: float) -> None:
         if job.state.is_terminal:

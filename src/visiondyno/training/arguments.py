@@ -153,7 +153,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     if annotation is UNTYPED or annotation is Any:
         return None
     if typing.get_origin(annotation) is collections.abc.Iterable:
-        # Of an iterable, pydantic would look at nothing before somebody iterates.
+        # Of an iterable, pydantic would look at nothing before somebody iterates. mypy takes what
+        # stands in the brackets for a type.
         annotation = collections.abc.Sequence[typing.get_args(annotation)]  # type: ignore[misc]
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))

@@ -114,11 +114,11 @@ def _seeded(seed: int) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
+            np.random.seed(seed % 2**32)  # noqa: NPY002 (likewise)
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)  # noqa: NPY002 (likewise)
 
 
 def _check_shape(model: Any) -> None:
@@ -136,7 +136,7 @@ def _module_of(keras: Any, model: Any) -> "nn.Module":
     import torch
     from torch import nn
 
-    class KerasModule(nn.Module):  # type: ignore[misc]
+    class KerasModule(nn.Module):  # type: ignore[misc]  # torch has no types here
         """Holds the weights itself, and lends them to the keras.Model for each pass."""
 
         def __init__(self) -> None:

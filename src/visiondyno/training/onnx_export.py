@@ -79,7 +79,7 @@ def _answering(module: "nn.Module") -> "nn.Module":
     """The module with one tensor as its answer."""
     from torch import nn
 
-    class Answering(nn.Module):  # type: ignore[misc]
+    class Answering(nn.Module):  # type: ignore[misc]  # torch has no types here
         def __init__(self) -> None:
             super().__init__()
             self.answering = module
