@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from tiny_models import write_detector
 from visiondyno import worker
 from visiondyno.cli import doctor, doctor_workers
 from visiondyno.errors import ModelError, Unavailable
-from visiondyno.executors.base import Executor
+from visiondyno.executors.base import Executor, ExecutorHealth
+from visiondyno.executors.inline import InlineExecutor
 from visiondyno.http_client import ServerClient
 from visiondyno.operations.context import OperationContext
 from visiondyno.probes.slots import HostMemory, gpu_memories
@@ -62,8 +63,6 @@ class SupervisedApi(LiveApi):
 
 def test_the_second_time_the_worker_has_the_model_warm(tmp_path: Path) -> None:
     with SupervisedApi(tmp_path) as running, ServerClient(running.url) as client:
-        while not client.readiness()["ready"]:
-            time.sleep(0.05)  # pytest's own timeout ends it
         for _ in range(2):
             result = dyno_doctor("--server", running.url)
             assert result.return_value == 0, result.output
@@ -73,6 +72,44 @@ def test_the_second_time_the_worker_has_the_model_warm(tmp_path: Path) -> None:
             said = [event.progress for event in events if event.progress is not None]
             told += [one["warm"] for one in said if "warm" in one]
     assert told == [True, False]  # the newest first
+
+
+class LateWorker(InlineExecutor):
+    """Tells of its worker after it was asked so many times."""
+
+    looks_left = 1_000_000
+
+    async def health(self) -> ExecutorHealth:
+        self.looks_left -= 1
+        found = await super().health()
+        return found if self.looks_left < 0 else replace(found, workers_ready=0)
+
+
+class LateApi(LiveApi):
+    """The API over a worker that isn't there yet."""
+
+    def _make_executor(self) -> Executor:
+        self.executor = LateWorker(self._run)
+        return self.executor
+
+
+def test_a_servers_first_worker_is_waited_for(tmp_path: Path) -> None:
+    with LateApi(tmp_path, worker.run) as running:
+        running.executor.looks_left = 2
+        result = dyno_doctor("--server", running.url)
+    assert result.return_value == 0, result.output
+    assert "✓ readiness" in result.stdout
+    assert running.executor.looks_left < 0, "it was looked for again, and found"
+
+
+def test_a_worker_that_never_comes_fails_the_readiness(tmp_path: Path) -> None:
+    with LateApi(tmp_path, worker.run) as running:
+        result = dyno_doctor("--server", running.url, "--time-limit", "0.1")
+    assert result.return_value == 1
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("✗ readiness")
+    assert "workers: No worker is there yet; this server starts its own" in lines[1]
+    assert len(lines) == 3
 
 
 def test_the_first_step_that_fails_ends_it_with_the_next_thing_to_do(live: LiveApi) -> None:
