@@ -8,9 +8,8 @@ from training_places import HYPER, MLP, CountingClient, blobs_of_points
 from visiondyno.client.trainer import Trainer
 from visiondyno.errors import SpecError
 
-pytest.importorskip("torch").set_num_threads(
-    1
-)  # small modules are faster so, and other tests keep their cores
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # small modules are faster so, and other tests keep their cores
 pytestmark = pytest.mark.torch
 
 TRAIN, HELD_OUT = blobs_of_points(), blobs_of_points(45, seed=1)
