@@ -1,6 +1,5 @@
 """The one place that chooses: which executor runs the jobs, and what the service stands on."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
     from visiondyno.service import Service
     from visiondyno.settings import Settings
     from visiondyno.store.base import Store
-
-_QUEUES = ("local", "redis")
-_MOST_WORKERS = 256
-_RUNPOD = "https://api.runpod.ai/"
 
 
 def make_executor() -> Executor:
@@ -134,105 +129,6 @@ def make_queue_executor(
     )
     return SupervisedExecutor(
         workers, max_attempts=settings.max_attempts, environ=worker_environ(settings)
-    )
-
-
-def make_executor_at(
-    where: str, settings: "Settings", api_key: str | None = None, *, workers: int | None = None
-) -> Executor:
-    """The executor that a client names. Needs a running event loop.
-
-    Args:
-        where: `inline` (this process), `local` (worker processes of this machine, over the queue in
-            `home`), `redis` (the fleet on the settings' Redis), the URL of a server (`dyno up`), or
-            that of a RunPod endpoint, whose path ends with `/v2/NAME`.
-        settings: queue, workers, limits, the name of a server's endpoint, RunPod's key.
-        api_key: for a URL; None: the settings' `runpod_api_key` at RunPod itself, none elsewhere.
-        workers: processes of our own for `local` and `redis`, exactly so many; None: `local` has
-            what the settings say, `redis` none, for its workers are started with `dyno worker`.
-
-    Raises:
-        SpecError: there is no such place, the settings lack its address, or the key can't be one.
-    """
-    if _is_url(where):
-        from visiondyno.executors.runpod import RunPodExecutor, is_endpoint_url
-        from visiondyno.executors.server import ServerExecutor
-
-        if is_endpoint_url(where):
-            return RunPodExecutor(where, api_key or _runpods_own_key(where, settings))
-        return ServerExecutor(where, api_key, settings.endpoint)
-    if where == "inline":
-        return make_executor()
-    if where not in _QUEUES:
-        raise _nowhere(where)
-    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
-        raise SpecError(f"'workers' is {workers}; give a number from 1 to {_MOST_WORKERS}.")
-    if where == "redis" and settings.queue_url is None:
-        raise SpecError(
-            "'redis' needs the address of Redis; set VISIONDYNO_REDIS_URL, for example to "
-            "redis://127.0.0.1:6379/0."
-        )
-    wanted: dict[str, object] = {}
-    if workers is not None:
-        wanted = {"workers_min": workers, "workers_max": workers}
-    if where == "local":
-        wanted.update(redis_url=None, redis_host=None)
-    own_workers = True if workers is not None else None
-    return make_queue_executor(settings.model_copy(update=wanted), own_workers=own_workers)
-
-
-def make_blobs_at(where: str, settings: "Settings", api_key: str | None = None) -> "BlobStore":
-    """The blobs that a client shares with the workers of `make_executor_at(where, …)`.
-
-    Those of a server are the server's. For all others they are at the settings' `blobs_url`, or
-    else in a folder in `home`, which a RunPod endpoint's workers don't see: there every use is
-    refused with the next step.
-
-    Args:
-        where: as there.
-        settings: their `blobs_url` and `home`.
-        api_key: for a server's URL.
-
-    Raises:
-        SpecError: there is no such place, or the store's address, folder or key is wrong.
-        MissingExtra: a bucket's client isn't installed.
-    """
-    if not _is_url(where):
-        if where != "inline" and where not in _QUEUES:
-            raise _nowhere(where)
-        return make_blobs(settings)
-    from visiondyno.blobs.http import HttpBlobs
-    from visiondyno.blobs.unset import UnsetBlobs
-    from visiondyno.executors.runpod import is_endpoint_url
-    from visiondyno.executors.server_wire import checked_key, checked_url
-
-    if not is_endpoint_url(where):
-        key = checked_key(api_key)
-        return HttpBlobs(f"{checked_url(where)}/blobs", key)
-    if settings.blobs_url is not None:
-        return make_blobs(settings)
-    return UnsetBlobs(
-        "This client shares no files with the workers of the RunPod endpoint; set "
-        "VISIONDYNO_BLOBS_URL, here and there, to a bucket or to a server's /blobs that both reach."
-    )
-
-
-def _runpods_own_key(where: str, settings: "Settings") -> str | None:
-    """Only for RunPod's own host: another that has its paths is told no secret of RunPod's."""
-    secret = settings.runpod_api_key
-    is_theirs = where.startswith(_RUNPOD)
-    return secret.get_secret_value() if is_theirs and secret is not None else None
-
-
-def _is_url(where: str) -> bool:
-    return where.startswith(("http://", "https://"))
-
-
-def _nowhere(where: str) -> SpecError:
-    shown = re.sub(r"://[^/]*@", "://…@", where)  # without a password
-    return SpecError(
-        f"'{shown:.200}' isn't a place to run jobs; give inline, local, redis or the URL of a "
-        "server or of a RunPod endpoint."
     )
 
 

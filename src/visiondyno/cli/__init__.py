@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -23,6 +24,7 @@ _COMMANDS = {
     "workers": "List a server's workers; drain, resume or restart one.",
     "keys": "Make, list and revoke the API keys of this machine's server.",
     "db": "Upgrade, back up or restore the server's database.",
+    "emulate": "Run a RunPod endpoint on this machine, to develop against without paying.",
     "doctor": "Say what this machine can measure, and what is missing.",
     "models": "List models, show what a model file says of itself, write model cards.",
     "datasets": (
@@ -68,11 +70,17 @@ def main(arguments: list[str] | None = None) -> Any:
     # `visiondyno.errors` is cheap; it is imported here so that `--help` doesn't pay for it.
     from visiondyno.errors import VisionDynoError
 
+    # As Ctrl-C, so that what costs elsewhere is stopped; `up` and `worker` set their own.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     try:
         code = dyno.main(arguments, prog_name="dyno", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except _Terminated as terminated:
+        click.echo("Terminated; everything it started was stopped.", err=True)
+        sys.exit(128 + terminated.number)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted; everything it started was stopped.", err=True)
         sys.exit(130)
@@ -92,6 +100,18 @@ def main(arguments: list[str] | None = None) -> Any:
         )
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal that ends a process came."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__()
+
+
+def _terminate(number: int, _: object) -> None:
+    raise _Terminated(number)
 
 
 def _explain(error: Any) -> None:

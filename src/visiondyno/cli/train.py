@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from visiondyno.cli import options
+from visiondyno.cli.place import place_options
 from visiondyno.cli.training_display import TrainingDisplay
 from visiondyno.client.callbacks import Callback
+from visiondyno.client.client import Client
 from visiondyno.client.loggers import parse_logger
 from visiondyno.client.training_config import (
     TrainingConfig,
@@ -27,6 +29,7 @@ from visiondyno.client.training_report import (
 )
 from visiondyno.client.training_run import run_training
 from visiondyno.errors import SpecError
+from visiondyno.places import Place
 from visiondyno.report.format import number, plural, shorten
 from visiondyno.report.yaml_spec import read_value
 
@@ -82,27 +85,14 @@ _FIELDS = {
     metavar="FILE",
     help="Weights to begin with, as safetensors.",
 )
-@click.option(
-    "--on",
-    "where",
-    default="inline",
-    show_default=True,
-    metavar="PLACE",
-    help="inline (this process), local (workers of this machine), redis, or the URL of a server "
-    "or a RunPod endpoint.",
-)
-@click.option(
-    "--api-key",
-    envvar="VISIONDYNO_API_KEY",
-    metavar="KEY",
-    help="Where a URL asks for one. [env: VISIONDYNO_API_KEY]",
-)
+@place_options
 @click.option(
     "--time-limit",
     "time_limit_s",
     type=click.FloatRange(min=0.001),
     metavar="S",
-    help="Stop it after S seconds. [default: never; a day where PLACE is a URL]",
+    help="Stop it after S seconds. [default: never; on runpod and at a URL a day, or what "
+    "--max-cost pays for]",
 )
 @click.option(
     "--log",
@@ -125,8 +115,7 @@ def command(
     model: str | None,
     *,
     changes: tuple[str, ...],
-    where: str,
-    api_key: str | None,
+    place: Place,
     time_limit_s: float | None,
     loggers: tuple[str, ...],
     out: Path,
@@ -145,7 +134,11 @@ def command(
     watch = TrainingWatch(asked)
     with _keeping_what_is_known(folder, watch), TrainingDisplay(asked.spec.epochs) as display:
         callbacks: list[Callback] = [watch, display, *recorders]
-        state = run_training(asked, where, api_key, callbacks, time_limit_s)
+        with Client(place) as client:
+            try:
+                state = run_training(asked, client, callbacks, time_limit_s)
+            finally:
+                watch.note_job(client)
     folder.write(watch, state)
     if as_json:
         click.echo(to_json({**watch.summary(), "files": _files(out)}), nl=False)
@@ -167,6 +160,8 @@ def _keeping_what_is_known(folder: TrainingFolder, watch: TrainingWatch) -> Iter
             done = f"Done: {plural(len(watch.history), 'epoch')}, written to {folder.path}."
             again = "The same command goes on from the last checkpoint that its worker kept."
             click.echo(f"{done} {again}", err=True)
+        for name, text in _job_lines(watch):
+            click.echo(f"{name}: {text}", err=True)
         raise
 
 
@@ -199,6 +194,10 @@ def _changes(texts: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]
     return changes
 
 
+def _job_lines(watch: TrainingWatch) -> list[tuple[str, str]]:
+    return [] if watch.job is None or watch.job.where == "inline" else watch.job.lines()
+
+
 def _files(out: Path) -> dict[str, str]:
     return {
         "state": str((out / STATE).resolve()),
@@ -228,6 +227,7 @@ def _summary_lines(watch: TrainingWatch, out: Path) -> list[tuple[str, str]]:
         ("Best epoch", _best(watch)),
         ("Time", ", ".join(speed)),
         ("Worker", where),
+        *_job_lines(watch),
         ("Weights", f"{files['state']} (of the last epoch)"),
         ("Curves", files["page"]),
         ("Again", f"dyno train {out / CONFIG}"),

@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from visiondyno.blobs.base import BlobStore, CollectableBlobs
 from visiondyno.blobs.references import references_in
@@ -22,10 +22,11 @@ from visiondyno.errors import (
     VisionDynoError,
 )
 from visiondyno.executors.base import Executor, JobLost
+from visiondyno.executors.cost import Cost
 from visiondyno.executors.workers import WorkerInfo
 from visiondyno.job import JobAnswer, JobEvent, JobRequest, Policy, new_job_id
+from visiondyno.places import Place, PlaceOptions, make_blobs_at, make_executor_at, place_of
 from visiondyno.settings import load_settings
-from visiondyno.wiring import make_blobs_at, make_executor_at
 
 Json = dict[str, Any]
 OnEvent = Callable[[JobEvent], None]
@@ -39,7 +40,6 @@ _ACCEPT_S = 5.0
 _MAY_PASS = (TransportDown, RateLimited)
 
 _log = logging.getLogger("visiondyno")
-
 AT_ONCE = 16
 
 
@@ -58,28 +58,26 @@ class AsyncClient:
 
     def __init__(
         self,
-        where: str | Executor = "inline",
+        where: str | Place | Executor = "inline",
         *,
-        api_key: str | None = None,
-        workers: int | None = None,
         blobs: BlobStore | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        **options: Unpack[PlaceOptions],
     ) -> None:
         """Say where; nothing is started or asked before the first job.
 
         Args:
             where: `inline` (this process), `local` (worker processes of this machine), `redis`
-                (the fleet on the settings' Redis), the URL of a server (`http://host:8000`) or of
-                a RunPod endpoint (`https://api.runpod.ai/v2/ID`); or an executor, which `close`
-                closes.
-            api_key: for a URL.
-            workers: worker processes of our own; see `visiondyno.wiring.make_executor_at`.
+                (the fleet on the settings' Redis), `runpod` (a serverless endpoint), the URL of a
+                server (`http://host:8000`) or of a RunPod endpoint
+                (`https://api.runpod.ai/v2/ID`); a `Place`, which says all of it; or an executor,
+                which `close` closes.
             blobs: the store that client and workers share; None: that of the place.
             sleep: waits between attempts; seconds.
+            **options: beside the name of a place: `api_key`, `workers`, `endpoint`, `gpu`,
+                `max_cost_usd`, `fallback`; see `visiondyno.places.Place`.
         """
-        self._where = where
-        self._api_key = api_key
-        self._workers = workers
+        self.place = place_of(where, options)
         self._executor = where if isinstance(where, Executor) else None
         self._blobs = blobs
         self._keeping: HomeBlobs | None = None
@@ -98,10 +96,7 @@ class AsyncClient:
             SpecError: there is no such place, or the client is closed.
         """
         self._check_open()
-        if self._executor is None:
-            self._executor = make_executor_at(
-                str(self._where), load_settings(), self._api_key, workers=self._workers
-            )
+        self._executor = self._executor or make_executor_at(self.place, load_settings())
         return self._executor
 
     @property
@@ -113,15 +108,14 @@ class AsyncClient:
         """
         self._check_open()
         if self._blobs is None:
-            where = "inline" if isinstance(self._where, Executor) else self._where
             settings = load_settings()
-            self._blobs = make_blobs_at(where, settings, self._api_key)
+            self._blobs = make_blobs_at(self.place, settings)
             if isinstance(self._blobs, CollectableBlobs) and settings.blobs_url is None:
                 self._keeping = HomeBlobs(
                     settings,
                     self._blobs,
                     lambda: set().union(*self._wanted.values()),
-                    lambda: self._runs if self._where in ("local", "redis") else 0,
+                    lambda: self._runs if self.place.where in ("local", "redis") else 0,
                 )
         return self._blobs
 
@@ -258,6 +252,23 @@ class AsyncClient:
     async def workers(self) -> list[WorkerInfo]:
         """The workers, by name; none where the executor doesn't know them."""
         return list(await self.executor.workers())
+
+    def cost_of(self, job_id: str) -> Cost | None:
+        """What a job cost, or for an open one could cost; None where nothing is paid by the second.
+
+        Raises:
+            SpecError: it costs, and by which price isn't known.
+            NotFound: this client didn't submit it.
+        """
+        return self.executor.cost_of(job_id)
+
+    def total_cost(self) -> Cost | None:
+        """What all jobs of this client cost up to now; None and errors as `cost_of`."""
+        return self.executor.total_cost()
+
+    def affordable_s(self) -> float | None:
+        """How long the next job may run within the limit of cost; None where there is no limit."""
+        return self.executor.affordable_s()
 
     async def put_blob(self, data: bytes) -> str:
         """Store bytes where the workers find them; their name, `sha256:…`.

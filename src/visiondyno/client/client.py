@@ -1,18 +1,21 @@
 """The client for scripts and notebooks: `AsyncClient` without `await`."""
 
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, Unpack
 
 from visiondyno.blobs.base import BlobStore
 from visiondyno.client.async_client import AT_ONCE, AsyncClient, Json, OnEvent, ignore
 from visiondyno.client.loop_thread import LoopThread
 from visiondyno.errors import VisionDynoError
 from visiondyno.executors.base import Executor
+from visiondyno.executors.cost import Cost
 from visiondyno.executors.workers import WorkerInfo
 from visiondyno.job import JobEvent, Policy
+from visiondyno.places import Place, PlaceOptions
 
+_T = TypeVar("_T")
 AnyPolicy = Policy | Mapping[str, Any] | None
 
 
@@ -29,16 +32,20 @@ class Client:
 
     def __init__(
         self,
-        where: str | Executor = "inline",
+        where: str | Place | Executor = "inline",
         *,
-        api_key: str | None = None,
-        workers: int | None = None,
         blobs: BlobStore | None = None,
+        **options: Unpack[PlaceOptions],
     ) -> None:
         """As `AsyncClient`: nothing is started or asked before the first job."""
-        self._client = AsyncClient(where, api_key=api_key, workers=workers, blobs=blobs)
+        self._client = AsyncClient(where, blobs=blobs, **options)
         self._thread = LoopThread("visiondyno-client", self._client.close)
         weakref.finalize(self, self._thread.stop, 0.0).atexit = False
+
+    @property
+    def place(self) -> Place:
+        """Where jobs run."""
+        return self._client.place
 
     @property
     def id(self) -> str:
@@ -102,6 +109,18 @@ class Client:
         """The workers, by name; none where the executor doesn't know them."""
         return self._thread.run(lambda _: self._client.workers())
 
+    def cost_of(self, job_id: str) -> Cost | None:
+        """What a job cost; None where nothing is paid by the second."""
+        return self._thread.run(lambda _: _now(self._client.cost_of, job_id))
+
+    def total_cost(self) -> Cost | None:
+        """What all jobs of this client cost up to now; None where nothing is paid by the second."""
+        return self._thread.run(lambda _: _now(self._client.total_cost))
+
+    def affordable_s(self) -> float | None:
+        """How long the next job may run within the limit of cost; None where there is no limit."""
+        return self._thread.run(lambda _: _now(self._client.affordable_s))
+
     def put_blob(self, data: bytes) -> str:
         """Store bytes where the workers find them; their name, `sha256:…`."""
         return self._thread.run(lambda _: self._client.put_blob(data))
@@ -128,3 +147,8 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+async def _now(function: Callable[..., _T], *arguments: Any) -> _T:
+    """What a function gives on the loop, where alone the client may be asked."""
+    return function(*arguments)

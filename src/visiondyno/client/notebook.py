@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.client.callbacks import Callback
+from visiondyno.client.client import Client
 from visiondyno.client.loggers import parse_logger
 from visiondyno.client.training_config import parse_config
 from visiondyno.client.training_report import TrainingWatch
 from visiondyno.client.training_run import run_training
 from visiondyno.errors import VisionDynoError
 from visiondyno.job import JobEvent
+from visiondyno.places import Place
 from visiondyno.report.format import plural
 from visiondyno.report.training import epoch_cells, epoch_columns, training_snippet
 
@@ -93,8 +95,12 @@ def _parser() -> Any:
         allow_abbrev=False,
         description="Train what the cell describes: the fields of the operation 'train' as YAML.",
     )
-    parser.add_argument("--on", default="inline", help="inline, local, redis or a URL")
+    parser.add_argument("--on", default="inline", help="inline, local, redis, runpod or a URL")
     parser.add_argument("--api-key", help="where a URL asks for one")
+    parser.add_argument("--endpoint", help="of runpod: its id or URL")
+    parser.add_argument("--gpu", help="of its workers, for the cost")
+    parser.add_argument("--max-cost", type=float, help="USD that are never passed")
+    parser.add_argument("--fallback", help="local or inline, where the endpoint can't be reached")
     parser.add_argument(
         "--into", default="trained", help="the name that (state, history) gets; trained if omitted"
     )
@@ -111,7 +117,9 @@ def _train(shell: "InteractiveShell", line: str, cell: str) -> None:
         watch = TrainingWatch(config)
         loggers = [parse_logger(text) for text in asked.log]
         callbacks: list[Callback] = [watch, LiveEpochs(watch), *loggers]
-        state = run_training(config, asked.on, asked.api_key, callbacks)
+        with Client(_place(asked)) as client:
+            state = run_training(config, client, callbacks)
+            watch.note_job(client)
     except VisionDynoError as error:
         raise _usage_error(error.message) from error
     except KeyboardInterrupt:
@@ -121,8 +129,22 @@ def _train(shell: "InteractiveShell", line: str, cell: str) -> None:
             "that its worker kept."
         ) from None
     shell.user_ns[asked.into] = state, watch.history
+    if watch.job is not None and watch.job.where != "inline":
+        for name, text in watch.job.lines():
+            print(f"{name}: {text}")  # noqa: T201  # a cell's output
     for note in watch.notes:
         print(f"Note: {note}")  # noqa: T201  # a cell's output
+
+
+def _place(asked: Any) -> Place:
+    return Place(
+        asked.on,
+        api_key=asked.api_key,
+        endpoint=asked.endpoint,
+        gpu=asked.gpu,
+        max_cost_usd=asked.max_cost,
+        fallback=asked.fallback,
+    )
 
 
 def _words(line: str) -> list[str]:

@@ -24,7 +24,7 @@ class RunPodGPUClient(Client):
             endpoint_url: `https://api.runpod.ai/v2/ID`; None: made of `RUNPOD_ENDPOINT_ID`, in the
                 environment or `.env`.
             api_key: None: `RUNPOD_API_KEY`, from there too.
-            **options: of `Client`.
+            **options: of `Client`, such as `gpu`, `max_cost_usd` and `fallback`.
 
         Raises:
             SpecError: neither says which endpoint.

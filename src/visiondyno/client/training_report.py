@@ -11,10 +11,13 @@ from typing import Any
 
 from visiondyno import __version__
 from visiondyno.client.callbacks import Callback
+from visiondyno.client.client import Client
+from visiondyno.client.job_facts import JobFacts, JobWatch
 from visiondyno.client.model_state import ModelState
 from visiondyno.client.training_config import TrainingConfig, read_config
 from visiondyno.client.whole_file import write_whole
 from visiondyno.errors import Conflict, SpecError
+from visiondyno.job import JobEvent
 from visiondyno.report.format import number, plural
 from visiondyno.report.training import TrainingRecord, best_of, history_csv, training_html
 from visiondyno.training.metrics import MORE_IS_BETTER
@@ -35,6 +38,7 @@ class TrainingWatch(Callback):
         result: the job's output; None until it is done.
         resumed_from: the epoch of the checkpoint that the worker went on from; 0 without one.
         ended: why it ended before its time, in a sentence; empty if it didn't.
+        job: where it ran and what that cost; None until `note_job`.
     """
 
     def __init__(self, config: TrainingConfig, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,11 +47,18 @@ class TrainingWatch(Callback):
         self.result: dict[str, Any] | None = None
         self.resumed_from = 0
         self.ended = ""
+        self.job: JobFacts | None = None
+        self._jobs = JobWatch()
         self._clock = clock
         self._began_s = self._ended_s = clock()
         self._epoch_ends: list[tuple[float, int]] = []
 
-    def on_event(self, event: Any) -> None:
+    def note_job(self, client: Client) -> None:
+        """Take over what the client knows of the job; before it is closed."""
+        self.job = self._jobs.facts(client)
+
+    def on_event(self, event: JobEvent) -> None:
+        self._jobs.on_event(event)
         progress = event.progress or {}
         if progress.get("stage") == "resumed":
             self.resumed_from = int(progress["epoch"])
@@ -134,6 +145,7 @@ class TrainingWatch(Callback):
             "seconds_per_epoch": self.seconds_an_epoch,
             "train_samples_per_s": self.samples_per_s,
             "environment": self.environment,
+            "job": None if self.job is None else self.job.to_json(),
             "notes": self.notes,
             "ended": self.ended or None,
             "history": self.history,
@@ -185,6 +197,8 @@ class TrainingWatch(Callback):
             facts["An epoch, with validation"] = f"{number(self.seconds_an_epoch)} s"
         if self.samples_per_s is not None:
             facts["Training samples a second"] = f"{self.samples_per_s:,.0f}"
+        if self.job is not None and self.job.where != "inline":
+            facts.update(self.job.lines())
         return facts
 
 

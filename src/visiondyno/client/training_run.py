@@ -21,8 +21,7 @@ _MAX_INLINE_BYTES = 5_000_000
 
 def run_training(
     config: TrainingConfig,
-    where: str,
-    api_key: str | None = None,
+    client: Client,
     callbacks: Iterable[Callback] = (),
     time_limit_s: float | None = None,
 ) -> ModelState:
@@ -30,38 +29,40 @@ def run_training(
 
     Args:
         config: files that it names are read here.
-        where: as of `Client`.
-        api_key: for a URL.
+        client: says where.
         callbacks: told in this thread.
-        time_limit_s: the job is stopped after so long; None: a day where `where` is a URL, else
-            never.
+        time_limit_s: the job is stopped after so long; None: where a job without a limit would be
+            stopped after ten minutes, a day, or as long as the client's limit of cost pays for;
+            else never.
 
     Raises:
         VisionDynoError: the job's own error, or what keeps it from being sent.
     """
     state = _state(config)
-    with Client(where, api_key=api_key) as client:
-        fields = config.fields
-        fields["model_config"] = _with_program(fields["model_config"], client)
-        for name in ("model_state", "model_state_format"):
-            fields.pop(name, None)
-        trainer = Trainer(client, callbacks=tuple(callbacks))
-        trained, _ = trainer.train_model(
-            fields.pop("model_config"),
-            fields.pop("training_data"),
-            fields.pop("validation_data", None),
-            fields.pop("hyperparameters", None),
-            fields.pop("epochs"),
-            model_state=state,
-            policy=_policy(where, time_limit_s),
-            **fields,
-        )
+    fields = config.fields
+    fields["model_config"] = _with_program(fields["model_config"], client)
+    for name in ("model_state", "model_state_format"):
+        fields.pop(name, None)
+    trainer = Trainer(client, callbacks=tuple(callbacks))
+    trained, _ = trainer.train_model(
+        fields.pop("model_config"),
+        fields.pop("training_data"),
+        fields.pop("validation_data", None),
+        fields.pop("hyperparameters", None),
+        fields.pop("epochs"),
+        model_state=state,
+        policy=_policy(client, time_limit_s),
+        **fields,
+    )
     return trained
 
 
-def _policy(where: str, time_limit_s: float | None) -> dict[str, Any] | None:
-    if time_limit_s is None and where.startswith(("http://", "https://")):
+def _policy(client: Client, time_limit_s: float | None) -> dict[str, Any] | None:
+    if time_limit_s is None and client.place.has_time_limits:
+        affordable_s = client.affordable_s()
         time_limit_s = LONGEST_REMOTE_S
+        if affordable_s is not None and affordable_s >= 1:  # else it is refused, with the reason
+            time_limit_s = min(time_limit_s, affordable_s)
     return None if time_limit_s is None else {"executionTimeout": int(time_limit_s * 1000)}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from visiondyno.errors import NotFound, SpecError
+from visiondyno.executors.cost import Cost
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobEvent, JobRequest
 
@@ -89,6 +90,23 @@ class Executor(ABC):
     async def workers(self) -> Sequence[WorkerInfo]:
         """The workers, by name; none where the executor doesn't know them."""
         return ()
+
+    def cost_of(self, job_id: str) -> Cost | None:  # noqa: ARG002 - of those that cost
+        """What a job cost, or for an open one could cost; None where nothing is paid by the second.
+
+        Raises:
+            SpecError: it costs, and by which price isn't known.
+            NotFound: it wasn't submitted here.
+        """
+        return None
+
+    def total_cost(self) -> Cost | None:
+        """What all jobs that were submitted here cost up to now; None and errors as `cost_of`."""
+        return None
+
+    def affordable_s(self) -> float | None:
+        """How long the next job may run within the limit of cost; None where there is no limit."""
+        return None
 
     async def command_worker(self, name: str, command: WorkerCommand) -> None:
         """Tell one worker to drain, resume or restart.

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 from visiondyno.errors import TransportDown, Unavailable
 from visiondyno.executors.base import Executor, ExecutorHealth
 from visiondyno.executors.breaker import Unreachable
+from visiondyno.executors.cost import Cost
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.job import JobEvent, JobRequest
 
@@ -21,8 +22,8 @@ class FallbackExecutor(Executor):
     has accepted stays there, even if it can't be reached any more.
 
     A job that fell back says so in its first event, whose progress is
-    `{"stage": "fallback", "executor": "inline", "fallback_reason": …}`, and in its output's `notes`
-    where that is an object with a list of that name. `fallback_reason` gives the same.
+    `{"stage": "fallback", "executor": "inline", "fallback_reason": …}`, and in the `notes` of its
+    output. `fallback_reason` gives the same.
 
     Health is that of both; of the fallback alone while the primary can't be reached.
 
@@ -100,6 +101,15 @@ class FallbackExecutor(Executor):
                 return await self._fallback.command_worker(name, command)
         return await self._primary.command_worker(name, command)
 
+    def cost_of(self, job_id: str) -> Cost | None:
+        return self._of(job_id).cost_of(job_id)
+
+    def total_cost(self) -> Cost | None:
+        return self._primary.total_cost()
+
+    def affordable_s(self) -> float | None:
+        return self._primary.affordable_s()
+
     async def close(self) -> None:
         try:
             await self._primary.close()
@@ -158,9 +168,11 @@ class FallbackExecutor(Executor):
             told = {"stage": "fallback", "executor": where, "fallback_reason": reason}
             return event.model_copy(update={"progress": told})
         answer = event.answer
-        notes = None if answer is None or answer.output is None else answer.output.get("notes")
-        if answer is None or answer.output is None or not isinstance(notes, list | tuple):
+        if answer is None or answer.output is None:
             return event
+        notes = answer.output.get("notes", [])
+        if not isinstance(notes, list | tuple):
+            return event  # an operation's own field of that name
         note = f"Ran on the '{where}' executor instead of '{self._primary.name}': {reason}"
         output = {**answer.output, "notes": [*notes, note]}
         return event.model_copy(update={"answer": answer.model_copy(update={"output": output})})

@@ -13,8 +13,9 @@ from httpx import codes
 from visiondyno.errors import Conflict, SpecError, TooLarge, Unavailable
 from visiondyno.executors.base import Executor, ExecutorHealth, JobLost
 from visiondyno.executors.breaker import Breaker
+from visiondyno.executors.cost import Cost
 from visiondyno.executors.http_api import REQUEST_TIMEOUT_S, Guards, HttpApi, Sleep
-from visiondyno.executors.runpod_cost import Cost, CostMeter
+from visiondyno.executors.runpod_cost import CostMeter
 from visiondyno.executors.runpod_looks import Looks
 from visiondyno.executors.runpod_owner import OwnedJobs
 from visiondyno.executors.runpod_submissions import Submissions
@@ -220,6 +221,9 @@ class RunPodExecutor(Executor):
         """
         return self._metered().total()
 
+    def affordable_s(self) -> float | None:
+        return None if self._meter is None else self._meter.affordable_s()
+
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         async with aclosing(self._looks.events(job_id, after)) as events:
             async for event in events:
@@ -328,7 +332,10 @@ class RunPodExecutor(Executor):
 
     def _metered(self) -> CostMeter:
         if self._meter is None:
-            raise SpecError("What jobs cost isn't known without a price; give the executor one.")
+            raise SpecError(
+                "What jobs cost isn't known without a price; name the GPU of the endpoint's "
+                "workers."
+            )
         return self._meter
 
     def _check_open(self) -> None:

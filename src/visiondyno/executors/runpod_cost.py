@@ -1,12 +1,13 @@
 """What jobs on a RunPod endpoint cost, as well as a client can know it, and a limit to it."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from visiondyno.errors import BudgetSpent, NotFound, SpecError
 from visiondyno.executors.billed_time import BilledTime, rounded_up_s
+from visiondyno.executors.cost import Cost
 from visiondyno.probes.cost import Price
 
 DEFAULT_IDLE_TIMEOUT_S = 5.0
@@ -14,43 +15,6 @@ DEFAULT_EXECUTION_TIMEOUT_S = 600.0
 DEFAULT_START_S = 60.0
 DEFAULT_STOP_S = 5.0
 """Workers under RunPod's package took 2 to 3 s to stop under our emulator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What workers cost, between two bounds.
-
-    RunPod bills a worker from its start to its stop, in whole seconds, and doesn't tell a client of
-    either; so this is never a reading.
-
-    Attributes:
-        kind: always `estimated`.
-        worker_s_at_least: seconds in which jobs ran on workers, overlapping ones counted once.
-        worker_s_at_most: with start before, idle time and stop after each of them.
-        usd_at_least: USD of `worker_s_at_least`.
-        usd_at_most: USD of `worker_s_at_most`.
-        price: by which.
-    """
-
-    worker_s_at_least: int
-    worker_s_at_most: int
-    price: Price
-    kind: Literal["estimated"] = "estimated"
-
-    @property
-    def usd_at_least(self) -> float:
-        return self.worker_s_at_least * self.price.usd_per_hour / 3600
-
-    @property
-    def usd_at_most(self) -> float:
-        return self.worker_s_at_most * self.price.usd_per_hour / 3600
-
-    def __str__(self) -> str:
-        return (
-            f"{self.usd_at_least:.4f} to {self.usd_at_most:.4f} USD (estimated: "
-            f"{self.worker_s_at_least} to {self.worker_s_at_most} s of worker time at "
-            f"{self.price.usd_per_hour:.4g} USD an hour, {self.price.source})"
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -230,6 +194,15 @@ class CostMeter:
         """What all jobs cost up to now; those that run are in its upper bound."""
         at_least_s = sum(rounded_up_s(time_s.length_s) for time_s in self._ran.values())
         return Cost(at_least_s, self._spent_s(), self.price)
+
+    def affordable_s(self) -> float | None:
+        """How long the next job may run within the limit, at least 0; None without a limit."""
+        if self.max_cost_usd is None:
+            return None
+        taken_s = self._ended_s() + sum(self._most_s(one) for one in self._open)
+        # Whole seconds are billed.
+        left_s = math.floor(self.max_cost_usd / (self.price.usd_per_hour / 3600)) - taken_s
+        return max(0.0, left_s - self._start_s - self._end_s)
 
     def has_passed(self) -> bool:
         """Whether the limit may have been passed."""

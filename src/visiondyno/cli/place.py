@@ -1,0 +1,80 @@
+"""Options of the commands whose jobs may run elsewhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from visiondyno.places import Place
+
+_OPTIONS = (
+    click.option(
+        "--on",
+        "where",
+        default="inline",
+        show_default=True,
+        metavar="PLACE",
+        help="inline (this process), local (workers of this machine), redis, runpod, or the URL "
+        "of a server or a RunPod endpoint.",
+    ),
+    click.option(
+        "--endpoint",
+        metavar="ID",
+        help="Of runpod: the endpoint's id or URL. [env: RUNPOD_ENDPOINT_ID]",
+    ),
+    click.option(
+        "--api-key",
+        envvar="VISIONDYNO_API_KEY",
+        metavar="KEY",
+        help="Where a URL asks for one; for RunPod, RUNPOD_API_KEY is read too. "
+        "[env: VISIONDYNO_API_KEY]",
+    ),
+    click.option(
+        "--gpu",
+        metavar="NAME|USD",
+        help="Of the endpoint's workers: by its name in the price table, or USD an hour. "
+        "[default: as 'dyno deploy runpod' recorded it]",
+    ),
+    click.option(
+        "--max-cost",
+        "max_cost_usd",
+        type=float,
+        metavar="USD",
+        help="Refuse jobs that could pass it, and stop those that may have.",
+    ),
+    click.option(
+        "--fallback",
+        type=click.Choice(["local", "inline"]),
+        help="Run here what an endpoint that can't be reached didn't get.",
+    ),
+)
+
+
+def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--on` and what goes with it, as the one argument `place`."""
+
+    def command(
+        *arguments: Any,
+        where: str,
+        endpoint: str | None,
+        api_key: str | None,
+        gpu: str | None,
+        max_cost_usd: float | None,
+        fallback: str | None,
+        **others: Any,
+    ) -> Any:
+        place = Place(
+            where,
+            api_key=api_key,
+            endpoint=endpoint,
+            gpu=gpu,
+            max_cost_usd=max_cost_usd,
+            fallback=fallback,
+        )
+        return function(*arguments, place=place, **others)
+
+    command.__doc__ = function.__doc__
+    command.__dict__.update(function.__dict__)
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

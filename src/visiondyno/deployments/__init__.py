@@ -1,0 +1,1 @@
+"""Endpoints that were deployed from here: made, changed, and remembered."""
