@@ -1,4 +1,4 @@
-"""Trainings that are delivered again, cancelled, out of time or out of memory: what comes of them."""
+"""Trainings that are delivered again, cancelled, out of time or out of memory."""
 
 import threading
 from pathlib import Path

@@ -1,19 +1,18 @@
 """What goes wrong around a training, and late in it: told in a sentence, or borne."""
 
-import json
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from operation_cases import EPOCH as MLP_EPOCH
+from operation_cases import HYPER, data, done
 from training_cases import CLASSES, class_samples, linear, session, torch
 
 from visiondyno.errors import OperationFailed, SpecError
 from visiondyno.operations.checkpoints import KIND, Checkpoints
-from visiondyno.operations.context import OperationContext
 from visiondyno.operations.state_exchange import answer_state
 from visiondyno.operations.worker_cache import WorkerCache
 from visiondyno.operations.worker_files import WorkerFiles
@@ -24,7 +23,6 @@ from visiondyno.training.fit import fit
 from visiondyno.training.losses import loss_classes, why_not_a_loss
 from visiondyno.training.modules import build_module
 from visiondyno.training.optimizers import optimizer_classes
-from visiondyno.worker import run
 
 pytestmark = pytest.mark.torch
 
@@ -44,28 +42,9 @@ def dense(inputs: int, outputs: int) -> dict[str, Any]:
     return {"type": "linear", "in_features": inputs, "out_features": outputs}
 
 
-def data(count: int = 40) -> dict[str, Any]:
-    samples = class_samples(count)
-    features = samples.features(torch.arange(count))
-    return {"features": features.double().tolist(), "labels": samples.labels.tolist()}
-
-
 LINEAR = sequence(dense(4, CLASSES))
-HYPER: dict[str, Any] = {"learning_rate": 0.05, "batch_size": 16}
-EPOCH: dict[str, Any] = {
-    "operation": "train_epoch",
-    "model_config": LINEAR,
-    "training_data": data(),
-    "hyperparameters": HYPER,
-    "threads": 1,
-}
-TRAIN: dict[str, Any] = EPOCH | {"operation": "train", "epochs": 3}
-
-
-def done(job: dict[str, Any], on_progress: Callable[[Any], None] = lambda _: None) -> Any:
-    """The job's output, as it would cross a wire."""
-    output = run(json.loads(json.dumps(job)), OperationContext(on_progress))
-    return json.loads(json.dumps(output, allow_nan=False))
+EPOCH = MLP_EPOCH | {"model_config": LINEAR}
+TRAIN = EPOCH | {"operation": "train", "epochs": 3}
 
 
 def refused(job: dict[str, Any], kind: type[Exception], *words: str) -> None:
