@@ -1,42 +1,22 @@
-"""States into an operation and out of it: deltas, rounding, what is kept, what is refused."""
+"""States into an operation: every format, what is kept, what is refused."""
 
-import asyncio
 import base64
 import io
 import os
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from exchange_cases import EPOCH, Worker, asking, assert_same, full, sending
 
-from visiondyno.blobs.folder import FolderBlobs
-from visiondyno.errors import BaseMissing, ModelError, NotFound, SpecError, StorageFull, TooLarge
-from visiondyno.operations.state_exchange import ReceivedState, answer_state, receive_state
-from visiondyno.operations.worker_cache import WorkerCache
-from visiondyno.operations.worker_files import WorkerFiles
+from visiondyno.errors import BaseMissing, ModelError, NotFound, SpecError, TooLarge
+from visiondyno.operations.state_exchange import receive_state
 from visiondyno.specs.operations import parse
-from visiondyno.specs.training_operations import StateReply, TrainEpochInput, TrainInput
-from visiondyno.state import (
-    FORMATS,
-    EncodedState,
-    State,
-    decode,
-    encode,
-    from_module,
-    from_safetensors,
-    identity,
-    load_into,
-    to_safetensors,
-)
-
-EPOCH: dict[str, Any] = {
-    "operation": "train_epoch",
-    "model_config": {"type": "sequential", "layers": [{"type": "relu"}]},
-    "training_data": {"features": [[1.0]], "labels": [0]},
-}
+from visiondyno.specs.training_operations import TrainEpochInput, TrainInput
+from visiondyno.state import FORMATS, EncodedState, State, encode, identity, to_safetensors
 
 
 def state_of(seed: int = 0, rows: int = 64) -> dict[str, np.ndarray]:
@@ -56,54 +36,9 @@ def stepped(state: State, seed: int = 1) -> dict[str, np.ndarray]:
     }
 
 
-def asking(model_state: str | None, format_name: str | None = None) -> TrainEpochInput:
-    given = {"model_state": model_state, "model_state_format": format_name}
-    return parse(TrainEpochInput, EPOCH | given, "train_epoch")
-
-
-def sending(encoded: EncodedState) -> TrainEpochInput:
-    return asking(base64.b64encode(encoded.data).decode(), encoded.format)
-
-
-class Worker:
-    """A worker's files, and what a client does with an answer."""
-
-    def __init__(self, folder: Path, max_bytes: int = 10**9) -> None:
-        self.blobs = FolderBlobs(folder / "blobs")
-        self.cache = WorkerCache(folder / "cache", max_bytes)
-        self.files = WorkerFiles(lambda: self.blobs, self.cache)
-
-    def receive(self, spec: TrainEpochInput) -> ReceivedState:
-        received = receive_state(spec, self.files)
-        assert received is not None
-        return received
-
-    def put(self, data: bytes) -> str:
-        async def chunks() -> AsyncIterator[bytes]:
-            yield data
-
-        return f"sha256:{asyncio.run(self.blobs.put(chunks()))}"
-
-    def decoded(self, answer: dict[str, Any], *bases: State) -> dict[str, np.ndarray]:
-        text = answer["model_state"]
-        if text.startswith("sha256:"):
-            data = self.files.read(text, "The answer")
-        else:
-            data = base64.b64decode(text)
-        assert len(data) == answer["model_state_bytes"]
-        held = {identity(base): base for base in bases}
-        state = decode(data, answer["model_state_format"], held)
-        assert identity(state) == answer["model_state_sha256"]
-        return state
-
-
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
     return Worker(tmp_path)
-
-
-def assert_same(one: State, other: State) -> None:
-    assert to_safetensors(one) == to_safetensors(other)
 
 
 def test_no_state_is_none(worker: Worker) -> None:
@@ -224,13 +159,6 @@ def test_without_room_a_state_is_taken_and_not_kept(
     assert worker.cache.get("states", identity(state_of())) is None
 
 
-def full(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise StorageFull("There is no room left.")
-
-    monkeypatch.setattr(WorkerCache, "put", refuse)
-
-
 class Touching:
     """Makes a file when it is unpickled."""
 
@@ -317,159 +245,3 @@ def test_int8_delta_without_a_state_is_refused_before_training(
     with pytest.raises(SpecError, match=r"'state_reply\.lossy' is 'int8-delta'"):
         parse(operation, given, "The input is wrong")
     parse(operation, given | {"model_state": "AAAA"}, "The input is wrong")
-
-
-# Out of an operation. -----------------------------------------------------------------------------
-
-
-def network(seed: int = 0, width: int = 32) -> Any:
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(
-        torch.nn.Linear(16, width), torch.nn.BatchNorm1d(width), torch.nn.Linear(width, 4)
-    )
-
-
-def trained(module: Any, seed: int) -> Any:
-    """The module after a step of an epoch's size."""
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.add_(torch.randn_like(weight), alpha=1e-3)
-    return module
-
-
-def received_of(module: Any) -> ReceivedState:
-    state = from_module(module)
-    return ReceivedState(state, identity(state))
-
-
-@pytest.mark.torch
-def test_an_answer_is_the_state_and_the_next_request_a_difference_of_nothing(
-    worker: Worker,
-) -> None:
-    module = network()
-    answer = answer_state(module, StateReply(), None, worker.files)
-    assert answer["model_state_format"].startswith("safetensors")
-    assert set(answer) == {
-        "model_state",
-        "model_state_format",
-        "model_state_sha256",
-        "model_state_bytes",
-    }
-    state = worker.decoded(answer)
-    assert_same(state, from_module(module))
-    trained(module, 1)  # what is kept isn't the module's memory
-    received = worker.receive(sending(encode(state, base=state)))
-    assert received.sha256 == answer["model_state_sha256"]
-    assert_same(received.state, state)
-
-
-@pytest.mark.torch
-def test_a_delta_is_answered_where_it_is_asked_for_and_smaller(worker: Worker) -> None:
-    received = received_of(network(width=512))
-    module = trained(network(width=512), 1)
-    whole = answer_state(module, StateReply(), received, worker.files)
-    delta = answer_state(module, StateReply(delta=True), received, worker.files)
-    assert whole["model_state_format"].startswith("safetensors")
-    assert delta["model_state_format"] == "delta+shuffle+zstd"
-    assert delta["model_state_bytes"] < whole["model_state_bytes"]
-    assert_same(worker.decoded(delta, received.state), worker.decoded(whole))
-
-
-@pytest.mark.torch
-def test_a_large_state_is_published(worker: Worker) -> None:
-    module = network(width=150_000)
-    answer = answer_state(module, StateReply(), None, worker.files)
-    assert answer["model_state"].startswith("sha256:")
-    assert answer["model_state_bytes"] > 7_000_000
-    assert_same(worker.decoded(answer), from_module(module))
-    received = worker.receive(asking(answer["model_state"], answer["model_state_format"]))
-    assert received.sha256 == answer["model_state_sha256"]
-
-
-@pytest.mark.torch
-def test_tied_weights_keep_the_clients_names(worker: Worker) -> None:
-    torch = pytest.importorskip("torch")
-
-    def tied() -> Any:
-        module = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Linear(6, 6))
-        module[1].weight = module[0].weight
-        return module
-
-    module = tied()
-    ours = from_module(module)
-    for name in ("1.weight", "0.weight"):
-        theirs = {n: a for n, a in ours.items() if n != "0.weight"} | {name: ours["0.weight"]}
-        received = ReceivedState(theirs, identity(theirs))
-        load_into(module, received.state)
-        for reply in (StateReply(delta=True), StateReply(lossy="int8-delta")):
-            answer = answer_state(module, reply, received, worker.files)
-            assert set(worker.decoded(answer, theirs)) == set(theirs)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("lossy", ["bf16", "int8-delta"])
-def test_what_rounding_loses_goes_into_the_next_answer(lossy: str, worker: Worker) -> None:
-    """As many equal steps, too small to be sent alone: with feedback their sum arrives."""
-    torch = pytest.importorskip("torch")
-    reply = StateReply(lossy=lossy)
-    start = network()
-    with torch.no_grad():
-        start[0].weight.fill_(1.0)
-    held = from_module(start)
-    exact = {name: array.astype(np.float64) for name, array in held.items()}
-    step = np.full((32, 16), 1e-3)
-    step[:, 0] = 1e-2  # the largest of each row, by which int8 is scaled
-    for number in range(20):
-        load_into(start, held)
-        received = worker.receive(sending(encode(held)))
-        with torch.no_grad():
-            start[0].weight += torch.tensor(step, dtype=torch.float32)
-        exact["0.weight"] += step
-        answer = answer_state(start, reply, received, worker.files)
-        assert answer.get("model_state_feedback_reset", False) == (number == 0)
-        assert answer["model_state_max_abs_error"] >= 0
-        assert answer["model_state_format"].startswith(lossy)
-        held = worker.decoded(answer, received.state)
-    half_a_step = 2**-8 if lossy == "bf16" else 1e-2 / 127 / 2
-    off = np.abs(held["0.weight"] - exact["0.weight"]).max()
-    assert off <= half_a_step * 1.3 + 20 * 2**-23
-
-
-@pytest.mark.torch
-def test_feedback_that_is_gone_is_told(worker: Worker) -> None:
-    module = network()
-    reply = StateReply(lossy="bf16")
-    first = answer_state(module, reply, None, worker.files)
-    assert "model_state_feedback_reset" not in first
-    received = worker.receive(asking(first["model_state"], first["model_state_format"]))
-    second = answer_state(module, reply, received, worker.files)
-    assert "model_state_feedback_reset" not in second
-    plain = answer_state(module, StateReply(), received, worker.files)
-    assert "model_state_max_abs_error" not in plain
-    worker.cache.put("feedback", received.sha256, b"cut short")
-    assert answer_state(module, reply, received, worker.files)["model_state_feedback_reset"]
-    worker.cache.drop("feedback", received.sha256)
-    assert answer_state(module, reply, received, worker.files)["model_state_feedback_reset"]
-
-
-@pytest.mark.torch
-def test_without_room_the_answer_comes_and_says_so(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full(monkeypatch)
-    for reply in (StateReply(), StateReply(lossy="bf16")):
-        answer = answer_state(network(), reply, None, worker.files)
-        assert answer["model_state_not_kept"] == "There is no room left."
-        worker.decoded(answer)
-
-
-@pytest.mark.torch
-def test_a_state_larger_than_the_cache_is_kept_for_the_next_request(tmp_path: Path) -> None:
-    worker = Worker(tmp_path, max_bytes=100)
-    answer = answer_state(network(), StateReply(), None, worker.files)
-    state = worker.decoded(answer)
-    assert_same(worker.receive(sending(encode(state, base=state))).state, state)
-    assert from_safetensors(worker.cache.read("states", identity(state)) or b"")
