@@ -5,13 +5,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import pytest
 
+from contracts.executor_contract import request
 from visiondyno.executors.runpod import RunPodExecutor
+from visiondyno.job import JobRequest
 
 CLOUD = "https://api.runpod.ai/v2/abc123"
 QUEUED = {"id": "j-u1", "status": "IN_QUEUE"}
 RUNNING = {"id": "j-u1", "status": "IN_PROGRESS", "delayTime": 12, "workerId": "w1"}
 DONE = {**RUNNING, "status": "COMPLETED", "executionTime": 34}
+TAKEN = QUEUED
+REFUSED = httpx.ConnectError("refused")
 
 
 def on(url: str, scenario: Callable[[RunPodExecutor], Awaitable[Any]], **options: Any) -> Any:
@@ -27,6 +32,19 @@ def on(url: str, scenario: Callable[[RunPodExecutor], Awaitable[Any]], **options
 async def at_once(_: float) -> None:
     """No pause but for others' turns."""
     await asyncio.sleep(0)
+
+
+def job() -> JobRequest:
+    """One that says "x"."""
+    return request("echo", say="x")
+
+
+async def fails(question: Awaitable[Any], kind: type[Exception]) -> Exception:
+    """The error, of exactly this kind, that the question ends with."""
+    with pytest.raises(kind) as caught:
+        await question
+    assert type(caught.value) is kind
+    return caught.value
 
 
 class Endpoint(httpx.AsyncBaseTransport):
