@@ -1,7 +1,7 @@
-"""The executor over a server keeps the executor contract, against a live one; and its troubles."""
+"""The executor over a server keeps the executor contract, against a live one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from contracts.executor_contract import ExecutorContract, events_of, request, started
 from cut_connections import CutConnections
 from live_api import Clock, LiveApi, StaffedApi
+from scripted_server import at_once, on
 from visiondyno.errors import (
     Conflict,
     Forbidden,
@@ -18,16 +19,14 @@ from visiondyno.errors import (
     RateLimited,
     SpecError,
     TooLarge,
-    TransportDown,
     Unauthorized,
-    Unavailable,
 )
 from visiondyno.executors.server import ServerExecutor
 from visiondyno.executors.workers import WorkerCommand, WorkerState
 from visiondyno.job import JobState
+from visiondyno.places import Place, make_blobs_at, make_executor_at
 from visiondyno.settings import Settings
 from visiondyno.store.records import KeyScope
-from visiondyno.wiring import make_blobs_at, make_executor_at
 
 
 class TestServerExecutor(ExecutorContract):
@@ -53,20 +52,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
 
 def port_of(live: LiveApi) -> int:
     return httpx.URL(live.url).port or 0
-
-
-def on(url: str, scenario: Callable[[ServerExecutor], Awaitable[Any]], **options: Any) -> Any:
-    """What the scenario gives with an executor on the server at `url`."""
-
-    async def main() -> Any:
-        async with ServerExecutor(url, **options) as executor:
-            return await asyncio.wait_for(scenario(executor), timeout=60)
-
-    return asyncio.run(main())
-
-
-async def at_once(_: float) -> None:
-    """No pause."""
 
 
 def test_a_submission_after_a_doubt_makes_no_second_job(api: LiveApi) -> None:
@@ -259,31 +244,15 @@ def test_workers_are_listed_and_told(tmp_path: Path) -> None:
     assert {worker.job_id for worker in workers} == {"a-job", None}
 
 
-def test_no_server_is_asked_six_times_and_then_told() -> None:
-    pauses: list[float] = []
-
-    async def pause(pause_s: float) -> None:
-        pauses.append(pause_s)
-
-    async def scenario(executor: ServerExecutor) -> None:
-        for asked in (executor.health(), events_of(executor, "job"), executor.cancel("job")):
-            with pytest.raises(TransportDown, match="start one with 'dyno up'"):
-                await asked
-
-    on("http://127.0.0.1:1", scenario, sleep=pause)
-    assert len(pauses) == 15
-    assert all(0 <= pause_s <= 0.25 * 2**6 for pause_s in pauses)
-
-
 def test_a_place_named_by_url_has_the_servers_jobs_and_blobs(api: LiveApi, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, _env_file=None)
 
     async def main() -> bytes:
-        async with make_executor_at(api.url, settings) as executor:
+        async with make_executor_at(Place(api.url), settings) as executor:
             assert isinstance(executor, ServerExecutor)
             events = await events_of(executor, await executor.submit(request("echo", say="x")))
             assert events[-1].state == JobState.COMPLETED
-        blobs = make_blobs_at(api.url + "/", settings)
+        blobs = make_blobs_at(Place(api.url + "/"), settings)
         sha256 = await blobs.put(_chunks(b"weights"))
         found = b"".join([chunk async for chunk in blobs.open(sha256)])
         await blobs.close()
@@ -295,163 +264,3 @@ def test_a_place_named_by_url_has_the_servers_jobs_and_blobs(api: LiveApi, tmp_p
 
 async def _chunks(data: bytes) -> Any:
     yield data
-
-
-# ---- servers that misbehave
-
-
-class Scripted(httpx.AsyncBaseTransport):
-    """Gives its answers one after another; the last one for ever."""
-
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
-        self.answers = list(answers)
-        self.asked: list[httpx.Request] = []
-
-    async def handle_async_request(self, asked: httpx.Request) -> httpx.Response:
-        self.asked.append(asked)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
-
-def accepted() -> httpx.Response:
-    return httpx.Response(200, json={"id": "theirs", "status": "IN_QUEUE"})
-
-
-DOWN = {"code": "transport_down", "title": "Down", "detail": "The store is away."}
-PASSING = [
-    httpx.Response(503, headers={"Retry-After": "3"}, json=DOWN),
-    httpx.Response(429, json={}),
-    httpx.Response(502, text="<html>"),
-    httpx.Response(500, json={"code": "internal", "title": "x", "detail": "A defect."}),
-    httpx.ReadError("reset"),
-    httpx.ReadTimeout("slow"),
-    httpx.RemoteProtocolError("cut"),
-    httpx.ConnectError("refused"),
-]
-
-
-@pytest.mark.parametrize("trouble", PASSING, ids=range(len(PASSING)))
-def test_what_may_pass_is_asked_again_with_the_same_key(trouble: Any) -> None:
-    transport = Scripted(trouble, trouble, accepted())
-
-    async def scenario(executor: ServerExecutor) -> str:
-        return await executor.submit(request("echo", say="x"))
-
-    assert on("http://server", scenario, transport=transport, sleep=at_once) == "theirs"
-    keys = {asked.headers["Idempotency-Key"] for asked in transport.asked}
-    assert (len(transport.asked), len(keys)) == (3, 1)
-
-
-@pytest.mark.parametrize(
-    ("trouble", "error", "says"),
-    [
-        (PASSING[0], TransportDown, "The store is away"),
-        (PASSING[1], RateLimited, "fewer requests"),
-        (PASSING[2], TransportDown, "answers 502; look at its log"),
-        (PASSING[3], TransportDown, "answers 500: A defect"),
-        (PASSING[4], TransportDown, "broke the connection off"),
-        (PASSING[5], TransportDown, "didn't answer in time"),
-    ],
-    ids=range(6),
-)
-def test_what_does_not_pass_is_told(trouble: Any, error: type[Exception], says: str) -> None:
-    transport = Scripted(trouble)
-
-    async def scenario(executor: ServerExecutor) -> None:
-        with pytest.raises(error, match=says):
-            await executor.cancel("job")
-        with pytest.raises(error, match=says):
-            await events_of(executor, "job")
-
-    on("http://server", scenario, transport=transport, sleep=at_once)
-    assert len(transport.asked) == 12
-
-
-def test_a_server_that_asks_for_a_long_wait_is_not_waited_for() -> None:
-    transport = Scripted(httpx.Response(429, headers={"Retry-After": "3600"}, json={}))
-
-    async def scenario(executor: ServerExecutor) -> float | None:
-        with pytest.raises(RateLimited) as caught:
-            await executor.health()
-        return caught.value.retry_after_s
-
-    assert on("http://server", scenario, transport=transport) == 3600
-    assert len(transport.asked) == 1
-
-
-def test_a_restart_in_doubt_is_not_told_twice() -> None:
-    transport = Scripted(httpx.ReadTimeout("slow"))
-
-    async def scenario(executor: ServerExecutor) -> None:
-        with pytest.raises(TransportDown, match="isn't known"):
-            await executor.command_worker("host-1", WorkerCommand.RESTART)
-
-    on("http://server", scenario, transport=transport, sleep=at_once)
-    assert len(transport.asked) == 1
-
-
-def test_a_redirect_is_not_followed_with_the_key() -> None:
-    elsewhere = httpx.Response(307, headers={"Location": "http://elsewhere/v2/default/run"})
-    transport = Scripted(elsewhere)
-
-    async def scenario(executor: ServerExecutor) -> None:
-        with pytest.raises(Unavailable, match="final address"):
-            await executor.submit(request("echo", say="x"))
-        with pytest.raises(Unavailable, match="final address"):
-            await executor.known(["job"])
-
-    on("http://server", scenario, transport=transport, api_key="secret-1")
-    assert {asked.url.host for asked in transport.asked} == {"server"}
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        httpx.Response(200, text="<html>"),
-        httpx.Response(200, json=[]),
-        httpx.Response(200, json={}),
-        httpx.Response(404, text="<html>"),
-        httpx.Response(200, json={"jobs": {}, "workers": [3], "id": 7}),
-    ],
-    ids=range(5),
-)
-def test_something_else_than_a_server_is_told(answer: httpx.Response) -> None:
-    async def scenario(executor: ServerExecutor) -> None:
-        for asked in (
-            executor.submit(request("echo", say="x")),
-            executor.health(),
-            executor.workers(),
-        ):
-            with pytest.raises(Unavailable, match="check"):
-                await asked
-
-    on("http://server", scenario, transport=Scripted(answer), sleep=at_once)
-
-
-def test_events_that_end_before_the_job_are_told() -> None:
-    quiet = Scripted(httpx.Response(200, text=": ping\n\n"))
-    foreign = Scripted(httpx.Response(200, text='data: {"number": "x"}\n\n'))
-
-    async def scenario(executor: ServerExecutor) -> None:
-        with pytest.raises(TransportDown, match="again and again"):
-            await events_of(executor, "job")
-
-    async def other(executor: ServerExecutor) -> None:
-        with pytest.raises(Unavailable, match="isn't one"):
-            await events_of(executor, "job")
-
-    on("http://server", scenario, transport=quiet, sleep=at_once)
-    on("http://server", other, transport=foreign, sleep=at_once)
-
-
-def test_nothing_is_asked_after_close() -> None:
-    async def main() -> None:
-        executor = ServerExecutor("http://127.0.0.1:1")
-        await executor.close()
-        for asked in (executor.health(), executor.known(["x"]), events_of(executor, "x")):
-            with pytest.raises(SpecError, match="closed"):
-                await asked
-
-    asyncio.run(main())
