@@ -95,6 +95,7 @@ class TestFallbackExecutorWithItsPrimary(ExecutorContract):
 
 
 class TestFallbackExecutorAlone(ExecutorContract):
+    added_to_outputs = frozenset({"notes"})
     make_executor = staticmethod(
         lambda: FallbackExecutor(Primary(always=DOWN), lambda: InlineExecutor(run))
     )
