@@ -163,7 +163,7 @@ def test_a_place_named_by_an_endpoints_url_has_its_jobs(api: LiveApi, tmp_path: 
             assert isinstance(executor, RunPodExecutor)
             events = await events_of(executor, await executor.submit(request("echo", say="x")))
             assert events[-1].state == JobState.COMPLETED
-        unset = make_blobs_at(Place(place), settings)
+        unset = make_blobs_at(Place(CLOUD), settings)
         for use in (unset.has("0" * 64), unset.size("0" * 64), unset.put(unset.open("0" * 64))):
             with pytest.raises(SpecError, match="VISIONDYNO_BLOBS_URL"):
                 await use
@@ -173,7 +173,7 @@ def test_a_place_named_by_an_endpoints_url_has_its_jobs(api: LiveApi, tmp_path: 
             await anext(unset.open("0" * 64))
         assert str(unset) == "no blob store"
         shared = settings.model_copy(update={"blobs_url": (tmp_path / "shared").as_uri()})
-        assert not await make_blobs_at(Place(place), shared).has("0" * 64)
+        assert not await make_blobs_at(Place(CLOUD), shared).has("0" * 64)
 
     asyncio.run(main())
 
