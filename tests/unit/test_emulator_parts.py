@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from visiondyno.emulator.billing import billed_seconds
 from visiondyno.emulator.clock import ScaledClock
 from visiondyno.emulator.config import EndpointConfig, Kind, Quota, Scaler
-from visiondyno.emulator.endpoint import CallWebhook, Endpoint, new_worker_id
+from visiondyno.emulator.endpoint import Endpoint, JobEnded, new_worker_id
 from visiondyno.emulator.faults import AnswerStatus, CutAnswer, FaultBook
 from visiondyno.emulator.fleet import KillWorker, StartWorker, TerminateWorker
 from visiondyno.emulator.quotas import RequestQuotas
@@ -78,7 +78,7 @@ def test_an_idle_worker_is_told_to_end_and_killed_if_it_does_not() -> None:
     endpoint.advance(0.0)
     take(endpoint, "w0", 1.0)
     endpoint.finish("w0", job, {"output": 1}, 1, 3.0)
-    assert endpoint.advance(7.9) == []
+    assert [type(order) for order in endpoint.advance(7.9)] == [JobEnded]
     assert endpoint.advance(8.0) == [TerminateWorker("w0")]
     assert take(endpoint, "w0", 8.0) == []
     assert endpoint.has_ended("w0")
@@ -222,7 +222,7 @@ def test_what_became_of_a_job_is_kept_for_so_long(kind: Kind, kept_s: float) -> 
     job = endpoint.submit({"input": 1, "webhook": "http://h/"}, kind, 0.0)
     endpoint.cancel(job.id, 5.0)
     orders = endpoint.advance(5.0)
-    assert orders == [CallWebhook(job.id, "http://h/", job.status())]
+    assert orders == [JobEnded(job.status(), "http://h/")]
     endpoint.advance(5.0 + kept_s - 0.001)
     assert endpoint.jobs.find(job.id) is job
     assert endpoint.next_deadline_s(5.0 + kept_s - 0.001) == 5.0 + kept_s

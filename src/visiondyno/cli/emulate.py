@@ -1,22 +1,26 @@
 """`dyno emulate`."""
 
-import contextlib
 import importlib.util
-import logging
-import secrets
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from visiondyno.cli import options
 from visiondyno.emulator.config import EndpointConfig, Scaler
-from visiondyno.emulator.emulator import Emulator
-from visiondyno.emulator.serve import address_of, listen, serve
 from visiondyno.errors import MissingExtra, SpecError
-from visiondyno.probes.cost import find_price
-from visiondyno.server import run
+
+if TYPE_CHECKING:
+    from visiondyno.emulator.billing import Bill
+
+
+def _workers(
+    context: click.Context, parameter: click.Parameter, value: str
+) -> tuple[int, int] | None:
+    from visiondyno.cli.options import process_range
+
+    return process_range(context, parameter, value)
 
 
 @click.group()
@@ -30,9 +34,9 @@ def command() -> None:
 @click.option("--port", type=int, default=8010, show_default=True, metavar="N", help="0: any.")
 @click.option(
     "--api-key",
-    envvar="RUNPOD_API_KEY",
     metavar="KEY",
-    help="What clients must send. [env: RUNPOD_API_KEY; default: a new one, shown at the start]",
+    help="What clients must send. [default: RUNPOD_API_KEY of the environment or .env, or else a "
+    "new one, shown at the start]",
 )
 @click.option(
     "--worker-command",
@@ -40,28 +44,44 @@ def command() -> None:
     help="What a worker runs: a program with runpod.serverless.start. [default: VisionDyno's]",
 )
 @click.option(
-    "--workers", callback=options.process_range, default="0-3", show_default=True, metavar="N[-M]"
+    "--workers",
+    callback=_workers,
+    default="0-3",
+    show_default=True,
+    metavar="N[-M]",
+    help="How many always run, and how many there are at most.",
 )
-@click.option("--idle-timeout", "idle_timeout_s", type=float, default=5.0, show_default=True)
+@click.option(
+    "--idle-timeout",
+    "idle_timeout_s",
+    type=float,
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A worker without a job for so long is stopped.",
+)
 @click.option(
     "--execution-timeout",
     "execution_timeout_s",
     type=float,
     default=600.0,
     show_default=True,
-    help="Seconds, of jobs whose policy has none.",
+    metavar="SECONDS",
+    help="Of jobs whose policy has none.",
 )
 @click.option(
     "--scaler",
     type=click.Choice([str(scaler) for scaler in Scaler]),
     default=str(Scaler.QUEUE_DELAY),
     show_default=True,
+    help="What more workers are started for.",
 )
 @click.option(
     "--scaler-value",
     type=float,
     default=4.0,
     show_default=True,
+    metavar="X",
     help="Seconds that a job may wait, or jobs for each worker.",
 )
 @click.option("--gpu", default="A4000", show_default=True, help="Whose price is billed.")
@@ -70,14 +90,18 @@ def command() -> None:
     type=float,
     default=1.0,
     show_default=True,
+    metavar="X",
     help="How much faster than ours the endpoint's clock runs: timeouts, retention, billing.",
 )
 @click.option(
     "--logs",
     "log_folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that gets one file for each worker. [default: standard error]",
+    metavar="DIR",
+    help="Gets one file for each worker. [default: a folder in VISIONDYNO_HOME, emptied at the "
+    "start]",
 )
+@click.option("--quiet", is_flag=True, help="No line for each worker and job.")
 def runpod(
     *,
     endpoint_id: str,
@@ -93,12 +117,16 @@ def runpod(
     gpu: str,
     speed: float,
     log_folder: Path | None,
+    quiet: bool,
 ) -> None:
     """Serve a RunPod serverless endpoint on this machine.
 
     The workers are real ones, under the runpod package's own loop, and start and stop with the
-    queue. Jobs and results are kept in memory alone. Ctrl-C stops it and every worker.
+    queue. Jobs and results are kept in memory alone. Ctrl-C stops it and every worker, and tells
+    what they would have cost.
     """
+    from visiondyno.probes.cost import find_price
+
     config = EndpointConfig(
         endpoint_id=endpoint_id,
         workers_min=workers[0],
@@ -110,28 +138,80 @@ def runpod(
         gpu=gpu,
         usd_per_s=find_price(gpu).usd_per_hour / 3600,
     )
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    emulator = Emulator(
+    _serve(
         config,
         _command(worker_command),
-        api_key=api_key or secrets.token_urlsafe(16),
+        (host, port),
+        api_key=api_key,
         speed=speed,
-        log_folder=_made(log_folder),
+        log_folder=log_folder,
+        quiet=quiet,
     )
-    listener = listen(host, port)
 
-    def tell(_: object) -> None:
-        click.echo(f"RunPod endpoint: {address_of(listener)}/v2/{endpoint_id}")
-        click.echo(f"API key: {emulator.api_key}")
-        click.echo(f"{workers[0]} to {workers[1]} workers, billed as {gpu}. Ctrl-C stops them all.")
 
-    # Whether a signal ends it as an interrupt or by a return is a matter of when it comes.
-    with contextlib.suppress(KeyboardInterrupt):
-        run(serve(emulator, listener, tell))
-    bill = emulator.endpoint.bill(emulator.clock())
+def _serve(
+    config: EndpointConfig,
+    worker_command: list[str],
+    address: tuple[str, int],
+    *,
+    api_key: str | None,
+    speed: float,
+    log_folder: Path | None,
+    quiet: bool,
+) -> None:
+    import asyncio
+    import contextlib
+    import logging
+    import secrets
+
+    from visiondyno.emulator.emulator import Emulator
+    from visiondyno.emulator.serve import address_of, listen, serve
+    from visiondyno.settings import load_settings
+
+    settings = load_settings()
+    kept = settings.runpod_api_key
+    if api_key is None and kept is None:
+        api_key = secrets.token_urlsafe(16)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    with contextlib.closing(listen(*address)) as listener:
+        port = listener.getsockname()[1]
+        folder = settings.folder / "emulator" / f"{config.endpoint_id}-{port}"
+        emulator = Emulator(
+            config,
+            worker_command,
+            api_key=api_key if api_key is not None or kept is None else kept.get_secret_value(),
+            speed=speed,
+            log_folder=_emptied(folder) if log_folder is None else _made(log_folder),
+            tell=(lambda _: None) if quiet else click.echo,
+        )
+
+        def tell(_: object) -> None:
+            url = f"{address_of(listener)}/v2/{config.endpoint_id}"
+            _tell_start(config, url, api_key, log_folder or folder)
+
+        # Whether a signal ends it as an interrupt or by a return is a matter of when it comes.
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve(emulator, listener, tell))
+        _tell_bill(emulator.endpoint.bill(emulator.clock()))
+
+
+def _tell_start(config: EndpointConfig, url: str, key: str | None, log_folder: Path) -> None:
+    click.echo(f"RunPod endpoint: {url}")
+    click.echo("What clients need, in their environment or in .env:")
+    click.echo(f"    RUNPOD_ENDPOINT_ID={url}")
+    click.echo(f"    RUNPOD_API_KEY={key or '… (as it is set here)'}")
     click.echo(
-        f"Stopped. {len(bill.workers)} workers for {bill.billed_s} s would have cost "
-        f"${bill.usd:.5f}."
+        f"{config.workers_min} to {config.workers_max} workers, billed as {config.gpu}; their "
+        f"output goes to {log_folder}. Ctrl-C stops them all."
+    )
+
+
+def _tell_bill(bill: "Bill") -> None:
+    jobs = sum(worker.jobs_done for worker in bill.workers)
+    workers = "1 worker" if len(bill.workers) == 1 else f"{len(bill.workers)} workers"
+    click.echo(
+        f"Stopped. {workers} with {jobs} {'job' if jobs == 1 else 'jobs'} done, billed for "
+        f"{bill.billed_s} s, would have cost {bill.usd:.5f} USD."
     )
 
 
@@ -149,12 +229,19 @@ def _command(text: str | None) -> list[str]:
     return parts
 
 
-def _made(folder: Path | None) -> Path | None:
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SpecError(
-                f"The folder {folder} for logs can't be made ({error.strerror}); give another."
-            ) from error
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(
+            f"The folder {folder} for logs can't be made ({error.strerror}); give another with "
+            "--logs."
+        ) from error
+    return folder
+
+
+def _emptied(folder: Path) -> Path:
+    """The folder without what an earlier run at this address left."""
+    for path in _made(folder).glob("*.log"):
+        path.unlink(missing_ok=True)
     return folder

@@ -33,6 +33,10 @@ class Bill:
     usd: float
     workers: tuple[WorkerBill, ...]
 
+    def of(self, worker_id: str) -> WorkerBill:
+        """That worker's part."""
+        return next(bill for bill in self.workers if bill.worker_id == worker_id)
+
     def to_json(self) -> Json:
         """As plain values."""
         return asdict(self)

@@ -1,7 +1,6 @@
 """An emulated endpoint at work: its state machine, its clock, its worker processes."""
 
 import asyncio
-import logging
 import math
 import secrets
 import time
@@ -12,14 +11,15 @@ from types import MappingProxyType
 
 from visiondyno.emulator.clock import ScaledClock
 from visiondyno.emulator.config import EndpointConfig
-from visiondyno.emulator.endpoint import CallWebhook, Endpoint, Order
+from visiondyno.emulator.endpoint import Endpoint, JobEnded, Order
 from visiondyno.emulator.faults import FaultBook, KillWorkers
 from visiondyno.emulator.fleet import KillWorker, StartWorker, TerminateWorker
+from visiondyno.emulator.journal import Journal
 from visiondyno.emulator.processes import WorkerProcesses
 from visiondyno.emulator.quotas import RequestQuotas
+from visiondyno.emulator.request_log import RequestLog
 from visiondyno.emulator.webhooks import WebhookSender
 
-_LOG = logging.getLogger(__name__)
 _LONGEST_TIMER_S = 3600.0
 
 
@@ -36,12 +36,13 @@ class Emulator:
         clock: our seconds.
         log_folder: gets one file for each worker; None: their output goes to standard error.
         environ: added to the workers' environment.
+        tell: gets one line for what becomes of each worker and each job.
 
     Raises:
         SpecError: `speed` isn't above 0.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name; most have defaults
         self,
         config: EndpointConfig,
         command: Sequence[str],
@@ -51,6 +52,7 @@ class Emulator:
         clock: Callable[[], float] = time.monotonic,
         log_folder: Path | None = None,
         environ: Mapping[str, str] = MappingProxyType({}),
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.clock = ScaledClock(speed, clock)
         self._ping_s = max(1, math.ceil(self.clock.real_s(config.ping_interval_s)))
@@ -60,10 +62,12 @@ class Emulator:
         self.worker_key = secrets.token_urlsafe(16)
         self.quotas = RequestQuotas(config.quotas)
         self.faults = FaultBook()
+        self.requests = RequestLog()
         self.is_closing = False
         self._environ = environ
         self._processes = WorkerProcesses(command, log_folder, self._worker_left)
-        self._webhooks = WebhookSender(self.sleep)
+        self._journal = Journal(tell, log_folder)
+        self._webhooks = WebhookSender(self.sleep, self._journal.webhook_failed)
         self._url = ""
         self._timer: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
@@ -83,6 +87,7 @@ class Emulator:
         self.let_go()
         if self._timer is not None:
             self._timer.cancel()
+        await self.faults.close()
         await self._processes.close()
         await self._webhooks.close()
 
@@ -117,6 +122,7 @@ class Emulator:
         """Kill up to so many workers that run jobs; how many."""
         busy = [worker.id for worker in self.endpoint.fleet.alive() if worker.running]
         for worker_id in busy[: fault.count]:
+            self._journal.killed(worker_id, "on request")
             self._processes.kill(worker_id)
         return len(busy[: fault.count])
 
@@ -130,25 +136,24 @@ class Emulator:
         match order:
             case StartWorker(worker_id):
                 self._processes.start(worker_id, self._worker_environ(worker_id))
-            case TerminateWorker(worker_id):
+                self._journal.started(worker_id)
+            case TerminateWorker(worker_id, why):
+                self._journal.terminated(worker_id, why)
                 self._processes.terminate(worker_id)
-            case KillWorker(worker_id):
+            case KillWorker(worker_id, why):
+                self._journal.killed(worker_id, why)
                 self._processes.kill(worker_id)
-            case CallWebhook(url=url, status=status):
-                self._webhooks.send(url, status)
+            case JobEnded(status, webhook):
+                self._journal.job_ended(status)
+                if webhook is not None:
+                    self._webhooks.send(webhook, status)
 
     def _worker_left(self, worker_id: str, code: int) -> None:
-        _LOG.info("Worker %s ended with code %d.", worker_id, code)
-        self.endpoint.worker_left(worker_id, self.clock())
+        now_s = self.clock()
+        self.endpoint.worker_left(worker_id, now_s)
+        bill = self.endpoint.bill(now_s).of(worker_id)
         crashes = self.endpoint.fleet.crashes_at_start
-        if code and crashes:
-            _LOG.warning(
-                "Worker %s ended with code %d before it asked for a job (%d in a row); look at its "
-                "output.",
-                worker_id,
-                code,
-                crashes,
-            )
+        self._journal.left(bill, code, crashes, is_closing=self.is_closing)
         self.changed()
 
     def _worker_environ(self, worker_id: str) -> dict[str, str]:

@@ -16,15 +16,14 @@ from visiondyno.job import JobState
 
 
 @dataclass(frozen=True, slots=True)
-class CallWebhook:
-    """Tell the URL of a job's end."""
+class JobEnded:
+    """Tell of a job's end, and its webhook if it has one."""
 
-    job_id: str
-    url: str
     status: Json
+    webhook: str | None
 
 
-Order = WorkerOrder | CallWebhook
+Order = WorkerOrder | JobEnded
 
 
 def new_worker_id() -> str:
@@ -170,7 +169,7 @@ class Endpoint:
             if worker is not None:
                 worker.jobs_done += 1
         if worker is not None and said.get("stopPod"):
-            self._orders += self.fleet.retire(worker, now_s)
+            self._orders += self.fleet.retire(worker, now_s, "its handler asked for that")
         return counts
 
     def worker_left(self, worker_id: str, now_s: float) -> None:
@@ -198,9 +197,7 @@ class Endpoint:
             self.fleet.stop_job(job.id, now_s)
         orders, self._orders = self._orders, []
         orders += self.fleet.advance(self._claimable(now_s), now_s)
-        for job in self.jobs.ended:
-            if job.webhook is not None:
-                orders.append(CallWebhook(job.id, job.webhook, job.status()))
+        orders += [JobEnded(job.status(), job.webhook) for job in self.jobs.ended]
         self.jobs.ended.clear()
         return orders
 

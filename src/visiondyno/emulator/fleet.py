@@ -1,7 +1,7 @@
 """The workers of an emulated endpoint: how many, since when, and what they are told."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from visiondyno.emulator.billing import Bill, make_bill
 from visiondyno.emulator.config import EndpointConfig
@@ -25,6 +25,7 @@ class TerminateWorker:
     """Ask the process to end (SIGTERM) and answer its polls."""
 
     worker_id: str
+    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class KillWorker:
     """End the process and all that it started (SIGKILL)."""
 
     worker_id: str
+    why: str = field(default="", compare=False)
 
 
 WorkerOrder = StartWorker | TerminateWorker | KillWorker
@@ -113,13 +115,13 @@ class Fleet:
         told, worker.to_stop = worker.to_stop, []
         return told
 
-    def retire(self, worker: Worker, now_s: float) -> list[WorkerOrder]:
+    def retire(self, worker: Worker, now_s: float, why: str) -> list[WorkerOrder]:
         """Have it end; what it takes too long for is killed."""
         if worker.state in (WorkerState.STOPPING, WorkerState.GONE):
             return []
         worker.state = WorkerState.STOPPING
         worker.kill_at_s = now_s + self._config.stop_grace_s
-        return [TerminateWorker(worker.id)]
+        return [TerminateWorker(worker.id, why)]
 
     def left(self, worker: Worker, now_s: float) -> None:
         """Its process has ended: it costs no more."""
@@ -143,20 +145,23 @@ class Fleet:
         """
         orders: list[WorkerOrder] = []
         for worker in self.alive():
-            if not worker.is_killed and now_s >= self._kill_at_s(worker):
+            at_s, why = self._end_of_patience(worker)
+            if not worker.is_killed and now_s >= at_s:
                 worker.is_killed = True
-                orders.append(KillWorker(worker.id))
+                orders.append(KillWorker(worker.id, why))
         idle = [worker for worker in self._staying() if worker.is_idle]
         idle_s = [now_s - worker.idle_since_s for worker in idle]
         staying = len(self._staying())
         spare = [idle[n] for n in processes_to_stop(self._limits, alive=staying, idle_s=idle_s)]
         for worker in spare:
-            orders.extend(self.retire(worker, now_s))
+            idle_text = f"it was idle for {self._limits.idle_timeout_s:g} s"
+            orders.extend(self.retire(worker, now_s, idle_text))
         return orders + self._start(claimable, now_s)
 
     def deadlines_s(self) -> list[float]:
         """When `advance` may have something to do because time passed."""
-        times = [self._kill_at_s(worker) for worker in self.alive() if not worker.is_killed]
+        alive = [worker for worker in self.alive() if not worker.is_killed]
+        times = [self._end_of_patience(worker)[0] for worker in alive]
         idle = [worker for worker in self._staying() if worker.is_idle]
         times += [worker.idle_since_s + self._limits.idle_timeout_s for worker in idle]
         return [*times, self._start_after_s]
@@ -196,18 +201,21 @@ class Fleet:
             if worker.state is not WorkerState.STOPPING and not worker.is_killed
         ]
 
-    def _kill_at_s(self, worker: Worker) -> float:
+    def _end_of_patience(self, worker: Worker) -> tuple[float, str]:
+        """When it is killed, as things are, and why."""
         config = self._config
-        at_s = worker.kill_at_s
+        ends = [(worker.kill_at_s, f"it didn't end within {config.stop_grace_s:g} s")]
         if worker.state is WorkerState.STARTING:
-            at_s = min(at_s, worker.started_s + config.init_timeout_s)
+            limit_s = config.init_timeout_s
+            ends.append((worker.started_s + limit_s, f"it asked for no job within {limit_s:g} s"))
         elif worker.state is WorkerState.READY:
-            at_s = min(at_s, worker.seen_s + config.missed_pings * config.ping_interval_s)
+            limit_s = config.missed_pings * config.ping_interval_s
+            ends.append((worker.seen_s + limit_s, f"it was silent for {limit_s:g} s"))
         if worker.stopping:
             # Within one interval a ping comes that tells whether the job was stopped.
             heard_s = (1 + 2 * _HEARD_SHARE) * config.ping_interval_s
-            at_s = min(at_s, min(worker.stopping.values()) + heard_s)
-        return at_s
+            ends.append((min(worker.stopping.values()) + heard_s, "it didn't stop a job"))
+        return min(ends)
 
     def _start(self, claimable: int, now_s: float) -> list[WorkerOrder]:
         if now_s < self._start_after_s:

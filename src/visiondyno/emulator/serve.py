@@ -80,14 +80,17 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """Answers those who wait before it closes."""
+    """Ends the workers and answers those who wait before it closes.
+
+    Workers whose server went before them would ask it for jobs again and again.
+    """
 
     def __init__(self, config: uvicorn.Config, emulator: Emulator) -> None:
         super().__init__(config)
         self._emulator = emulator
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._emulator.let_go()
+        await self._emulator.close()
         await super().shutdown(sockets)
 
 

@@ -1,7 +1,6 @@
 """Webhooks as RunPod sends them: a POST of the status, tried three times, 10 s apart."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -10,7 +9,6 @@ from visiondyno.emulator.records import Json
 
 TRIES, PAUSE_S = 3, 10.0
 _TIMEOUT_S = 10.0
-_LOG = logging.getLogger(__name__)
 
 
 class WebhookSender:
@@ -18,10 +16,16 @@ class WebhookSender:
 
     Args:
         sleep: waits so many seconds of the endpoint's clock.
+        on_failure: called with URL, job's id and reason of each try that failed.
     """
 
-    def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        sleep: Callable[[float], Awaitable[None]],
+        on_failure: Callable[[str, str, str], None],
+    ) -> None:
         self._sleep = sleep
+        self._on_failure = on_failure
         self._sending: set[asyncio.Task[None]] = set()
 
     def send(self, url: str, status: Json) -> None:
@@ -50,4 +54,4 @@ class WebhookSender:
                     if response.is_success:
                         return
                     reason = f"it answered {response.status_code}"
-                _LOG.warning("The webhook %s of job %s failed: %s.", url, status["id"], reason)
+                self._on_failure(url, status["id"], reason)
