@@ -1,4 +1,4 @@
-"""The same numbers and the same weights, wherever a training runs: inline, local and redis."""
+"""The same numbers and weights, wherever a training runs: inline, local, redis and runpod."""
 
 import asyncio
 import os
@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emulated_endpoint import KEY
+from training_endpoint import training_endpoint
 from visiondyno.executors.base import Executor
 from visiondyno.executors.inline import InlineExecutor
+from visiondyno.executors.runpod import RunPodExecutor
 from visiondyno.executors.scaling import ScaleLimits
 from visiondyno.executors.supervised import SupervisedExecutor, queue_workers
 from visiondyno.job import JobRequest
@@ -90,11 +93,16 @@ def test_a_training_is_the_same_wherever_it_runs(
             supervised(str(tmp_path / "queue.sqlite3"), "local"),
             supervised(redis_url, "redis"),
         ]
-        return [await outputs(executor, jobs()) for executor in places]
+        found = [await outputs(executor, jobs()) for executor in places]
+        with training_endpoint(tmp_path) as endpoint:
+            found.append(await outputs(RunPodExecutor(endpoint.url, KEY), jobs()))
+        return found
 
     monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path / "inline"))
-    inline, local, redis = asyncio.run(everywhere())
-    assert inline == local == redis  # metrics, histories, states, and what they were made by
+    inline, local, redis, runpod = asyncio.run(everywhere())
+    assert (
+        inline == local == redis == runpod
+    )  # all of it: metrics, states, notes
     for output in inline:
         assert len(output["model_state_sha256"]) == 64
     assert len({output["model_state_sha256"] for output in inline}) == len(inline)

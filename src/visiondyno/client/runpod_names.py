@@ -7,9 +7,8 @@ from visiondyno.client.model_state import ModelState
 from visiondyno.client.options import AnyHyperparameters, JobOptions
 from visiondyno.client.trainer import Trainer
 from visiondyno.errors import SpecError
+from visiondyno.places import Place
 from visiondyno.settings import load_settings
-
-_ENDPOINTS = "https://api.runpod.ai/v2/"
 
 
 class RunPodGPUClient(Client):
@@ -21,25 +20,24 @@ class RunPodGPUClient(Client):
         """Name the endpoint; nothing is asked of it yet.
 
         Args:
-            endpoint_url: `https://api.runpod.ai/v2/ID`; None: made of `RUNPOD_ENDPOINT_ID`, in the
-                environment or `.env`.
-            api_key: None: `RUNPOD_API_KEY`, from there too.
+            endpoint_url: `https://api.runpod.ai/v2/ID`, or the ID alone; None: what
+                `RUNPOD_ENDPOINT_ID` says, in the environment or `.env`.
+            api_key: None: `RUNPOD_API_KEY`, from there too, at RunPod itself and at an endpoint of
+                this machine; no other is sent it.
             **options: of `Client`, such as `gpu`, `max_cost_usd` and `fallback`.
 
         Raises:
-            SpecError: neither says which endpoint.
+            SpecError: neither says which endpoint, or what they say can't be one.
         """
         settings = load_settings()
-        if endpoint_url is None:
-            if not settings.runpod_endpoint_id:
-                raise SpecError(
-                    "No RunPod endpoint is named; give 'endpoint_url', or set RUNPOD_ENDPOINT_ID "
-                    "and RUNPOD_API_KEY in the environment or in .env."
-                )
-            endpoint_url = f"{_ENDPOINTS}{settings.runpod_endpoint_id}"
-        if api_key is None and settings.runpod_api_key is not None:
-            api_key = settings.runpod_api_key.get_secret_value()
-        super().__init__(endpoint_url, api_key=api_key, **options)
+        if endpoint_url is None and not settings.runpod_endpoint_id:
+            raise SpecError(
+                "No RunPod endpoint is named; give 'endpoint_url', or set RUNPOD_ENDPOINT_ID "
+                "and RUNPOD_API_KEY in the environment or in .env."
+            )
+        place = Place("runpod", endpoint=endpoint_url, api_key=api_key)
+        url = place.endpoint_url(settings)
+        super().__init__("runpod", endpoint=url, api_key=api_key, **options)
         self._trainer = Trainer(self)
 
     def train_epoch(
