@@ -70,9 +70,7 @@ def main(arguments: list[str] | None = None) -> Any:
     # `visiondyno.errors` is cheap; it is imported here so that `--help` doesn't pay for it.
     from visiondyno.errors import VisionDynoError
 
-    # As Ctrl-C, so that what costs elsewhere is stopped; `up` and `worker` set their own.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    _end_by_signals_as_by_an_interrupt()
     try:
         code = dyno.main(arguments, prog_name="dyno", standalone_mode=False)
     except click.ClickException as error:
@@ -100,6 +98,15 @@ def main(arguments: list[str] | None = None) -> Any:
         )
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_by_signals_as_by_an_interrupt() -> None:
+    """So that what costs elsewhere is stopped; `up` and `worker` set handlers of their own."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        # One that is ignored was told to be: `nohup dyno …` outlives its terminal.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
 
 
 class _Terminated(KeyboardInterrupt):

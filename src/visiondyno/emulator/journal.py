@@ -78,7 +78,7 @@ class Journal:
         if "workerId" in status:
             parts.append(f"on worker {status['workerId']}")
         if "retries" in status:
-            parts.append(f"put back {status['retries']} times")
+            parts.append(f"retries: {status['retries']}")
         text = f"job {status['id']} {status['status']}" + (": " if parts else "") + ", ".join(parts)
         if "error" in status:
             text += f": {_shortened(_message(status['error']))}"

@@ -54,7 +54,8 @@ async def serve(
     Args:
         emulator: is started and closed here.
         listener: closed here too.
-        on_started: called once it listens; `should_exit` of what it is given ends it.
+        on_started: called once it listens, before any worker starts; `should_exit` of what it is
+            given ends it.
     """
     config = uvicorn.Config(
         make_app(emulator),
@@ -71,8 +72,8 @@ async def serve(
         while not (server.started or serving.done()):
             await asyncio.sleep(0.005)
         if server.started:
-            emulator.start(address_of(listener))
             on_started(server)
+            emulator.start(address_of(listener))
         await serving
     finally:
         await emulator.close()
