@@ -1,0 +1,209 @@
+"""The study itself: what to try next, what was tried, and what is kept of it."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from visiondyno.errors import SpecError
+from visiondyno.tuning.journal import Journal
+from visiondyno.tuning.objectives import Objective, pareto_front
+from visiondyno.tuning.trial import State, TrialRecord, trial_seed
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Space(Protocol):
+    """Asks a trial of Optuna for its parameters."""
+
+    def suggest(self, trial: "optuna.Trial") -> dict[str, Any]:
+        """The parameters, by name."""
+
+
+class Pruner(Protocol):
+    """Says which trials promise nothing."""
+
+    def reason(self, trial: "optuna.Trial", step: int, values: Sequence[float]) -> str | None:
+        """Why the trial should stop after this report, in a sentence; None: it may go on.
+
+        Args:
+            trial: whose.
+            step: counts up from 1.
+            values: of the objectives.
+        """
+
+
+class Book:
+    """The trials of one study. Safe for use from several threads; calls block for milliseconds.
+
+    The live study is in memory: Optuna's own files and databases cost a third of the trials' time
+    where they are short. What must survive this process is in the journal, from which `take_up`
+    makes the same study again: trials that had ended aren't run again, those that hadn't are
+    asked again, under their number, with their parameters and seed.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        space: Space,
+        sampler: "optuna.samplers.BaseSampler",
+        pruner: Pruner | None,
+        seed: int,
+        journal: Journal | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """A study without trials.
+
+        Args:
+            objectives: at least one.
+            space: what is searched.
+            sampler: of Optuna.
+            pruner: None: no trial is stopped early.
+            seed: of the study.
+            journal: where it is kept; None keeps it in memory alone.
+            now: seconds since the epoch.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.objectives = tuple(objectives)
+        self.records: dict[int, TrialRecord] = {}
+        self._space = space
+        self._pruner = pruner
+        self._seed = seed
+        self._journal = journal
+        self._now = now
+        self._lock = threading.RLock()
+        self._open: dict[int, optuna.Trial] = {}
+        self.study = optuna.create_study(
+            directions=[objective.direction for objective in objectives], sampler=sampler
+        )
+
+    def take_up(self, kept: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where a journal ended; for a book without trials.
+
+        Args:
+            kept: each trial as the journal tells of it, in the order of the lines.
+
+        Raises:
+            SpecError: they aren't trials of this study.
+        """
+        import optuna
+
+        last: dict[int, TrialRecord] = {}
+        try:
+            for one in kept:
+                record = TrialRecord.from_json(one)
+                last[record.number] = record
+            with self._lock:
+                for number in range(len(last)):
+                    record = last[number]
+                    if record.state.has_ended:
+                        self.study.add_trial(self._frozen(record))
+                        self.records[number] = record
+                    else:
+                        self.study.enqueue_trial(dict(record.params))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpecError(
+                f"The study's journal can't be gone on with ({error}); it is damaged, or of "
+                "another space. Begin a new study in another folder."
+            ) from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def ask(self) -> TrialRecord:
+        """The next trial, queued."""
+        with self._lock:
+            trial = self.study.ask()
+            params = self._space.suggest(trial)
+            number = trial.number
+            self._open[number] = trial
+            record = TrialRecord(
+                number, trial_seed(self._seed, number), params, asked_at=self._now()
+            )
+            self._keep(record)
+            return record
+
+    def report(self, number: int, step: int, values: Sequence[float]) -> str | None:
+        """Note what a running trial told; why it should stop, in a sentence, or None."""
+        with self._lock:
+            record = self.records[number]
+            if step in record.reports:
+                return None  # of an attempt that was begun again
+            reports = {**record.reports, step: tuple(values)}
+            self.records[number] = record.with_(reports=reports)
+            if self._pruner is None or any(math.isnan(value) for value in values):
+                return None
+            return self._pruner.reason(self._open[number], step, values)
+
+    def note(self, record: TrialRecord) -> None:
+        """The trial has been given to a lane, or back; what it reported stays."""
+        with self._lock:
+            self._keep(record.with_(reports=self.records[record.number].reports))
+
+    def tell(self, record: TrialRecord) -> TrialRecord:
+        """The trial has ended. Told once: what ended stays as it is."""
+        import optuna
+
+        with self._lock:
+            before = self.records[record.number]
+            if before.state.has_ended:
+                return before
+            record = record.with_(reports=before.reports, ended_at=self._now())
+            trial = self._open.pop(record.number)
+            if record.state is State.COMPLETED:
+                self.study.tell(trial, list(record.values))
+            elif record.state is State.PRUNED:
+                self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            self._keep(record)
+            return record
+
+    def best(self) -> list[TrialRecord]:
+        """The best completed trial; of several objectives all that no other one dominates."""
+        with self._lock:
+            done = [record for record in self.records.values() if record.state is State.COMPLETED]
+        done.sort(key=lambda record: record.number)
+        front = [done[index] for index in pareto_front(self.objectives, [r.values for r in done])]
+        return front if len(self.objectives) > 1 else front[:1]
+
+    def all(self) -> list[TrialRecord]:
+        """Every trial, by number."""
+        with self._lock:
+            return [self.records[number] for number in sorted(self.records)]
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _keep(self, record: TrialRecord) -> None:
+        self.records[record.number] = record
+        if self._journal is not None:
+            self._journal.write(
+                "trial", {"trial": record.to_json()}, is_final=record.state.has_ended
+            )
+
+    def _frozen(self, record: TrialRecord) -> "optuna.trial.FrozenTrial":
+        """An ended trial as Optuna keeps it: the space is asked what its parameters are of."""
+        import optuna
+
+        states = optuna.trial.TrialState
+        fixed = optuna.trial.FixedTrial(dict(record.params), number=record.number)
+        self._space.suggest(fixed)
+        state = {State.COMPLETED: states.COMPLETE, State.PRUNED: states.PRUNED}.get(
+            record.state, states.FAIL
+        )
+        single = len(self.objectives) == 1
+        return optuna.trial.create_trial(
+            state=state,
+            values=list(record.values) if record.state is State.COMPLETED else None,
+            params=fixed.params,
+            distributions=fixed.distributions,
+            intermediate_values=(
+                {step: values[0] for step, values in record.reports.items()} if single else {}
+            ),
+        )

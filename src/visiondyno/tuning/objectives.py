@@ -1,0 +1,114 @@
+"""What a study optimises: names, directions, and which are better together."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from visiondyno.errors import SpecError
+
+Direction = Literal["minimize", "maximize"]
+
+MEASURED = frozenset({"latency_ms", "energy_joules", "throughput_images_per_s"})
+"""Measured on the worker after the training."""
+
+_MORE_IS_BETTER = frozenset(
+    {"accuracy", "top5_accuracy", "f1", "precision", "recall", "r2", "map_50_95"}
+)
+_DIRECTIONS: dict[str, Direction] = {
+    "latency_ms": "minimize",
+    "energy_joules": "minimize",
+    "throughput_images_per_s": "maximize",
+    "parameters": "minimize",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One thing to optimise.
+
+    Attributes:
+        name: `val_` or `train_` and a metric of training, one of `MEASURED`, `parameters`, or a
+            name of the caller's own.
+        direction: which way is better.
+    """
+
+    name: str
+    direction: Direction
+
+    @property
+    def part(self) -> str | None:
+        """`val_metrics` or `train_metrics` for a metric of training; None for another."""
+        first, _, rest = self.name.partition("_")
+        return f"{first}_metrics" if rest and first in ("val", "train") else None
+
+    @property
+    def metric(self) -> str:
+        """The name without `val_` or `train_`."""
+        return self.name.partition("_")[2] if self.part else self.name
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether it is; nothing is better than itself, and NaN is better than nothing."""
+        if math.isnan(value) or math.isnan(than):
+            return math.isnan(than) and not math.isnan(value)
+        return value < than if self.direction == "minimize" else value > than
+
+
+def parse_objective(text: str) -> Objective:
+    """An objective by its name, with `:minimize` or `:maximize` where that isn't known.
+
+    Raises:
+        SpecError: the direction is no direction, or isn't known and isn't given.
+    """
+    name, _, told = text.strip().partition(":")
+    if told not in ("", "minimize", "maximize"):
+        raise SpecError(f"'{told}' is no direction; write '{name}:minimize' or '{name}:maximize'.")
+    if not name:
+        raise SpecError("An objective is empty; give one such as val_accuracy or latency_ms.")
+    if told:
+        return Objective(name, "minimize" if told == "minimize" else "maximize")
+    if name in _DIRECTIONS:
+        return Objective(name, _DIRECTIONS[name])
+    metric = Objective(name, "minimize").metric
+    if metric in _MORE_IS_BETTER:
+        return Objective(name, "maximize")
+    if metric in ("loss", "mae", "mse", "rmse"):
+        return Objective(name, "minimize")
+    raise SpecError(
+        f"Whether more of '{name}' is better isn't known; write '{name}:minimize' or "
+        f"'{name}:maximize'."
+    )
+
+
+def parse_objectives(texts: Iterable[str]) -> tuple[Objective, ...]:
+    """Several objectives, each once; errors as `parse_objective`, and for none or a doubled one."""
+    found = tuple(parse_objective(text) for text in texts)
+    if not found:
+        raise SpecError("A study needs an objective; give one such as val_accuracy.")
+    names = [objective.name for objective in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SpecError(f"The objective '{twice}' is given twice; name each once.")
+    return found
+
+
+def dominates(
+    objectives: Sequence[Objective], first: Sequence[float], second: Sequence[float]
+) -> bool:
+    """Whether `first` is better in one objective and worse in none (Pareto dominance)."""
+    pairs = list(zip(objectives, first, second, strict=True))
+    if any(objective.is_better(b, a) for objective, a, b in pairs):
+        return False
+    return any(objective.is_better(a, b) for objective, a, b in pairs)
+
+
+def pareto_front(objectives: Sequence[Objective], points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices, ascending, of the points that no other point dominates; of points with NaN none."""
+    whole = [
+        index for index, point in enumerate(points) if not any(math.isnan(value) for value in point)
+    ]
+    return [
+        index
+        for index in whole
+        if not any(dominates(objectives, points[other], points[index]) for other in whole)
+    ]

@@ -1,0 +1,342 @@
+"""Runs a study: asks for trials, gives them to lanes, and keeps what becomes of each."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from visiondyno.errors import (
+    BudgetSpent,
+    ChildDied,
+    Forbidden,
+    RateLimited,
+    TimeLimitExceeded,
+    TransportDown,
+    Unauthorized,
+    VisionDynoError,
+)
+from visiondyno.executors.base import JobLost
+from visiondyno.job import JobEvent
+from visiondyno.tuning.body import Body, Pruned, Result
+from visiondyno.tuning.book import Book
+from visiondyno.tuning.lanes import Lane, Lanes, NoLanes
+from visiondyno.tuning.trial import Failure, State, TrialRecord
+
+_ANOTHER_MAY_DO = (TransportDown, RateLimited, ChildDied, JobLost)
+"""The lane's failures, not the trial's: another attempt may do better."""
+_LANE_IS_CLOSED = (Unauthorized, Forbidden)
+_GRACE_S = 30.0
+"""How much longer than its limit a trial may take until its job has been stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a study ends, and how long a trial may take.
+
+    Attributes:
+        trials: in all, those of earlier runs included.
+        timeout_s: no trial is asked for later, and those that run are stopped; None: no limit.
+        trial_timeout_s: of one attempt, from its start on a worker; None: no limit.
+        max_attempts: at one trial, where the lane failed it.
+        same_cause: so many failed trials in a row by the same cause end the study.
+    """
+
+    trials: int
+    timeout_s: float | None = None
+    trial_timeout_s: float | None = None
+    max_attempts: int = 4
+    same_cause: int = 3
+
+
+class Watcher(Protocol):
+    """Is told of a study while it runs, on its event loop: it must be quick, and must not raise."""
+
+    def on_trial(self, record: TrialRecord) -> None:
+        """A trial's state has changed."""
+
+    def on_event(self, number: int, event: JobEvent) -> None:
+        """A running trial's job said something."""
+
+
+class StudyRunner:
+    """Keeps as many trials running as the lanes take, until the study ends.
+
+    Trials are asked for a little ahead, so that no worker waits for the sampler, except where one
+    runs at a time: there each is asked for after the end of the one before, and the same seed gives
+    the same study.
+
+    A trial whose lane fails it (unreachable, worker died, too many requests) is tried again, on
+    another lane where there is one; the trial's own errors end it. It is told once. One that runs
+    past its limit is killed. A study that ends early leaves open trials unfinished in the journal.
+
+    Args:
+        book: the study.
+        body: what a trial does.
+        lanes: where.
+        limits: when it ends.
+        watchers: are told of it.
+        now: seconds since the epoch.
+        clock: seconds, for limits.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        body: Body,
+        lanes: Lanes,
+        limits: Limits,
+        watchers: Sequence[Watcher] = (),
+        *,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._book = book
+        self._body = body
+        self._lanes = lanes
+        self._limits = limits
+        self._watchers = tuple(watchers)
+        self._now = now
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._open = 0
+        self._last_cause: str | None = None
+        self._causes_in_a_row = 0
+        self.stopped: str | None = None
+        """Why the study ended before its last trial, in a sentence; None if it didn't."""
+
+    async def run(self) -> None:
+        """Run the study to its end; what became of it is in the book and in `stopped`.
+
+        Raises:
+            VisionDynoError: the journal can't be written, or another defect of the study itself.
+        """
+        asking = ThreadPoolExecutor(1, thread_name_prefix="ask")
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                await self._run(asking)
+        except TimeoutError:
+            self.stopped = f"Its time limit of {self._limits.timeout_s:g} s was over."
+        finally:
+            asking.shutdown(wait=True)
+            await self._lanes.close()
+
+    async def _run(self, asking: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            while await self._may_ask():
+                record = await loop.run_in_executor(asking, self._book.ask)
+                self._open += 1
+                self._tell(record)
+                task = asyncio.create_task(self._trial(record))
+                tasks.add(task)
+                task.add_done_callback(self._one_has_ended)
+            while any(not task.done() for task in tasks) and self.stopped is None:
+                await self._change()
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for one in ended:
+            if isinstance(one, BaseException) and not isinstance(one, asyncio.CancelledError):
+                raise one
+
+    # ---- when to ask
+
+    async def _may_ask(self) -> bool:
+        """Wait until another trial is wanted; False once none will be."""
+        while True:
+            asked = sum(not r.state.has_ended for r in self._book.records.values())
+            ended = len(self._book.records) - asked
+            if self.stopped is not None or ended + asked >= self._limits.trials:
+                return False
+            if self._open < self._wanted():
+                return True
+            await self._change()
+
+    def _wanted(self) -> int:
+        width = self._lanes.width
+        return width if width <= 1 else width + math.ceil(width / 8)
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _one_has_ended(self, task: "asyncio.Task[None]") -> None:
+        self._open -= 1
+        failed = not task.cancelled() and task.exception() is not None
+        if failed and self.stopped is None:
+            self.stopped = "It can't go on."  # `_run` raises the reason
+        self._changed.set()
+
+    # ---- one trial
+
+    async def _trial(self, record: TrialRecord) -> None:
+        failures: list[Failure] = []
+        while True:
+            try:
+                avoid = frozenset(failure.where for failure in failures)
+                lane = await self._lanes.take(0 if failures else 1, avoid)
+            except NoLanes as error:
+                self.stopped = self.stopped or error.message
+                self._changed.set()
+                return
+            try:
+                again = await self._attempt(record, lane, failures)
+            finally:
+                self._lanes.give_back(lane)
+            if not again:
+                return
+            record = self._book.records[record.number]
+
+    async def _attempt(self, record: TrialRecord, lane: Lane, failures: list[Failure]) -> bool:
+        """One attempt; whether another one is to follow."""
+        record = record.with_(attempts=record.attempts + 1, lane=lane.name)
+        told = _Attempt(self, record)
+        try:
+            result = await self._limited(record, lane, told)
+        except Pruned as pruned:
+            lane.succeeded()
+            self._end(told.record, State.PRUNED, measured={"pruned": str(pruned)})
+        except VisionDynoError as error:
+            failure = Failure(error.code, error.message, lane.name)
+            return self._failed(told.record, lane, failure, error, failures)
+        else:
+            lane.succeeded()
+            self._end(told.record, State.COMPLETED, result)
+        return False
+
+    async def _limited(self, record: TrialRecord, lane: Lane, told: "_Attempt") -> Result:
+        """The attempt, whose limit counts from its start on a worker."""
+        limit_s = self._limits.trial_timeout_s
+        work = asyncio.create_task(self._body.run(record, lane.client, told))
+        begun = asyncio.create_task(told.begun.wait())
+        try:
+            if limit_s is not None:
+                await asyncio.wait({work, begun}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work}, timeout=limit_s + _GRACE_S)
+                if not work.done():
+                    raise TimeLimitExceeded(
+                        f"The trial ran for more than its limit of {limit_s:g} s, and its job "
+                        "didn't stop by itself; it was cancelled."
+                    )
+            return await work
+        finally:
+            begun.cancel()
+            work.cancel()
+            await asyncio.gather(work, begun, return_exceptions=True)
+
+    def _failed(
+        self,
+        record: TrialRecord,
+        lane: Lane,
+        failure: Failure,
+        error: VisionDynoError,
+        failures: list[Failure],
+    ) -> bool:
+        failures.append(failure)
+        if isinstance(error, BudgetSpent):
+            self.stopped = self.stopped or error.message
+            self._end(record, State.FAILED, failures=tuple(failures))
+            return False
+        if isinstance(error, _LANE_IS_CLOSED):
+            self._lanes.close_lane(lane, error.message)
+        elif isinstance(error, _ANOTHER_MAY_DO):
+            lane.failed(error)
+        else:
+            lane.succeeded()
+        may_do = isinstance(error, (*_ANOTHER_MAY_DO, *_LANE_IS_CLOSED))
+        if may_do and record.attempts < self._limits.max_attempts:
+            self._put_back(record.with_(failures=tuple(failures)))
+            return True
+        self._end(record, State.FAILED, failures=tuple(failures))
+        return False
+
+    # ---- what is told
+
+    def _put_back(self, record: TrialRecord) -> None:
+        record = record.with_(state=State.QUEUED)
+        self._book.note(record)
+        self._tell(record)
+
+    def _end(
+        self,
+        record: TrialRecord,
+        state: State,
+        result: Result | None = None,
+        *,
+        measured: dict[str, object] | None = None,
+        failures: tuple[Failure, ...] | None = None,
+    ) -> None:
+        known = result or self._body.result_so_far(record.number)
+        record = record.with_(
+            state=state,
+            values=known.values if state is State.COMPLETED else (),
+            measured={**known.measured, **(measured or {})},
+            job_id=known.job_id,
+            worker_id=known.worker_id,
+            delay_ms=known.delay_ms,
+            execution_ms=known.execution_ms,
+            cost=known.cost,
+            failures=record.failures if failures is None else failures,
+        )
+        record = self._book.tell(record)
+        self._count_cause(record)
+        self._tell(record)
+
+    def _count_cause(self, record: TrialRecord) -> None:
+        if record.state is not State.FAILED:
+            self._last_cause, self._causes_in_a_row = None, 0
+            return
+        failure = record.failures[-1]
+        same = failure.cause == self._last_cause
+        self._causes_in_a_row = self._causes_in_a_row + 1 if same else 1
+        self._last_cause = failure.cause
+        if self._causes_in_a_row >= self._limits.same_cause and self.stopped is None:
+            self.stopped = (
+                f"{self._causes_in_a_row} trials in a row failed by the same cause: "
+                f"{failure.message}"
+            )
+            self._changed.set()
+
+    def _tell(self, record: TrialRecord) -> None:
+        for watcher in self._watchers:
+            watcher.on_trial(record)
+
+    def started(self, record: TrialRecord) -> TrialRecord:
+        """A worker has the trial."""
+        record = record.with_(state=State.RUNNING, started_at=self._now())
+        self._book.note(record)
+        self._tell(record)
+        return record
+
+    def told_event(self, number: int, event: JobEvent) -> None:
+        """The trial's job said something."""
+        for watcher in self._watchers:
+            watcher.on_event(number, event)
+
+    def report(self, number: int, step: int, values: Sequence[float]) -> str | None:
+        """The trial reports; why it should stop, or None."""
+        return self._book.report(number, step, values)
+
+
+class _Attempt:
+    """What one attempt tells; `Told`."""
+
+    def __init__(self, runner: StudyRunner, record: TrialRecord) -> None:
+        self._runner = runner
+        self.record = record
+        self.begun = asyncio.Event()
+
+    def started(self, job_id: str) -> None:
+        self.record = self._runner.started(self.record.with_(job_id=job_id))
+        self.begun.set()
+
+    def event(self, event: JobEvent) -> None:
+        self._runner.told_event(self.record.number, event)
+
+    def report(self, step: int, values: Sequence[float]) -> str | None:
+        return self._runner.report(self.record.number, step, values)
