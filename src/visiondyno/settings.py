@@ -42,6 +42,7 @@ class Settings(BaseSettings):
         webhook_secret: signs webhooks; made and kept in `home` if None.
         runpod_endpoint_id, runpod_api_key: of the endpoint that a RunPod client names when told
             of no other.
+        runpod_rest_url: where `dyno deploy runpod` makes and changes endpoints.
         tasks_dir: a folder of evaluation tasks (YAML) beside the built-in ones.
     """
 
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
     runpod_api_key: Annotated[
         SecretStr | None, Field(validation_alias=_names("RUNPOD_API_KEY"))
     ] = None
+    runpod_rest_url: str = "https://rest.runpod.io/v1"
     tasks_dir: Path | None = None
 
     @property

@@ -81,6 +81,16 @@ def gpu_memories(library: Any = pynvml) -> tuple[GpuMemory, ...]:
         return tuple(found)
 
 
+def comfortable_bytes(model_bytes: int) -> int:
+    """GPU memory in which one worker runs a model comfortably.
+
+    4.5 GB for a model file below 50 MB, 6.3 GB below 100 MB and 8.5 GB above, and never less than
+    1 GB + 4 × the file.
+    """
+    tier_bytes = next(need for below, need in _COMFORTABLE_BYTES if model_bytes < below)
+    return int(max(tier_bytes, _CONTEXT_BYTES + _MODEL_FACTOR * model_bytes))
+
+
 def suggest_slots(
     model_bytes: int,
     gpu_total_bytes: int,
@@ -90,8 +100,7 @@ def suggest_slots(
 ) -> SlotSuggestion:
     """Workers for a model on a GPU: as many as fit comfortably into its free memory.
 
-    A worker is given 4.5 GB for a model file below 50 MB, 6.3 GB below 100 MB and 8.5 GB above,
-    and never less than 1 GB + 4 × the file. Where that has no room for even one, one worker gets
+    A worker is given `comfortable_bytes`. Where that has no room for even one, one worker gets
     all that is free if 1 GB + 4 × the file fit.
 
     Args:
@@ -101,8 +110,7 @@ def suggest_slots(
         ram_available_bytes: main memory to be had; None leaves it out of the suggestion.
     """
     least_bytes = _CONTEXT_BYTES + _MODEL_FACTOR * model_bytes
-    tier_bytes = next(need for below, need in _COMFORTABLE_BYTES if model_bytes < below)
-    comfortable_bytes = max(tier_bytes, least_bytes)
+    comfortable = comfortable_bytes(model_bytes)
     free = f"{gpu_free_bytes / _GB:.1f} of {gpu_total_bytes / _GB:.1f} GB are free"
     model = f"a model of {model_bytes / _MB:.0f} MB"
     if gpu_free_bytes < least_bytes:
@@ -112,8 +120,8 @@ def suggest_slots(
             f"{free}, and {model} needs about {least_bytes / _GB:.1f} GB; free memory on the GPU, "
             "or use a larger one.",
         )
-    slots = max(1, int(gpu_free_bytes // comfortable_bytes))
-    reason = f"{free}; {model} runs comfortably in {comfortable_bytes / _GB:.1f} GB."
+    slots = max(1, int(gpu_free_bytes // comfortable))
+    reason = f"{free}; {model} runs comfortably in {comfortable / _GB:.1f} GB."
     by_ram = _slots_by_ram(model_bytes, ram_available_bytes)
     if by_ram is not None and by_ram < slots:
         slots = by_ram
