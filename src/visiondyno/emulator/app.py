@@ -16,6 +16,7 @@ from visiondyno.emulator.emulator import Emulator
 from visiondyno.emulator.faults import (
     AnswerStatus,
     CutAnswer,
+    DelayRequest,
     DeliverTwice,
     DropResult,
     Fault,
@@ -78,6 +79,7 @@ def make_app(emulator: Emulator) -> Starlette:
     ]
     routes += [
         Route("/emulator/billing", _plain(emulator, _billing), methods=["GET"]),
+        Route("/emulator/requests", _plain(emulator, _requests), methods=["GET"]),
         Route("/emulator/faults", _plain(emulator, _list_faults), methods=["GET"]),
         Route("/emulator/faults", _plain(emulator, _arm_fault), methods=["POST"]),
         Route("/emulator/faults", _plain(emulator, _clear_faults), methods=["DELETE"]),
@@ -102,17 +104,28 @@ def _client_route(
 def _route(
     emulator: Emulator, name: str, handle: Handle, guard: Guard
 ) -> Callable[[Request], Awaitable[Response]]:
-    async def serve(request: Request) -> Response:
-        fault = emulator.faults.meet(name)
-        if isinstance(fault, AnswerStatus):
-            return _fault_answer(fault)
+    async def answer(request: Request) -> Response:
         try:
             guard(emulator, request)
             _check_endpoint(emulator, request)
-            answer = await handle(emulator, request)
+            return await handle(emulator, request)
         except VisionDynoError as error:
-            answer = _refusal(error)
-        return await _spoil(answer, fault)
+            return _refusal(error)
+
+    async def serve(request: Request) -> Response:
+        came_s = emulator.clock()
+        fault = emulator.faults.meet(name)
+        match fault:
+            case AnswerStatus():
+                found = _fault_answer(fault)
+            case DelayRequest():
+                await request.body()  # kept with the request for who handles it later
+                emulator.faults.later(fault.seconds, lambda: answer(request))
+                found = json_answer({})
+            case _:
+                found = await answer(request)
+        emulator.requests.note(came_s, name, found.status_code)
+        return await _spoil(found, fault)
 
     return serve
 
@@ -189,6 +202,10 @@ async def _spoil(answer: Response, fault: RequestFault | None) -> Response:
 async def _billing(emulator: Emulator, request: Request) -> Response:  # noqa: ARG001 - a route's
     now_s = emulator.clock()
     return json_answer({"now_s": now_s, **emulator.endpoint.bill(now_s).to_json()})
+
+
+async def _requests(emulator: Emulator, request: Request) -> Response:  # noqa: ARG001 - a route's
+    return json_answer(emulator.requests.to_json())
 
 
 async def _list_faults(emulator: Emulator, request: Request) -> Response:  # noqa: ARG001 - a route's

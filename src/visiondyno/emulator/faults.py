@@ -1,6 +1,8 @@
 """Faults on request: what networks and RunPod do to clients now and then, when a test asks."""
 
-from typing import Annotated, Literal
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +42,17 @@ class StallAnswer(_Fault):
     operation: _Operation = None
 
 
+class DelayRequest(_Fault):
+    """Say at once that it was done, and do it so many real seconds later.
+
+    So what a worker tells of its job (`job-stream`, `job-done`) is overtaken by what it tells next.
+    """
+
+    kind: Literal["delay"]
+    seconds: Annotated[float, Field(gt=0, le=600)]
+    operation: _Operation = None
+
+
 class DropResult(_Fault):
     """Accept a worker's answer and lose it."""
 
@@ -58,7 +71,7 @@ class KillWorkers(_Fault):
     kind: Literal["kill_worker"]
 
 
-RequestFault = AnswerStatus | CutAnswer | StallAnswer
+RequestFault = AnswerStatus | CutAnswer | StallAnswer | DelayRequest
 Fault = Annotated[
     RequestFault | DropResult | DeliverTwice | KillWorkers, Field(discriminator="kind")
 ]
@@ -69,6 +82,7 @@ class FaultBook:
 
     def __init__(self) -> None:
         self._armed: list[RequestFault] = []
+        self._later: set[asyncio.Task[None]] = set()
 
     def arm(self, fault: RequestFault) -> None:
         """Have the next `count` requests of its operation meet it."""
@@ -91,3 +105,20 @@ class FaultBook:
                     self._armed.remove(fault)
                 return fault
         return None
+
+    def later(self, seconds: float, work: Callable[[], Awaitable[Any]]) -> None:
+        """Do this after so many real seconds."""
+
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            await work()
+
+        task = asyncio.create_task(wait())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def close(self) -> None:
+        """Do nothing later."""
+        for task in list(self._later):
+            task.cancel()
+        await asyncio.gather(*self._later, return_exceptions=True)
