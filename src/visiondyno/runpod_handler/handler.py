@@ -1,5 +1,6 @@
 """From a job as RunPod gives it to the answer that it takes."""
 
+import asyncio
 import json
 import time
 import traceback
@@ -50,6 +51,8 @@ class JobHandler:
 
     The output is the operation's own; an error is the JSON text of a `JobError`, which the client
     makes the same exception of. A job that measures runs alone. Cancelling the call stops the job.
+    A job that is delivered once more while it runs isn't run twice: both calls give its one answer,
+    and cancelling either of them stops it.
 
     Args:
         children: where jobs run.
@@ -73,9 +76,37 @@ class JobHandler:
         self._open_stream = open_stream
         self._now_s = now_s
         self._numbers = count(1)
+        self._running: dict[str, tuple[asyncio.Task[Any], asyncio.Future[Json]]] = {}
 
     async def handle(self, job: Json) -> Json:
         """The output, or `{"error": text}`; with `refresh_worker` where this worker is broken."""
+        job_id = job.get("id")
+        if not isinstance(job_id, str):
+            return await self._answer(job)
+        if job_id in self._running:
+            return await self._same(job_id)
+        task = asyncio.current_task()
+        assert task is not None
+        answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._running[job_id] = task, answer
+        try:
+            found = await self._answer(job)
+            answer.set_result(found)
+            return found
+        finally:
+            del self._running[job_id]
+            answer.cancel()  # unless it is there
+
+    async def _same(self, job_id: str) -> Json:
+        """The answer of the call that runs the job already."""
+        runs_it, answer = self._running[job_id]
+        try:
+            return dict(await asyncio.shield(answer))
+        except asyncio.CancelledError:
+            runs_it.cancel()  # the SDK knows the last call of an id alone, and stops that
+            raise
+
+    async def _answer(self, job: Json) -> Json:
         try:
             return _output_of(await self._outcome(job))
         except Unavailable as error:
