@@ -33,7 +33,7 @@ from visiondyno.errors import (
 )
 from visiondyno.executors.base import JobLost
 from visiondyno.executors.runpod import MAX_REQUEST_BYTES, RunPodExecutor
-from visiondyno.executors.runpod_looks import RETENTION_S
+from visiondyno.executors.runpod_looks import KEPT_S
 from visiondyno.job import JobEvent, JobRequest, JobState, Policy
 from visiondyno.places import Place, make_blobs_at, make_executor_at
 from visiondyno.settings import Settings
@@ -105,10 +105,10 @@ def test_what_the_endpoint_forgot_is_a_lost_job(api: LiveApi, clock: Clock) -> N
     async def scenario(executor: RunPodExecutor) -> None:
         job_id = await executor.submit(request("echo", say="x", steps=2))
         every = await events_of(executor, job_id)
-        clock.offset_s = RETENTION_S + 60
-        assert await events_of(executor, job_id) == every  # it is kept here for as long
+        clock.offset_s = KEPT_S + 60
+        assert await events_of(executor, job_id) == every  # it is kept here for longer
         assert await executor.known([job_id]) == {job_id}
-        now.offset_s = RETENTION_S
+        now.offset_s = KEPT_S
         with pytest.raises(JobLost, match="forgot"):
             await events_of(executor, job_id)
         with pytest.raises(JobLost, match="forgot"):

@@ -129,7 +129,7 @@ class Breaker:
         self._reason = None
 
     def failed(self, reason: str) -> None:
-        """The endpoint can't be reached, can't serve, or lets nobody in; `reason` is a sentence."""
+        """The endpoint can't be reached or can't serve; `reason` is a sentence."""
         self._failures += 1
         self._reason = reason
         if self._state is BreakerState.OPEN:

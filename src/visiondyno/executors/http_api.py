@@ -34,9 +34,8 @@ REQUEST_TIMEOUT_S = 60.0
 _CONNECT_S = 10.0
 _TOO_MANY = 429
 _MAY_PASS = frozenset({408, 425, _TOO_MANY, 500, 502, 503, 504})
-_LETS_NOBODY_IN = frozenset({codes.UNAUTHORIZED, codes.FORBIDDEN})
-_OF_ONE_JOB = frozenset({"status", "stream", "cancel", "retry"})
-"""Routes where 404 is about a job."""
+_SAYS_NOTHING = frozenset({codes.UNAUTHORIZED, codes.FORBIDDEN, codes.NOT_FOUND})
+"""Who asks is wrong, or what is asked for isn't there: the endpoint is neither well nor ill."""
 _HEALTH = "health"
 """It may answer where nothing else does: its failures count, its answers don't."""
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -72,7 +71,8 @@ class Guards:
     Attributes:
         throttle: holds each try to the quota of its route, the path's first part.
         breaker: is told how requests ended, all their tries together: a failure is no connection,
-            an answer that the server can't serve, a key that isn't taken, or an unknown endpoint.
+            or an answer that the server can't serve. A key that isn't taken and an endpoint that
+            isn't there are neither failure nor success.
     """
 
     throttle: Throttle
@@ -297,11 +297,8 @@ class HttpApi:
         if self._breaker is None:
             return
         status, route = response.status_code, _route(path)
-        if status == codes.NOT_FOUND and route in _OF_ONE_JOB:
-            return
-        if status in _LETS_NOBODY_IN or status == codes.NOT_FOUND:
-            self._breaker.failed(self._refusal(response).message)
-        elif route != _HEALTH:
+        # A wrong key or endpoint is told as such each time: an open breaker would hide it.
+        if status not in _SAYS_NOTHING and route != _HEALTH:
             self._breaker.succeeded()
 
     def _note_failure(self, error: VisionDynoError) -> None:

@@ -55,9 +55,9 @@ class RunPodExecutor(Executor):
       0.1 s to 2 s, and numbered here; a change of state is seen late, and one that came and went
       between two looks isn't seen. Reading a stream takes what it gives: the events are those of
       this executor alone, and what another process read, or a broken connection lost, is missing.
-    - It forgets a job 30 minutes after its end; then the job is a `JobLost`. Events of ended jobs
-      are kept here for so long, the last 64 MB of them; later watchers of one that was dropped
-      before get its states and its answer.
+    - It forgets a job 30 minutes after its end; then the job is a `JobLost`. What was submitted
+      here is fetched before, though nobody watches. Events of ended jobs are kept here for a day,
+      the last 64 MB of them; later watchers of one that was dropped get what the endpoint has.
     - It has no place for `queued_at`, nor for a job's own id: a job's place is that of its arrival,
       and which job has which id there is known to this executor alone.
     - It can't be asked twice for one job. So a submission is made again only where it was certainly
@@ -126,7 +126,9 @@ class RunPodExecutor(Executor):
         )
         self._submitting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._meter = meter
-        self._owned = OwnedJobs(self.watch, self.cancel, meter, sleep=sleep, clock=clock)
+        self._owned = OwnedJobs(
+            self.watch, self._look_once, self.cancel, meter, sleep=sleep, clock=clock
+        )
         self._looks = Looks(self._api, self._owned, sleep=sleep, clock=clock)
         self._submissions = Submissions(self._api, guards.breaker, meter)
         self._closing = False
@@ -228,6 +230,9 @@ class RunPodExecutor(Executor):
         async with aclosing(self._looks.events(job_id, after)) as events:
             async for event in events:
                 yield event
+
+    async def _look_once(self, job_id: str) -> bool:
+        return await self._looks.once(job_id)
 
     async def cancel(self, job_id: str) -> None:
         job = self._looks.of(job_id)

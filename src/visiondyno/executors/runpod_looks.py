@@ -14,10 +14,10 @@ from visiondyno.executors.runpod_wire import JobStatus, read_stream, refusal
 from visiondyno.executors.server_wire import Json, foreign_error, path_part
 from visiondyno.job import JobEvent, JobState
 
-RETENTION_S = 30 * 60.0
-"""How long RunPod keeps what became of a job after its end; so do we."""
+KEPT_S = 24 * 3600.0
+"""How long events of ended jobs are kept for those who watch late; RunPod forgets after 30 min."""
 _KEPT_BYTES = 64_000_000
-"""Of ended jobs, for those who watch late."""
+"""Of ended jobs, for the same."""
 
 
 class Looks:
@@ -69,12 +69,16 @@ class Looks:
             look.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
 
+    async def once(self, job_id: str) -> bool:
+        """Look at a job; whether it has ended. Errors as those of asking about it."""
+        job = self._job(job_id)
+        if not job.has_ended:
+            await self._next_look(job)
+        return job.has_ended
+
     async def events(self, job_id: str, after: int) -> AsyncGenerator[JobEvent, None]:
         """The job's events after number `after`, to its end."""
-        self._drop_old()
-        job = self._seen.get(job_id)
-        if job is None:
-            job = self._seen[job_id] = SeenJob(job_id, self.theirs.get(job_id, job_id))
+        job = self._job(job_id)
         while True:
             while after < len(job.events):
                 event = job.events[after]
@@ -83,6 +87,13 @@ class Looks:
             if job.has_ended:
                 return
             await self._next_look(job)
+
+    def _job(self, job_id: str) -> SeenJob:
+        self._drop_old()
+        job = self._seen.get(job_id)
+        if job is None:
+            job = self._seen[job_id] = SeenJob(job_id, self.theirs.get(job_id, job_id))
+        return job
 
     async def _next_look(self, job: SeenJob) -> None:
         """Wait for the next look, which serves all who watch and goes on without them.
@@ -151,7 +162,7 @@ class Looks:
         now_s = self._clock()
         for job in list(self._ended.values()):  # in the order of their ends
             is_too_much = kept_bytes > _KEPT_BYTES and len(self._ended) > 1
-            if not is_too_much and now_s - job.ended_s < RETENTION_S:
+            if not is_too_much and now_s - job.ended_s < KEPT_S:
                 return
             kept_bytes -= job.received_bytes
             del self._ended[job.id], self._seen[job.id]

@@ -16,6 +16,8 @@ from visiondyno.job import JobEvent, JobState
 
 _PAUSE_S = 2.0
 _BUDGET_CHECK_S = 0.5
+_FETCH_S = 300.0
+"""Between looks at jobs that nobody watches; RunPod keeps results for 30 minutes."""
 _CLOSING_S = 30.0
 """How long an end waits for the endpoint to take its cancels."""
 _log = logging.getLogger(__name__)
@@ -24,13 +26,15 @@ _log = logging.getLogger(__name__)
 class OwnedJobs:
     """Jobs that were submitted here and aren't known to have ended.
 
-    With a meter each is followed to its end, whoever else watches, so that its cost is known; and
-    all are cancelled once the meter's limit may have been passed.
+    Each is followed to its end, whoever else watches: with a meter closely, so that its cost is
+    known, and all are cancelled once the meter's limit may have been passed; without one with a
+    look every few minutes, so that its result is here before the endpoint forgets it.
 
     Args:
         watch: a job's events, to its end.
+        look: looks at a job once; whether it has ended.
         cancel: stops a job.
-        meter: accounts for them; None: they aren't followed.
+        meter: accounts for them; None: nobody does.
         sleep: waits so many seconds.
         clock: seconds.
     """
@@ -38,6 +42,7 @@ class OwnedJobs:
     def __init__(
         self,
         watch: Callable[[str], AsyncGenerator[JobEvent, None]],
+        look: Callable[[str], Awaitable[bool]],
         cancel: Callable[[str], Awaitable[None]],
         meter: CostMeter | None,
         *,
@@ -45,6 +50,7 @@ class OwnedJobs:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._watch = watch
+        self._look = look
         self._cancel = cancel
         self._meter = meter
         self._sleep = sleep
@@ -59,8 +65,7 @@ class OwnedJobs:
         """The endpoint has the job."""
         self._open.add(job_id)
         self._stopped.discard(job_id)
-        if self._meter is not None:
-            self._begin(self._follow(job_id))
+        self._begin(self._follow(job_id) if self._meter is not None else self._fetch(job_id))
 
     def saw(self, job_id: str, status: JobStatus) -> None:
         """What a look at a job that hasn't ended gave."""
@@ -153,6 +158,19 @@ class OwnedJobs:
                 return  # it is lost, or this is closed
             else:
                 return
+
+    async def _fetch(self, job_id: str) -> None:
+        has_ended = False
+        while not has_ended:
+            await self._sleep(_FETCH_S)
+            if job_id not in self._open:
+                return  # somebody watched
+            try:
+                has_ended = await self._look(job_id)
+            except (Unavailable, RateLimited):
+                continue
+            except VisionDynoError:
+                return  # it is lost, or this is closed
 
     async def _stop_all(self) -> None:
         stopping = sorted(self._open)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from visiondyno.errors import InputError, VisionDynoError
+from visiondyno.errors import InputError, RateLimited, Unavailable
 from visiondyno.executors.breaker import Breaker, Unreachable
 from visiondyno.executors.http_api import ATTEMPTS, REQUEST_TIMEOUT_S, HttpApi
 from visiondyno.executors.runpod_cost import Account, CostMeter
@@ -86,6 +86,7 @@ class Submissions:
 
         Raises:
             Unreachable: nothing came to the endpoint, or its breaker is open.
+            Unauthorized, Forbidden, NotFound: it is there and takes nothing from here.
             TransportDown: it may have come, or not.
             RateLimited: the endpoint wants fewer requests.
         """
@@ -126,5 +127,5 @@ class Submissions:
     async def _ask_health(self) -> None:
         try:
             await self._api.ask_json("GET", "/health", tries=1)
-        except VisionDynoError as error:
+        except (Unavailable, RateLimited) as error:
             raise Unreachable(error.message) from error
