@@ -13,6 +13,7 @@ from visiondyno.blobs.base import BlobStore, CollectableBlobs
 from visiondyno.blobs.references import references_in
 from visiondyno.client.home_blobs import HomeBlobs
 from visiondyno.client.job_request import job_request
+from visiondyno.client.patience import Patience
 from visiondyno.errors import (
     OperationFailed,
     RateLimited,
@@ -31,8 +32,6 @@ from visiondyno.settings import load_settings
 Json = dict[str, Any]
 OnEvent = Callable[[JobEvent], None]
 
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-_LONGEST_WAIT_S = 60.0
 _STOP_S = 30.0
 """How long a cancelled job may take to end before its caller goes on without it."""
 _ACCEPT_S = 5.0
@@ -205,23 +204,21 @@ class AsyncClient:
             JobLost: nobody knows the job.
             TransportDown: queue or server can't be reached.
         """
-        failures = 0
+        patience = Patience(self._sleep)
+        patience.renew()  # it may be long before anything happens
         while True:
             try:
                 async with contextlib.aclosing(self.executor.watch(job_id, after)) as events:
                     async for event in events:
-                        after, failures = event.number, 0
+                        after = event.number
+                        patience.renew()
                         if event.state.is_terminal:
                             self._wanted.pop(job_id, None)
                         yield event
             except _MAY_PASS as error:
-                if failures == len(_PAUSES_S):
-                    raise
-                asked_s = getattr(error, "retry_after_s", None) or 0.0
+                await patience.pause(error)
             else:
                 return
-            await self._sleep(max(_PAUSES_S[failures], min(asked_s, _LONGEST_WAIT_S)))
-            failures += 1
 
     async def result(self, job_id: str, on_event: OnEvent = ignore) -> Json:
         """Wait for a job's end and return its output. Cancelling the wait leaves the job alone.
@@ -347,12 +344,14 @@ class AsyncClient:
         wanted = references_in(json.dumps(request.input))
         if wanted:
             self._wanted[job_id] = wanted
-        for pause_s in _PAUSES_S if self.executor.submits_once else ():
+        patience = Patience(self._sleep)
+        while True:
             try:
                 return await self.executor.submit(request, job_id)
-            except TransportDown:
-                await self._sleep(pause_s)  # again under the same id: it can't become two jobs
-        return await self.executor.submit(request, job_id)
+            except TransportDown as error:
+                if not self.executor.submits_once:
+                    raise
+                await patience.pause(error)  # again under the same id: it can't become two jobs
 
     async def _answer(self, job_id: str, on_event: OnEvent) -> JobAnswer:
         try:
