@@ -28,8 +28,6 @@ from visiondyno.tuning.trial import Failure, State, TrialRecord
 _ANOTHER_MAY_DO = (TransportDown, RateLimited, ChildDied, JobLost)
 """The lane's failures, not the trial's: another attempt may do better."""
 _LANE_IS_CLOSED = (Unauthorized, Forbidden)
-_GRACE_S = 30.0
-"""How much longer than its limit a trial may take until its job has been stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,8 @@ class Limits:
         trial_timeout_s: of one attempt, from its start on a worker; None: no limit.
         max_attempts: at one trial, where the lane failed it.
         same_cause: so many failed trials in a row by the same cause end the study.
+        grace_s: how much longer than `trial_timeout_s` an attempt may take until its job, which
+            is killed at that limit where it runs, has told so.
     """
 
     trials: int
@@ -49,6 +49,7 @@ class Limits:
     trial_timeout_s: float | None = None
     max_attempts: int = 4
     same_cause: int = 3
+    grace_s: float = 30.0
 
 
 class Watcher(Protocol):
@@ -217,7 +218,7 @@ class StudyRunner:
         try:
             if limit_s is not None:
                 await asyncio.wait({work, begun}, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait({work}, timeout=limit_s + _GRACE_S)
+                await asyncio.wait({work}, timeout=limit_s + self._limits.grace_s)
                 if not work.done():
                     raise TimeLimitExceeded(
                         f"The trial ran for more than its limit of {limit_s:g} s, and its job "
@@ -240,7 +241,8 @@ class StudyRunner:
         failures.append(failure)
         if isinstance(error, BudgetSpent):
             self.stopped = self.stopped or error.message
-            self._end(record, State.FAILED, failures=tuple(failures))
+            self._put_back(record)  # with more money it can be gone on with
+            self._changed.set()
             return False
         if isinstance(error, _LANE_IS_CLOSED):
             self._lanes.close_lane(lane, error.message)
