@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from visiondyno.client.answer_room import AnswerRoom
 from visiondyno.client.async_client import Json, OnEvent
+from visiondyno.client.attachments import Attaching, as_progress_of
 from visiondyno.client.callbacks import Callback, EpochsTold
 from visiondyno.client.client import Client
 from visiondyno.client.job_input import plain_input
@@ -31,6 +33,7 @@ from visiondyno.job import JobEvent
 History = list[dict[str, Any]]
 """A record of each epoch: `epoch`, `train_metrics`, and `val_metrics` where there is data."""
 
+_INLINE_BYTES = 1_000_000
 _log = logging.getLogger("visiondyno")
 
 
@@ -75,8 +78,10 @@ class Trainer:
         self.client = client
         self._callbacks = (*callbacks, *((ProgressLine(),) if progress else ()))
         self._transfer = StateTransfer(client, lossy)
+        self._room = AnswerRoom(client, lossy)
         self._programs = ModulePrograms(client)
         self._data = SentData(client)
+        self._attaching = Attaching(client)
         self._noted: set[str] = set()
 
     def train_model(
@@ -143,6 +148,7 @@ class Trainer:
         check_options(options, JobOptions)
         told = EpochsTold(self._callbacks)
         config, start = self._model(model_config, model_state, training_data, options)
+        self._room.check_state(config, start)
         trained = TrainedSoFar() if start is None else start.trained
         job_input = {
             "operation": "train_epoch",
@@ -285,6 +291,7 @@ class Trainer:
         Returns:
             The operation's output: how exact the file is, what its input and output are called.
         """
+        self._room.check_file()
         config, start = self._model(model_config, model_state, None, {"input_shape": input_shape})
         given: JobOptions = {"policy": options.pop("policy", None)}
         job_input = {
@@ -310,6 +317,7 @@ class Trainer:
         told = EpochsTold(callbacks)
         try:
             config, start = self._model(*model, data[0], options)
+            self._room.check_state(config, start)
             job_input = plain_input(
                 {
                     "operation": "train",
@@ -359,12 +367,12 @@ class Trainer:
         on_event: OnEvent | None = None,
     ) -> Json:
         placed = {name: options.get(name) for name in ("device", "threads") if name in options}
-        output = self._transfer.run(
-            plain_input(job_input | placed),
-            start,
-            options.get("policy"),
-            on_event or self._tell,
+        listen = on_event or self._tell
+        # The state that goes with it may fill the rest of a request.
+        sent = self._attaching.attach(
+            plain_input(job_input | placed), as_progress_of(listen), _INLINE_BYTES
         )
+        output = self._transfer.run(sent, start, options.get("policy"), listen)
         if job_input["operation"] != "train":  # whose callbacks get the whole result
             self._warn(output)
         return output
