@@ -51,8 +51,8 @@ def in_client(scenario: Callable[[AsyncClient], Coroutine[Any, Any, None]]) -> N
 
 
 async def collected(client: AsyncClient) -> bool:
-    assert client._keeping is not None
-    return await client._keeping.collect() is not None
+    assert client._files._keeping is not None
+    return await client._files._keeping.collect() is not None
 
 
 def test_what_nobody_needs_goes_when_the_next_client_comes(home: Path) -> None:
@@ -170,6 +170,6 @@ def test_stores_that_others_own_are_not_collected(
 
     async def scenario(client: AsyncClient) -> None:
         await client.put_blob(b"data")
-        assert client._keeping is None
+        assert client._files._keeping is None
 
     in_client(scenario)

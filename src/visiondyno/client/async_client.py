@@ -5,20 +5,20 @@ import contextlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from visiondyno.blobs.base import BlobStore, CollectableBlobs
+from visiondyno.blobs.base import BlobStore
 from visiondyno.blobs.references import references_in
-from visiondyno.client.home_blobs import HomeBlobs
 from visiondyno.client.job_request import job_request
 from visiondyno.client.patience import Patience
+from visiondyno.client.shared_blobs import SharedBlobs
 from visiondyno.errors import (
     OperationFailed,
     RateLimited,
     SpecError,
-    StorageFull,
     TransportDown,
     VisionDynoError,
 )
@@ -26,7 +26,7 @@ from visiondyno.executors.base import Executor, JobLost
 from visiondyno.executors.cost import Cost
 from visiondyno.executors.workers import WorkerInfo
 from visiondyno.job import JobAnswer, JobEvent, JobRequest, Policy, new_job_id
-from visiondyno.places import Place, PlaceOptions, make_blobs_at, make_executor_at, place_of
+from visiondyno.places import Place, PlaceOptions, make_executor_at, place_of
 from visiondyno.settings import load_settings
 
 Json = dict[str, Any]
@@ -78,10 +78,14 @@ class AsyncClient:
         """
         self.place = place_of(where, options)
         self._executor = where if isinstance(where, Executor) else None
-        self._blobs = blobs
-        self._keeping: HomeBlobs | None = None
         self._wanted: dict[str, set[str]] = {}
         self._runs = 0
+        self._files = SharedBlobs(
+            self.place,
+            blobs,
+            wanted=lambda: set().union(*self._wanted.values()),
+            runs=lambda: self._runs,
+        )
         self._sleep = sleep
         self._closed = False
         self.id = secrets.token_hex(8)
@@ -106,17 +110,7 @@ class AsyncClient:
             SpecError: there is no such place, or the client is closed.
         """
         self._check_open()
-        if self._blobs is None:
-            settings = load_settings()
-            self._blobs = make_blobs_at(self.place, settings)
-            if isinstance(self._blobs, CollectableBlobs) and settings.blobs_url is None:
-                self._keeping = HomeBlobs(
-                    settings,
-                    self._blobs,
-                    lambda: set().union(*self._wanted.values()),
-                    lambda: self._runs if self.place.where in ("local", "redis") else 0,
-                )
-        return self._blobs
+        return self._files.store
 
     async def run(
         self,
@@ -274,23 +268,23 @@ class AsyncClient:
             StorageFull: there is no room.
             SpecError: client and workers share no store.
         """
+        return await self._open_files().put(data)
 
-        async def chunks() -> AsyncIterator[bytes]:
-            yield data
+    async def put_file(self, path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
+        """Store a file's bytes, as `put_blob`; they needn't fit into memory.
 
-        store = await self._store()
-        try:
-            sha256 = await store.put(chunks())
-        except StorageFull:
-            if self._keeping is None:
-                raise
-            await self._keeping.make_room(len(data))
-            sha256 = await store.put(chunks())
-        return f"{_PREFIX}{sha256}"
+        Args:
+            path: of the file.
+            on_bytes: told, again and again, how many bytes were read.
+
+        Raises:
+            StorageFull, SpecError: as `put_blob`.
+        """
+        return await self._open_files().put_file(path, on_bytes)
 
     async def has_blob(self, reference: str) -> bool:
         """Whether it is stored; who is told yes may refer to it."""
-        return await (await self._store()).has(_sha256(reference))
+        return await self._open_files().has(reference)
 
     async def get_blob(self, reference: str) -> bytes:
         """The bytes that a name `sha256:…` stands for, verified.
@@ -299,9 +293,7 @@ class AsyncClient:
             NotFound: they aren't there.
             SpecError: it isn't such a name.
         """
-        store = await self._store()
-        async with contextlib.aclosing(store.open(_sha256(reference))) as chunks:
-            return b"".join([chunk async for chunk in chunks])
+        return await self._open_files().get(reference)
 
     async def close(self) -> None:
         """Free what is held; calling it again does nothing.
@@ -313,10 +305,7 @@ class AsyncClient:
         self._closed = True
         if self._executor is not None:
             await self._executor.close()
-        if self._keeping is not None:
-            await self._keeping.close()
-        if self._blobs is not None:
-            await self._blobs.close()
+        await self._files.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -329,16 +318,13 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def _open_files(self) -> SharedBlobs:
+        self._check_open()
+        return self._files
+
     def _check_open(self) -> None:
         if self._closed:
             raise SpecError("This client is closed; make a new one.")
-
-    async def _store(self) -> BlobStore:
-        """The blobs, once the collecting of what nobody needs has begun."""
-        store = self.blobs
-        if self._keeping is not None:
-            await self._keeping.begin()
-        return store
 
     async def _submit(self, request: JobRequest, job_id: str) -> str:
         wanted = references_in(json.dumps(request.input))
@@ -382,9 +368,6 @@ class AsyncClient:
             _log.warning("The job %s may go on: it couldn't be stopped. %s", job_id, error)
 
 
-_PREFIX = "sha256:"
-
-
 async def _succeeded(task: "asyncio.Task[str]", patience_s: float) -> bool:
     """Wait for the task's end, whatever that is, and cancel it after so long."""
     try:
@@ -393,7 +376,3 @@ async def _succeeded(task: "asyncio.Task[str]", patience_s: float) -> bool:
         task.cancel()
     await asyncio.wait([task])
     return not task.cancelled() and task.exception() is None
-
-
-def _sha256(reference: str) -> str:
-    return reference.removeprefix(_PREFIX)

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -124,6 +125,10 @@ class Client:
     def put_blob(self, data: bytes) -> str:
         """Store bytes where the workers find them; their name, `sha256:…`."""
         return self._thread.run(lambda _: self._client.put_blob(data))
+
+    def put_file(self, path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
+        """Store a file's bytes, as `put_blob`; `on_bytes` is told how many were read."""
+        return self._thread.run(lambda give: self._client.put_file(path, give), on_bytes)
 
     def has_blob(self, reference: str) -> bool:
         """Whether it is stored; who is told yes may refer to it."""

@@ -73,7 +73,9 @@ class JobWatch:
         self._fell_back: dict[str, Any] = {}
 
     def on_event(self, event: JobEvent) -> None:
-        """Any event."""
+        """Any event; one of no job yet (number 0) is passed over."""
+        if event.number == 0:
+            return
         if self._last is None or self._last.job_id != event.job_id:
             self._fell_back = {}
         self._last = event

@@ -8,13 +8,10 @@ from typing import Any
 from visiondyno.client.callbacks import Callback
 from visiondyno.client.client import Client
 from visiondyno.client.model_state import ModelState
+from visiondyno.client.time_limit import policy_within
 from visiondyno.client.trainer import Trainer
 from visiondyno.client.training_config import TrainingConfig
 from visiondyno.errors import SpecError
-
-LONGEST_REMOTE_S = 86_400
-"""Servers and RunPod stop a job after ten minutes unless it says otherwise; a day is RunPod's
-longest."""
 
 _MAX_INLINE_BYTES = 5_000_000
 
@@ -51,19 +48,10 @@ def run_training(
         fields.pop("hyperparameters", None),
         fields.pop("epochs"),
         model_state=state,
-        policy=_policy(client, time_limit_s),
+        policy=policy_within(client, time_limit_s),
         **fields,
     )
     return trained
-
-
-def _policy(client: Client, time_limit_s: float | None) -> dict[str, Any] | None:
-    if time_limit_s is None and client.place.has_time_limits:
-        affordable_s = client.affordable_s()
-        time_limit_s = LONGEST_REMOTE_S
-        if affordable_s is not None and affordable_s >= 1:  # else it is refused, with the reason
-            time_limit_s = min(time_limit_s, affordable_s)
-    return None if time_limit_s is None else {"executionTimeout": int(time_limit_s * 1000)}
 
 
 def _state(config: TrainingConfig) -> ModelState | None:

@@ -36,7 +36,7 @@ def open_coco(json_path: Path, options: OpenOptions) -> IndexedDataset:
     Raises:
         DatasetError: the JSON is broken, or a sample is bad and `skip_bad` is off.
     """
-    find = partial(_find, _image_roots(json_path))
+    find = partial(find_image, image_roots(json_path))
     return open_coco_document(json_path, read_json(json_path), options, form="coco", find=find)
 
 
@@ -234,12 +234,13 @@ def _categories(path: Path, objects: list[Document]) -> list[tuple[int, str]]:
     return sorted(found.items())
 
 
-def _find(roots: list[Path], name: str) -> Path:
+def find_image(roots: list[Path], name: str) -> Path:
     """The file of an image: in the first root that has it; in the first where none has."""
     return next((root / name for root in roots if (root / name).is_file()), roots[0] / name)
 
 
-def _image_roots(path: Path) -> list[Path]:
+def image_roots(path: Path) -> list[Path]:
+    """The folders in which images of the COCO JSON at `path` are searched, in order."""
     roots = [path.parent, path.parent / "images"]
     if path.parent.name == "annotations":
         above = path.parent.parent

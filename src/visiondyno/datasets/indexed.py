@@ -13,6 +13,7 @@ import numpy as np
 
 from visiondyno.datasets.base import Dataset, Sample, SkippedSample, VisionTask
 from visiondyno.datasets.cache_folder import Progress, default_cache_dir
+from visiondyno.datasets.confined import check_inside
 from visiondyno.datasets.depth import summarise_depth
 from visiondyno.errors import DatasetError
 from visiondyno.predictions import BoxTruth, ClassTruth, DepthTruth, Truth
@@ -61,6 +62,7 @@ class OpenOptions:
         cache_dir: where formats that aren't made of image files keep theirs.
         on_progress: called while such files are made.
         check: called for each sample that is looked at; what it raises ends the opening.
+        within: where the files that the data set names must lie; None: anywhere.
     """
 
     reference: str
@@ -70,6 +72,7 @@ class OpenOptions:
     cache_dir: Path = field(default_factory=default_cache_dir)
     on_progress: Progress | None = None
     check: Check = lambda: None
+    within: Path | None = None
 
 
 class IndexedDataset(Dataset):
@@ -99,7 +102,9 @@ class IndexedDataset(Dataset):
         self.task = _TASKS[form]
         self.classes = classes
         self.notes = notes
-        self._samples, skipped = _checked(candidates, options)
+        # The others' images are made here, in the cache.
+        within = None if form in ("idx", "video") else options.within
+        self._samples, skipped = _checked(candidates, options, within)
         self.skipped = bad_labels + skipped
         self._max_images = options.max_images
         self._require_labels()
@@ -174,7 +179,7 @@ class IndexedDataset(Dataset):
 
 
 def _checked(
-    candidates: Iterable[Candidate], options: OpenOptions
+    candidates: Iterable[Candidate], options: OpenOptions, within: Path | None
 ) -> tuple[tuple[Sample, ...], tuple[SkippedSample, ...]]:
     samples: list[Sample] = []
     skipped: list[SkippedSample] = []
@@ -182,6 +187,7 @@ def _checked(
         if len(samples) == options.max_images:
             break
         options.check()
+        check_inside(candidate.path, within, options.reference)
         try:
             samples.append(candidate.load())
         except DatasetError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from visiondyno.datasets.base import VisionTask
 from visiondyno.datasets.cache_folder import Progress, default_cache_dir
 from visiondyno.datasets.coco import open_coco
+from visiondyno.datasets.confined import confinement_of
 from visiondyno.datasets.depth_folder import open_depth_folder
 from visiondyno.datasets.idx import open_idx, part_of
 from visiondyno.datasets.image_folder import open_image_folder
@@ -140,7 +141,8 @@ def open_dataset(
         return _OPENERS[builtin.name](split, count, options)
     try:
         path, split_named = find_data(reference, options.cache_dir)
-        return _open_path(path, replace(options, split=split_named))
+        within = confinement_of(path)
+        return _open_path(path, replace(options, split=split_named, within=within))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"Data set {reference!r:.200} can't be read: {reason}") from None

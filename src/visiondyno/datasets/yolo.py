@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from visiondyno.datasets.base import Sample
+from visiondyno.datasets.confined import check_inside
 from visiondyno.datasets.header import read_header
 from visiondyno.datasets.image_files import image_files
 from visiondyno.datasets.indexed import Candidate, IndexedDataset, OpenOptions
@@ -48,10 +49,11 @@ def open_yolo_yaml(yaml_path: Path, options: OpenOptions) -> IndexedDataset:
     config = read_data_yaml(yaml_path)
     images: list[tuple[str, Path]] = []
     for source in config.sources:
+        check_inside(source, options.within, options.reference)
         if source.is_dir():
             images += _images_below(source)
         elif source.suffix == ".txt":
-            images += _listed_images(source)
+            images += listed_images(source)
         else:
             raise DatasetError(
                 f"'{config.split}' in {yaml_path} is {source}, which is neither a folder nor a "
@@ -162,8 +164,14 @@ def _images_below(folder: Path) -> list[tuple[str, Path]]:
     return [(path.relative_to(folder).as_posix(), path) for path in image_files(folder)]
 
 
-def _listed_images(list_path: Path) -> list[tuple[str, Path]]:
-    """Images a text file names, a line each, from the list's folder where not absolute."""
+def listed_images(list_path: Path) -> list[tuple[str, Path]]:
+    """Name and path of the images that a text file names, a line each.
+
+    Names that aren't absolute are from the list's folder.
+
+    Raises:
+        DatasetError: the list can't be read.
+    """
     try:
         lines = list_path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

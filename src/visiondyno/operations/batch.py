@@ -45,7 +45,7 @@ def run(spec: BatchInput, context: OperationContext) -> dict[str, Any]:
             continue
         within = context.within(operation_index=index, operations=total)
         output = _one(job_input, f"'operations[{index}]'", within)
-        outputs.add(output)
+        outputs.add(context.put_back(output))
         stopped = spec.stop_on_error and output["status"] == "error"
     return {"operation": "batch", "status": outputs.status, "outputs": outputs.all}
 

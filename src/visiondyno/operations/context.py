@@ -36,6 +36,8 @@ class OperationContext:
         self._is_cancelled = is_cancelled
         self._deadline_s = deadline_s
         self._models = models
+        self.put_back: Callable[[Any], Any] = lambda value: value
+        """What is written elsewhere than into the output goes through this first."""
 
     def check(self) -> None:
         """Raise if the operation must stop.
@@ -60,6 +62,17 @@ class OperationContext:
         """The same line for a part of the operation: its progress carries `facts` too."""
         part = copy.copy(self)
         part._on_progress = lambda progress: self._on_progress(progress | facts)
+        return part
+
+    def putting_back(self, put_back: Callable[[Any], Any]) -> "OperationContext":
+        """The same line for an operation that was given other names than its user gave.
+
+        Args:
+            put_back: from a JSON value to the same with the user's names.
+        """
+        part = copy.copy(self)
+        part._on_progress = lambda progress: self._on_progress(put_back(progress))
+        part.put_back = put_back
         return part
 
     @contextmanager

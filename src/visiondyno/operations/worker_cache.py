@@ -36,12 +36,14 @@ class WorkerCache:
     opened. Only a power cut may leave a file shorter than it was: readers check what they read.
 
     A path that was given out may be evicted at any later moment. Who has the file open, or mapped
-    into memory, reads it to its end; who comes too late finds it missing and does without.
+    into memory, reads it to its end; who comes too late finds it missing and does without. A folder
+    that is held (`hold`) stays until nobody holds it, also where that is more than may be kept.
 
     A file is `entries/KIND/KEY`. A folder is `entries/KIND/KEY/content`, with its length beside
     it. The modification time of `KEY` is the last use. Writers fill a folder of their own in
     `partial/`, locked (flock) while they live, and rename. `lock` is held shared to use an entry
-    and exclusively to put or evict one; never while bytes are written.
+    and exclusively to put or evict one; never while bytes are written. Who holds a folder has it
+    locked, shared, under `lock`: the system lets go for who dies.
     """
 
     def __init__(
@@ -176,8 +178,31 @@ class WorkerCache:
         self._make_once(kind, key, fill, while_waiting)
         return self._place(kind, key)
 
+    @contextmanager
+    def hold(self, kind: str, key: str) -> Iterator[Path | None]:
+        """The folder, which isn't evicted as long as the context lasts; None if it isn't here.
+
+        Raises:
+            SpecError: no such name is possible.
+        """
+        held = None
+        with self._locked(fcntl.LOCK_SH):
+            content = self.get(kind, key)
+            if content is not None and content.name == "content":
+                held = os.open(content.parent, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(held, fcntl.LOCK_SH)
+        try:
+            yield None if held is None else content
+        finally:
+            if held is not None:
+                os.close(held)
+
+    def size_bytes(self, kind: str, key: str) -> int:
+        """What is in a folder that somebody holds."""
+        return _folder_bytes(self._place(kind, key))
+
     def drop(self, kind: str, key: str) -> None:
-        """Remove it, if it is here.
+        """Remove it, if it is here and nobody holds it.
 
         Raises:
             SpecError: no such name is possible.
@@ -302,8 +327,7 @@ class WorkerCache:
         for entry in sorted(entries, key=lambda entry: (entry.used_ns, entry.path)):
             if excess_bytes <= 0:
                 return
-            if entry.path != newest:
-                _remove(entry.path, work)
+            if entry.path != newest and _remove(entry.path, work):
                 excess_bytes -= entry.size_bytes
 
     def _lacking_bytes(self) -> int:
@@ -336,13 +360,24 @@ def _walked_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _remove(entry: Path, work: Path) -> None:
-    """Take an entry away in one step; a folder's files go with the folder `work`."""
+def _remove(entry: Path, work: Path) -> bool:
+    """Take an entry away in one step; a folder's files go with the folder `work`.
+
+    Returns:
+        False where somebody holds it: it stays.
+    """
     with suppress(FileNotFoundError):
-        if entry.is_dir():
-            entry.rename(work / secrets.token_hex(8))
-        else:
+        if not entry.is_dir():
             entry.unlink()
+            return True
+        folder = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if not _try_lock(folder):
+                return False
+            entry.rename(work / secrets.token_hex(8))
+        finally:
+            os.close(folder)
+    return True
 
 
 def _try_lock(file: int) -> bool:

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.base import Precision
+from visiondyno.runtimes.onnx_tensors import tensors_of
 from visiondyno.runtimes.onnx_weights import (
     count_weights,
     edge_quantisation,
@@ -79,7 +80,7 @@ def read_onnx(path: Path) -> OnnxFacts:
     data = _read_bytes(path)
     model = parse_onnx(data, path)
     graph = model.graph
-    externals = _external_files(graph, path)
+    externals = _external_files(model, path)
     digest = hashlib.sha256(data)
     size = len(data)
     for external in externals:
@@ -141,10 +142,10 @@ def parse_onnx(data: bytes, path: Path) -> Any:
     return model
 
 
-def _external_files(graph: Any, path: Path) -> list[Path]:
+def _external_files(model: Any, path: Path) -> list[Path]:
     names = {
         entry.value
-        for tensor in graph.initializer
+        for tensor in tensors_of(model)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"

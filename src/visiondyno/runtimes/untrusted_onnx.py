@@ -18,6 +18,7 @@ from onnx import TensorProto
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.graph_input import GraphInput, image_input
 from visiondyno.runtimes.onnx_file import parse_onnx, read_onnx
+from visiondyno.runtimes.onnx_tensors import subgraphs, tensors_of
 from visiondyno.specs.evaluation_task import InputRule
 from visiondyno.vision.heads import show_shape
 
@@ -66,7 +67,7 @@ def check_untrusted(path: Path, rule: InputRule, *, max_bytes: int, memory_bytes
         raise ModelError("The model defines one function twice; export it again.")
     if len(model.training_info):
         raise ModelError("The model carries training graphs; export it for inference.")
-    for tensor in _tensors(model):
+    for tensor in tensors_of(model):
         _check_tensor(tensor, memory_bytes)
     _check_nodes(model, functions)
     _check_by_onnx(model)
@@ -123,7 +124,7 @@ def _written_out(
                 called[function] = called.get(function, 0) + 1
             else:
                 _check_operator(node)
-            pending.extend((graph.node, depth + 1) for graph in _subgraphs(node))
+            pending.extend((graph.node, depth + 1) for graph in subgraphs(node))
     return count, called
 
 
@@ -165,42 +166,6 @@ def _callees_first(
                     "functions inlined."
                 )
     return order
-
-
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _tensors(model: Any) -> Iterator[Any]:
-    """Every tensor in the file, those inside sparse ones, subgraphs and functions included."""
-    pending: list[tuple[Any, Any]] = [(model.graph.node, model.graph)]
-    pending.extend((function.node, None) for function in model.functions)
-    while pending:
-        nodes, graph = pending.pop()
-        if graph is not None:
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from _of_sparse(sparse)
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                if attribute.HasField("sparse_tensor"):
-                    yield from _of_sparse(attribute.sparse_tensor)
-                for sparse in attribute.sparse_tensors:
-                    yield from _of_sparse(sparse)
-            pending.extend((graph.node, graph) for graph in _subgraphs(node))
-
-
-def _of_sparse(sparse: Any) -> Iterator[Any]:
-    yield sparse.values
-    yield sparse.indices
-    # As it will be in memory: the runtime fills the gaps.
-    yield TensorProto(name=sparse.values.name, dims=sparse.dims, data_type=sparse.values.data_type)
 
 
 def _check_tensor(tensor: Any, memory_bytes: int) -> None:

@@ -1,11 +1,12 @@
 """Archives from elsewhere, unpacked without trust: only plain files, only inside, only so much."""
 
+import io
 import lzma
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,8 +14,9 @@ from typing import IO, Literal
 
 from visiondyno.errors import DatasetError
 
-_MOST_FILES = 1_000_000
 _CHUNK_BYTES = 2**20
+_ENTRY_BYTES = 300
+"""Of an entry in a zip's list with a long name and all that may stand beside it."""
 _JUNK = ("__MACOSX/",)
 
 
@@ -26,19 +28,34 @@ class Selection:
         strip: only what lies below this folder, without it.
         keep: only names with one of these beginnings, after `strip`; () for all.
         most_bytes: unpacked, in all.
+        most_files: in the archive, selected or not.
     """
 
     strip: str = ""
     keep: tuple[str, ...] = ()
     most_bytes: int = 64 * 2**30
+    most_files: int = 1_000_000
 
 
-def unpack(archive: Path, kind: Literal["zip", "tar"], folder: Path, selection: Selection) -> int:
+def unpack(
+    archive: Path,
+    kind: Literal["zip", "tar"],
+    folder: Path,
+    selection: Selection,
+    check: Callable[[], None] = lambda: None,
+) -> int:
     """Unpack an archive into a folder.
 
     The whole archive is refused for one bad entry: a path that is absolute or leads out of the
     folder, a link or a device, a name twice, an encrypted file. Owners, permissions and times
     aren't taken over.
+
+    Args:
+        archive: the file.
+        kind: of archive.
+        folder: is made.
+        selection: what of it, and how much at most.
+        check: called again and again; what it raises stops the unpacking.
 
     Returns:
         How many files were written.
@@ -47,16 +64,18 @@ def unpack(archive: Path, kind: Literal["zip", "tar"], folder: Path, selection: 
         DatasetError: the archive is damaged, refused, too large, or holds nothing of the
             selection.
     """
-    entries = _zip_entries(archive) if kind == "zip" else _tar_entries(archive)
+    most_files = selection.most_files
+    entries = _zip_entries(archive, most_files) if kind == "zip" else _tar_entries(archive)
     written = 0
     room = selection.most_bytes
     try:
         for number, (name, file) in enumerate(entries):
-            if number >= _MOST_FILES:
-                raise DatasetError(f"{archive} holds more than {_MOST_FILES:,} files")
+            check()
+            if number >= most_files:
+                raise _too_many(archive, most_files)
             place = _place(archive, name, selection)
             if place is not None:
-                room -= _write(archive, file, folder / place, room)
+                room -= _write(archive, file, folder / place, room, check)
                 written += 1
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
         raise _damaged(archive, error) from None
@@ -76,8 +95,30 @@ def _damaged(archive: Path, error: Exception) -> DatasetError:
     )
 
 
-def _zip_entries(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(archive) as opened:
+def _too_many(archive: Path, most_files: int) -> DatasetError:
+    return DatasetError(f"{archive} holds more than {most_files:,} files")
+
+
+class _ZipFile(io.FileIO):
+    """A file whose list of entries is never read whole where it is too long for so many."""
+
+    def __init__(self, path: Path, most_files: int) -> None:
+        super().__init__(path, "rb")
+        self._too_many = _too_many(path, most_files)
+        self._longest_bytes = max(most_files * _ENTRY_BYTES, _CHUNK_BYTES)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self._longest_bytes:
+            raise self._too_many
+        found = super().read(-1 if size is None else size)
+        assert found is not None, "a plain file blocks until it has bytes"
+        return found
+
+
+def _zip_entries(archive: Path, most_files: int) -> Iterator[tuple[str, IO[bytes]]]:
+    with _ZipFile(archive, most_files) as whole, zipfile.ZipFile(whole) as opened:
+        if len(opened.filelist) > most_files:
+            raise _too_many(archive, most_files)
         for info in opened.infolist():
             if info.is_dir():
                 _check_name(archive, info.filename)
@@ -137,20 +178,23 @@ def _place(archive: Path, name: str, selection: Selection) -> PurePosixPath | No
     return PurePosixPath(rest)
 
 
-def _write(archive: Path, source: IO[bytes], target: Path, room: int) -> int:
+def _write(
+    archive: Path, source: IO[bytes], target: Path, room: int, check: Callable[[], None]
+) -> int:
     """Copy one file, whatever size its header announces; the bytes it has."""
     written = 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
             while chunk := source.read(_CHUNK_BYTES):
+                check()
                 written += len(chunk)
                 if written > room:
                     raise DatasetError(
                         f"{archive} isn't unpacked: it holds far more than the data set should"
                     )
                 file.write(chunk)
-    except (FileExistsError, NotADirectoryError):
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise DatasetError(
             f"{archive} isn't unpacked: '{target.name}' stands in it twice"
         ) from None

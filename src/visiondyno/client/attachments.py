@@ -1,0 +1,262 @@
+"""Local files on their way to workers that don't see them: packed, uploaded once, attached."""
+
+import base64
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from visiondyno.client.archive import size_bytes, write_archive
+from visiondyno.client.client import Client
+from visiondyno.client.data_files import FilesOfReference, data_files, model_files
+from visiondyno.errors import DatasetError, StorageFull, TooLarge
+from visiondyno.job import JobEvent, JobState
+from visiondyno.specs.attachments import (
+    FIELD,
+    LARGEST_BYTES,
+    MOST_FILES,
+    Kind,
+    with_references,
+)
+
+Json = dict[str, Any]
+OnProgress = Callable[[Json], None]
+
+INLINE_BYTES = 5_000_000
+"""Attachments whose base64 is no longer, all together, travel inside the job."""
+
+_ELSEWHERE = (
+    "Put the data where the workers are, below the folder that VISIONDYNO_DATA names there, and "
+    "give its name there."
+)
+_TOLD_EVERY_BYTES = 10_000_000
+_SPLIT = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def ignore_progress(_: Json) -> None:
+    """Nobody listens."""
+
+
+def as_progress_of(on_event: Callable[[JobEvent], None]) -> OnProgress:
+    """Tells a listener to events what is done before there is a job: event 0 of none."""
+
+    def tell(progress: Json) -> None:
+        event = JobEvent(job_id="", number=0, state=JobState.IN_QUEUE, progress=progress)
+        on_event(event)
+
+    return tell
+
+
+def attach(
+    job_input: Mapping[str, Any],
+    client: Client,
+    on_progress: OnProgress = ignore_progress,
+    inline_bytes: int = INLINE_BYTES,
+) -> Json:
+    """The job's input, with the files of this machine that it names: `Attaching.attach`, once."""
+    return Attaching(client).attach(job_input, on_progress, inline_bytes)
+
+
+class Attaching:
+    """Sends what a client's jobs name: each content once.
+
+    Archives that were made before are known by their files' names, sizes, times and inodes, so that
+    a later job of the same files neither reads nor packs them.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: dict[str, str] = {}
+
+    def attach(
+        self,
+        job_input: Mapping[str, Any],
+        on_progress: OnProgress = ignore_progress,
+        inline_bytes: int = INLINE_BYTES,
+    ) -> Json:
+        """The job's input, with the files of this machine that it names.
+
+        References to models and data that are paths here become attachments, where the client's
+        workers are elsewhere; see `visiondyno.specs.attachments`. For workers of this machine they
+        become absolute; in this process they stay. Names of built-in things and blobs stay anyway.
+
+        Args:
+            job_input: of any operation.
+            on_progress: told `stage`, `done` and `total` in bytes.
+            inline_bytes: so much base64 travels inside the job; what is more, as blobs.
+
+        Raises:
+            ModelError, DatasetError, SpecError: a file can't be read or sent.
+            TooLarge: the files are more than is sent.
+            StorageFull, TransportDown: there is no room to pack or store them, or the store can't
+                be reached.
+            SpecError: client and workers share no store of blobs, and one is needed.
+        """
+        place = self._client.place
+        if place.where == "inline":
+            return dict(job_input)
+        found = _LocalReferences()
+        absolute = with_references(dict(job_input), found.absolute)
+        if not place.is_remote:
+            return dict(absolute)
+        bundles = {name: _files(kind, path) for name, (kind, path) in found.all.items()}
+        if not bundles:
+            return dict(job_input)
+        _check_size(bundles)
+        return {**job_input, FIELD: self._sent(bundles, on_progress, inline_bytes)}
+
+    def _sent(
+        self, bundles: dict[str, FilesOfReference], on_progress: OnProgress, inline_bytes: int
+    ) -> Json:
+        room = inline_bytes
+        sent: Json = {}
+        for name, files in sorted(bundles.items(), key=lambda item: _total_bytes(item[1])):
+            sending = _Sending(name, files, self._client, on_progress)
+            if sending.base64_bytes <= room:
+                archive = sending.inline()
+                room -= len(archive)
+            else:
+                archive = self._as_blob(sending)
+            sent[name] = {"archive": archive, "path": files.path}
+        return sent
+
+    def _as_blob(self, sending: "_Sending") -> str:
+        known = self._known.get(sending.fingerprint)
+        if known is None or not self._client.has_blob(known):
+            known = self._known[sending.fingerprint] = sending.uploaded()
+        return known
+
+
+class _LocalReferences:
+    """Those of a job's references that are paths on this machine.
+
+    Attributes:
+        all: of each as the user wrote it, without a `:SPLIT` of data, its kind and path.
+    """
+
+    def __init__(self) -> None:
+        self.all: dict[str, tuple[Kind, Path]] = {}
+
+    def absolute(self, kind: Kind, reference: str) -> str:
+        """The reference with an absolute path, where it is one; notes it."""
+        for name, split in _forms(kind, reference):
+            path = Path(name).expanduser()
+            if _exists(path):
+                self.all[name] = kind, path
+                return os.path.abspath(path) + split  # noqa: PTH100 - links keep their names
+        return reference
+
+
+def _forms(kind: Kind, reference: str) -> list[tuple[str, str]]:
+    """What of a reference may be a path, and what follows it, in the order they are tried."""
+    if not reference.strip() or reference.startswith("sha256:"):
+        return []
+    if kind == "model":
+        return [(reference, "")]
+    from visiondyno.datasets.registry import builtin_dataset
+
+    if builtin_dataset(reference) is not None:
+        return []
+    stem, colon, last = reference.rpartition(":")
+    split = [(stem, f":{last}")] if colon and stem.strip() and _SPLIT.fullmatch(last) else []
+    return [(reference, ""), *split]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _files(kind: Kind, path: Path) -> FilesOfReference:
+    return model_files(path) if kind == "model" else data_files(path)
+
+
+def _total_bytes(files: FilesOfReference) -> int:
+    return sum(size_bytes(member) for member in files.members.values())
+
+
+def _check_size(bundles: Mapping[str, FilesOfReference]) -> None:
+    for name, files in bundles.items():
+        if len(files.members) > MOST_FILES:
+            raise DatasetError(
+                f"{name} has {len(files.members):,} files, and {MOST_FILES:,} at most are sent. "
+                f"{_ELSEWHERE}"
+            )
+    total_bytes = sum(map(_total_bytes, bundles.values()))
+    if total_bytes > LARGEST_BYTES:
+        raise TooLarge(
+            f"{', '.join(sorted(bundles))} have {total_bytes / 1e9:.1f} GB, and "
+            f"{LARGEST_BYTES / 1e9:g} GB at most are sent with a job. {_ELSEWHERE}"
+        )
+
+
+@dataclass
+class _Sending:
+    """One reference's archive."""
+
+    name: str
+    files: FilesOfReference
+    client: Client
+    on_progress: OnProgress
+
+    @property
+    def base64_bytes(self) -> int:
+        """What it takes inside a job at least; the archive has names and a list too."""
+        return _total_bytes(self.files) * 4 // 3 + 300 * len(self.files.members)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where a file was changed."""
+        total = hashlib.sha256()
+        for name, member in sorted(self.files.members.items()):
+            facts: Any = member
+            if isinstance(member, Path):
+                status = member.stat()
+                facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            total.update(repr((name, str(member) if facts is not member else "", facts)).encode())
+        return total.hexdigest()
+
+    def inline(self) -> str:
+        """The archive as base64."""
+        with tempfile.TemporaryFile() as file:
+            self._pack(file)
+            file.seek(0)
+            return base64.b64encode(file.read()).decode()
+
+    def uploaded(self) -> str:
+        """The archive's name among the blobs, where it is now."""
+        with tempfile.NamedTemporaryFile(prefix="visiondyno-") as file:
+            reference = f"sha256:{self._pack(file)}"
+            file.flush()
+            if not self.client.has_blob(reference):
+                size = Path(file.name).stat().st_size
+                self.client.put_file(Path(file.name), self._tell("uploading", size))
+        return reference
+
+    def _pack(self, file: IO[bytes]) -> str:
+        tell = self._tell("packing", _total_bytes(self.files))
+        try:
+            return write_archive(file, self.files.members, tell)
+        except OSError as error:
+            raise StorageFull(
+                f"{self.name} can't be packed in {tempfile.gettempdir()} ({error.strerror}); make "
+                "room there, or set TMPDIR to a folder that has some."
+            ) from error
+
+    def _tell(self, what: str, total_bytes: int) -> Callable[[int], None]:
+        stage = f"{what} {self.name}"
+        told_bytes = -_TOLD_EVERY_BYTES
+
+        def tell(done_bytes: int) -> None:
+            nonlocal told_bytes
+            if done_bytes - told_bytes >= _TOLD_EVERY_BYTES or done_bytes == total_bytes:
+                told_bytes = done_bytes
+                self.on_progress({"stage": stage, "done": done_bytes, "total": total_bytes})
+
+        return tell

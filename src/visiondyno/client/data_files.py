@@ -1,0 +1,202 @@
+"""Which files a reference to something on this machine stands for."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from visiondyno.errors import DatasetError, ModelError
+
+_UNSENDABLE = frozenset("\\:\0")
+_EMPTY = ".empty"
+"""Hidden, so no reader sees it; a folder without files would be lost in an archive."""
+
+
+@dataclass(frozen=True)
+class FilesOfReference:
+    """What is sent for one reference.
+
+    Attributes:
+        members: name in the archive → the file, or its content where that isn't a file's.
+        path: of these the file that is meant, or a folder that holds some.
+    """
+
+    members: dict[str, Path | bytes]
+    path: str
+
+
+def model_files(path: Path) -> FilesOfReference:
+    """A model file with its card and its external weights, where it has them.
+
+    What can't be read as a model is sent as it is: the worker says what is wrong with it, beside
+    the other models of the job.
+
+    Raises:
+        ModelError: it is a folder, or has a name that can't be sent.
+    """
+    from visiondyno.runtimes.card_file import card_path
+    from visiondyno.runtimes.onnx_file import read_onnx
+
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the .onnx file inside it.")
+    members: dict[str, Path | bytes] = {path.name: path}
+    card = card_path(path)
+    if card.is_file():
+        members[card.name] = card
+    try:
+        external = read_onnx(path).external_files
+    except ModelError:
+        external = ()
+    folder = path.resolve().parent
+    members.update((file.relative_to(folder).as_posix(), file) for file in external)
+    bad = _unsendable(members)
+    if bad is not None:
+        raise ModelError(f"{bad!r:.200} can't be sent under that name; rename it.")
+    return FilesOfReference(members, path.name)
+
+
+def data_files(path: Path) -> FilesOfReference:
+    """All files of a data set.
+
+    Of a folder all in it that aren't hidden; of a COCO `.json` and a YOLO `.yaml` the images that
+    it names, with their labels; of an idx file the others beside it; of a video its labels.
+
+    Raises:
+        DatasetError: labels or lists can't be read, or name a file by a path that means nothing
+            elsewhere; a file has a name that can't be sent.
+    """
+    from visiondyno.datasets.idx import part_of
+    from visiondyno.datasets.video import VIDEO_SUFFIXES
+
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        files = _folder_files(path)
+    elif part_of(path) is not None:
+        files = {one: one for one in path.parent.iterdir() if part_of(one) or _names_classes(one)}
+    elif suffix == ".json":
+        files = _coco_files(path)
+    elif suffix in (".yaml", ".yml"):
+        files = _yolo_files(path)
+    else:
+        files = {path: path}
+        if suffix in VIDEO_SUFFIXES and path.with_suffix(".json").is_file():
+            files[path.with_suffix(".json")] = path.with_suffix(".json")
+    return _below_what_they_share(path, files)
+
+
+_Files = dict[Path, Path | bytes]
+"""Where each would lie here → the file, or its content."""
+
+
+def _folder_files(folder: Path) -> _Files:
+    from visiondyno.datasets.image_files import visible_folders
+
+    files: _Files = {}
+    for parent, names in visible_folders(folder):
+        found = [path for name in names if (path := Path(parent, name)).is_file()]
+        files.update((one, one) for one in found)
+        if not found:
+            files[Path(parent, _EMPTY)] = b""
+    if (folder / "data.yaml").is_file():
+        try:
+            files |= _yolo_files(folder / "data.yaml")
+        except DatasetError:
+            return files  # opening it says what is wrong
+    return files
+
+
+def _coco_files(json_path: Path) -> _Files:
+    from visiondyno.datasets.coco import find_image, image_roots, read_json
+
+    roots = image_roots(json_path)
+    images = read_json(json_path).get("images")
+    files: _Files = {json_path: json_path}
+    for image in images if isinstance(images, list) else ():
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if not isinstance(name, str):
+            continue  # opening it says what is wrong
+        if Path(name).is_absolute():
+            raise DatasetError(
+                f"{json_path} names an image by its place on this machine, {name:.100}; to send "
+                "it, name the images from the folder of the JSON file."
+            )
+        found = Path(os.path.normpath(find_image(roots, name)))
+        if found.is_file():
+            files[found] = found
+    return files
+
+
+def _yolo_files(yaml_path: Path) -> _Files:
+    """The split in use, and the YAML with its sources named from its own folder."""
+    import yaml
+
+    from visiondyno.datasets.image_files import image_files
+    from visiondyno.datasets.yolo_yaml import load_yaml, read_data_yaml
+
+    config = read_data_yaml(yaml_path)
+    files: _Files = {}
+    for source in config.sources:
+        if source.is_dir():
+            files |= _with_labels(image_files(source))
+        elif source.suffix == ".txt":
+            files |= _listed(source)
+    document = load_yaml(yaml_path)
+    document.pop("path", None)
+    here = yaml_path.parent
+    document[config.split] = [os.path.relpath(source, here) for source in config.sources]
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return files | {yaml_path: text.encode()}
+
+
+def _listed(list_path: Path) -> _Files:
+    """The images of a list with their labels, and the list with names from its own folder."""
+    from visiondyno.datasets.yolo import listed_images
+
+    images = [path for _, path in listed_images(list_path)]
+    lines = [os.path.relpath(path, list_path.parent) for path in images]
+    found = _with_labels(path for path in images if path.is_file())
+    return found | {list_path: "\n".join(lines).encode()}
+
+
+def _with_labels(images: Iterable[Path]) -> _Files:
+    """Images, and all label files in the folders where theirs are: leftover ones are told of."""
+    from visiondyno.datasets.yolo import label_path
+
+    files: _Files = {}
+    labels: set[Path] = set()
+    for image in images:
+        files[image] = image
+        labels.add(label_path(image).parent)
+    for folder in labels:
+        if folder.is_dir():
+            files.update((one, one) for one in folder.glob("*.txt"))
+    return files
+
+
+def _names_classes(path: Path) -> bool:
+    return path.name == "classes.txt"
+
+
+def _below_what_they_share(path: Path, files: _Files) -> FilesOfReference:
+    """The files named from the folder above the one they share, whose name stays so."""
+    shared = Path(os.path.commonpath([path if path.is_dir() else path.parent, *_folders(files)]))
+    members = {
+        place.relative_to(shared.parent).as_posix(): content for place, content in files.items()
+    }
+    bad = _unsendable(members)
+    if bad is not None:
+        raise DatasetError(f"{bad!r:.200} can't be sent under that name; rename it.")
+    return FilesOfReference(members, path.relative_to(shared.parent).as_posix())
+
+
+def _folders(files: _Files) -> set[Path]:
+    return {place.parent for place in files}
+
+
+def _unsendable(members: Iterable[str]) -> str | None:
+    for name in members:
+        text = PurePosixPath(name).as_posix()
+        if _UNSENDABLE & set(text) or text.encode(errors="replace").decode() != text:
+            return name
+    return None
