@@ -25,6 +25,7 @@ _COMMANDS = {
     "keys": "Make, list and revoke the API keys of this machine's server.",
     "db": "Upgrade, back up or restore the server's database.",
     "emulate": "Run a RunPod endpoint on this machine, to develop against without paying.",
+    "deploy": "Build, push and deploy the worker's image to RunPod.",
     "doctor": "Say what this machine can measure, and what is missing.",
     "models": "List models, show what a model file says of itself, write model cards.",
     "datasets": (
@@ -64,8 +65,8 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code.
 
     Exit codes: 0 done, 1 a defect or a failed operation, 2 bad input or something missing, 3 a
-    regression against a baseline, 130 interrupted. A defect's traceback is shown with
-    VISIONDYNO_DEBUG=1.
+    regression against a baseline, 130 interrupted (Ctrl-C), 143 terminated, 129 hung up. A
+    defect's traceback is shown with VISIONDYNO_DEBUG=1.
     """
     # `visiondyno.errors` is cheap; it is imported here so that `--help` doesn't pay for it.
     from visiondyno.errors import VisionDynoError
@@ -76,12 +77,12 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except _Terminated as terminated:
-        click.echo("Terminated; everything it started was stopped.", err=True)
-        sys.exit(128 + terminated.number)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted; everything it started was stopped.", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        number = cause.number if isinstance(cause, _Terminated) else signal.SIGINT
+        what = "Interrupted" if number == signal.SIGINT else "Terminated"
+        click.echo(f"{what}; everything it started was stopped.", err=True)
+        sys.exit(128 + number)
     except VisionDynoError as error:
         _explain(error)
         sys.exit(error.exit_code)

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from visiondyno.errors import Unavailable
+from visiondyno.probes.gpu_catalogue import cheapest_fitting, suggestion
 from visiondyno.probes.machine import capture_environment
 from visiondyno.probes.slots import (
     GpuMemory,
     SlotSuggestion,
+    comfortable_bytes,
     gpu_memories,
     host_memory,
     suggest_cpu_slots,
@@ -51,6 +53,7 @@ def suggest(model: str, as_json: bool) -> None:
         found: dict[str, Any] = {
             "suggestions": [dataclasses.asdict(row) for row in rows],
             "no_gpu_because": why_none or None,
+            "rented": [_rented(name, size) for name, size in models if size],
         }
         click.echo(json.dumps(found, indent=1))
         return
@@ -67,7 +70,16 @@ def suggest(model: str, as_json: bool) -> None:
     first = next((row.suggestion for row in rows if row.suggestion.slots), None)
     if first is not None and len(models) == 1:
         click.echo(f"dyno worker --redis URL --slots {first.slots}{_share_flag(first)}")
+    if len(models) == 1 and models[0][1]:
+        click.echo(f"On RunPod: {suggestion(comfortable_bytes(models[0][1]))}")
     click.echo("A starting point: look at 'dyno workers list' while real jobs run.")
+
+
+def _rented(model: str, model_bytes: int) -> dict[str, Any]:
+    """The cheapest GPU of the price table that runs the model."""
+    needed_bytes = comfortable_bytes(model_bytes)
+    gpu = cheapest_fitting(needed_bytes)
+    return {"model": model, "needed_bytes": needed_bytes, **dataclasses.asdict(gpu)}
 
 
 def _models(model: str) -> list[tuple[str, int]]:

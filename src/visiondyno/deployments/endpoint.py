@@ -143,7 +143,7 @@ def deploy_endpoint(calls: RestCalls, wanted: Wanted) -> Deployed:
 
 
 def find_endpoint(calls: RestCalls, wanted: Wanted) -> Json | None:
-    """The endpoint with the id, else the recorded one, else that with the name; None: there is none.
+    """The endpoint with the id, else the recorded one, else that of the name; None without any.
 
     Raises:
         Conflict: several endpoints have the name.

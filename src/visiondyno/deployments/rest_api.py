@@ -49,8 +49,7 @@ _REASONS: dict[int, tuple[type[VisionDynoError], str]] = {
     ),
     codes.FORBIDDEN: (
         Forbidden,
-        "The key in RUNPOD_API_KEY may not {what}; give it read and write access at "
-        f"{_KEYS_PAGE}.",
+        f"The key in RUNPOD_API_KEY may not {{what}}; give it all rights at {_KEYS_PAGE}.",
     ),
     codes.NOT_FOUND: (
         NotFound,
