@@ -192,6 +192,9 @@ def test_a_spent_budget_ends_the_study() -> None:
 
 def test_a_pruned_trial_has_no_value_and_keeps_its_reports() -> None:
     class Never:
+        def take_up(self, record: TrialRecord) -> None:
+            raise AssertionError("there was no earlier run")
+
         def reason(self, trial: Any, step: int, values: Any) -> str | None:
             return f"Step {step} promises nothing." if step == 2 else None
 

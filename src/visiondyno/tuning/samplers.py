@@ -1,8 +1,9 @@
 """Samplers of Optuna by name."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visiondyno.errors import SpecError
+from visiondyno.tuning.by_name import find_by_name
 from visiondyno.tuning.trial import Json, trial_seed
 
 if TYPE_CHECKING:
@@ -27,11 +28,7 @@ def make_sampler(
     import optuna
 
     seed = trial_seed(seed, -1 - taken_up)
-    kinds = _by_name(optuna.samplers, "Sampler")
-    kind = kinds.get(_plain(name, "sampler"))
-    if kind is None:
-        known = ", ".join(found.__name__ for found in kinds.values())
-        raise SpecError(f"There is no sampler '{name:.60}'; Optuna has {known}.")
+    kind = find_by_name(optuna.samplers, "Sampler", name)
     try:
         return kind(**{"seed": seed, **arguments})
     except TypeError as first:
@@ -41,12 +38,3 @@ def make_sampler(
             raise SpecError(f"{kind.__name__} can't be made: {error}.") from first
     except ValueError as error:
         raise SpecError(f"{kind.__name__} can't be made: {error}.") from error
-
-
-def _by_name(module: Any, ending: str) -> dict[str, Any]:
-    names = [n for n in dir(module) if n.endswith(ending) and not n.startswith("Base")]
-    return {_plain(name, ending.lower()): getattr(module, name) for name in names}
-
-
-def _plain(name: str, ending: str) -> str:
-    return name.lower().replace("_", "").replace("-", "").removesuffix(ending)
