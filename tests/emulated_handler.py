@@ -41,6 +41,10 @@ async def without_blocking(job: dict[str, Any]) -> Any:
     return plain({**job, "input": {**job["input"], "sleep_s": 0}})
 
 
+async def forever(_: dict[str, Any]) -> None:
+    await asyncio.sleep(600)
+
+
 async def stream(job: dict[str, Any]) -> AsyncIterator[Any]:
     for step in range(job["input"].get("steps", 3)):
         yield {"step": step}
@@ -50,6 +54,7 @@ async def stream(job: dict[str, Any]) -> AsyncIterator[Any]:
 HANDLERS: dict[str, Any] = {
     "plain": plain,
     "async": without_blocking,
+    "forever": forever,
     "stream": stream,
 }
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from visiondyno import __version__
 from visiondyno.errors import MissingExtra, OperationFailed
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.memory_limit import within_memory
@@ -46,7 +47,7 @@ class PreparedModule:
         module: on `device`, in training mode, with the weights that the job came with.
         device: where.
         received: the job's `model_state`; None where the weights are fresh.
-        environment: what the answer says of it: `device`, `threads`, `torch`.
+        environment: what the answer says of it: `device`, `threads`, `torch`, `visiondyno`.
         notes: what else the answer must say.
     """
 
@@ -132,6 +133,7 @@ def prepare_module(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "visiondyno": __version__,
     }
     return PreparedModule(module.to(device), device, received, environment, notes)
 
