@@ -13,6 +13,7 @@ from visiondyno.wiring import make_blobs, make_executor, make_queue_executor
 if TYPE_CHECKING:
     # A client of one place never loads what another one needs.
     from visiondyno.blobs.base import BlobStore
+    from visiondyno.executors.http_api import Guards
     from visiondyno.executors.runpod_cost import CostMeter
     from visiondyno.settings import Settings
 
@@ -115,8 +116,28 @@ def place_of(where: str | Place | Executor, options: PlaceOptions) -> Place:
     return where if isinstance(where, Place) else Place()
 
 
-def make_executor_at(place: Place, settings: "Settings") -> Executor:
+@dataclass(frozen=True, slots=True)
+class SharedEndpoint:
+    """What several executors of one RunPod endpoint have in common; for one event loop.
+
+    Attributes:
+        guards: its quotas and its breaker.
+        meter: what all of them cost together; None where no price is known.
+    """
+
+    guards: "Guards"
+    meter: "CostMeter | None"
+
+
+def make_executor_at(
+    place: Place, settings: "Settings", shared: SharedEndpoint | None = None
+) -> Executor:
     """The executor that a client names. Needs a running event loop.
+
+    Args:
+        place: where.
+        settings: queue, workers, limits, the name of a server's endpoint, RunPod's key.
+        shared: of an endpoint that several executors ask; None: it is this one's own.
 
     Raises:
         SpecError: there is no such place, the settings lack its address, an option belongs to
@@ -124,7 +145,7 @@ def make_executor_at(place: Place, settings: "Settings") -> Executor:
     """
     url = place.endpoint_url(settings)
     if url is not None:
-        return _endpoint_executor(place, url, settings)
+        return _endpoint_executor(place, url, settings, shared)
     _refuse_endpoints_options(place)
     if _is_url(place.where):
         from visiondyno.executors.server import ServerExecutor
@@ -217,14 +238,19 @@ def without_password(url: str) -> str:
     return re.sub(r"://[^/]*@", "://…@", url)
 
 
-def _endpoint_executor(place: Place, url: str, settings: "Settings") -> Executor:
+def _endpoint_executor(
+    place: Place, url: str, settings: "Settings", shared: SharedEndpoint | None
+) -> Executor:
     from visiondyno.executors.fallback import FallbackExecutor
     from visiondyno.executors.runpod import RunPodExecutor
 
     if place.fallback is not None and place.fallback not in _FALLBACKS:
         raise SpecError(f"'{place.fallback:.40}' is no fallback; give local or inline.")
     key = place.api_key or _runpods_own_key(place, url, settings)
-    endpoint = RunPodExecutor(url, key, meter=make_meter(place, url, settings))
+    if shared is None:
+        endpoint = RunPodExecutor(url, key, meter=make_meter(place, url, settings))
+    else:
+        endpoint = RunPodExecutor(url, key, meter=shared.meter, guards=shared.guards)
     if place.fallback is None:
         return endpoint
     here = replace(Place(), where=place.fallback, workers=place.workers)

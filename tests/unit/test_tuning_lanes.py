@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tuning_cases import Clock, a_client, a_lane
+from tuning_cases import Clock, NoPlace, a_lane
 
 from visiondyno.errors import RateLimited, TransportDown
 from visiondyno.executors.breaker import Breaker
@@ -77,7 +77,7 @@ def test_a_lane_waits_as_long_as_it_was_asked_to() -> None:
 def test_a_lane_whose_breaker_is_open_takes_nothing() -> None:
     clock = Clock()
     breaker = Breaker("there", failures_to_open=1, clock=clock, draw=lambda _, high: high)
-    lane = a_lane(clock=clock, client=a_client("runpod", breaker))
+    lane = a_lane(clock=clock, session=NoPlace(breaker))
     assert lane.is_free()
     breaker.failed("It is down.")
     assert not lane.is_free()
@@ -199,7 +199,7 @@ def test_little_memory_narrows_the_lanes_of_this_machine() -> None:
         free = 0.05
         clock = Clock()
         here = a_lane("here", 4)
-        there = a_lane("there", 2, client=a_client("redis"))
+        there = a_lane("there", 2, session=NoPlace(is_here=False))
         lanes = Lanes([here, there], 6, memory_share=lambda: free, sleep=clock.sleep)
         taken = [(await lanes.take(1)).name for _ in range(3)]
         assert sorted(taken) == ["here", "there", "there"]
@@ -245,6 +245,31 @@ def test_whatever_happens_no_lane_has_more_than_it_bears(acts: list[tuple[str, i
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+        await lanes.close()
+
+    on(main)
+
+
+def test_the_reserve_takes_trials_only_while_every_other_lane_is_out() -> None:
+    async def main() -> None:
+        clock = Clock()
+        endpoint = a_lane("endpoint", 1, clock)
+        reserve = a_lane("local", 2, clock, is_reserve=True)
+        lanes = Lanes([endpoint, reserve], at_once=3, sleep=clock.sleep)
+        assert lanes.width == 1
+        first = await lanes.take(1)
+        assert first is endpoint
+        waiting = asyncio.create_task(lanes.take(1))
+        await turns()
+        assert not waiting.done(), "it is busy, not out"
+        endpoint.failed(DOWN)
+        lanes.give_back(endpoint)
+        assert (await waiting) is reserve
+        clock.now_s += 60.0
+        assert (await lanes.take(1)) is endpoint, "it is tried again"
+        lanes.close_lane(endpoint, "It lets nobody in.")
+        assert (await lanes.take(1)) is reserve
+        assert lanes.width == 2
         await lanes.close()
 
     on(main)

@@ -1,20 +1,20 @@
 """A study without a place: bodies that do what a test says, and lanes with a clock of its own."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from types import SimpleNamespace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from visiondyno.client.async_client import AsyncClient
-from visiondyno.executors.breaker import Breaker
+from visiondyno.executors.breaker import Breaker, BreakerReading
 from visiondyno.job import JobEvent
-from visiondyno.places import Place
 from visiondyno.tuning.body import Body, Result, Told
 from visiondyno.tuning.book import Book, Pruner
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.lanes import Lane
 from visiondyno.tuning.objectives import parse_objectives
 from visiondyno.tuning.samplers import make_sampler
+from visiondyno.tuning.session import Session
 from visiondyno.tuning.trial import TrialRecord
 
 Act = Callable[[TrialRecord, AsyncClient, Told], Awaitable[Result]]
@@ -81,17 +81,31 @@ async def score(record: TrialRecord, client: AsyncClient, told: Told) -> Result:
     return Result(values=(float(record.params["x"]),))
 
 
-def a_client(where: str = "inline", breaker: Breaker | None = None) -> AsyncClient:
-    """What lanes ask of a client: its place, and its executor's breaker."""
-    stand_in = SimpleNamespace(place=Place(where), executor=SimpleNamespace(breaker=breaker))
-    return cast("AsyncClient", stand_in)
+class NoPlace(Session):
+    """Trials have a client of no place: bodies that ask it for nothing."""
+
+    def __init__(self, breaker: Breaker | None = None, *, is_here: bool = True) -> None:
+        self._breaker = breaker
+        self.is_here = is_here
+        self.opened_now = 0
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[AsyncClient]:
+        self.opened_now += 1
+        try:
+            yield cast("AsyncClient", self)
+        finally:
+            self.opened_now -= 1
+
+    def breaker(self) -> BreakerReading | None:
+        return None if self._breaker is None else self._breaker.reading()
 
 
 def a_lane(name: str = "here", capacity: int = 2, clock: Clock | None = None, **more: Any) -> Lane:
     """A lane whose pauses are as long as they may be."""
-    client = more.pop("client", None) or a_client()
+    session = more.pop("session", None) or NoPlace()
     clock = clock or Clock()
-    return Lane(name, client, capacity, clock=clock, draw=lambda _, high: high, **more)
+    return Lane(name, session, capacity, clock=clock, draw=lambda _, high: high, **more)
 
 
 def a_book(

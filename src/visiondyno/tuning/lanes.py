@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from visiondyno.client.async_client import AsyncClient
 from visiondyno.errors import OperationFailed, VisionDynoError
 from visiondyno.executors.breaker import BreakerReading
+from visiondyno.tuning.session import Session
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -64,8 +64,10 @@ class Lane:
 
     Args:
         name: for people, unique in the study.
-        client: of the place; closed by whoever made it.
+        session: what trials have of the place.
         capacity: trials at once, at least 1.
+        is_reserve: whether it takes trials only while every other lane is closed, or in a pause
+            after failures.
         clock: seconds.
         draw: an even number from low to high.
     """
@@ -73,14 +75,16 @@ class Lane:
     def __init__(
         self,
         name: str,
-        client: AsyncClient,
+        session: Session,
         capacity: int,
         *,
+        is_reserve: bool = False,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.name = name
-        self.client = client
+        self.session = session
+        self.is_reserve = is_reserve
         self.capacity = capacity
         self.width = capacity
         self.closed: str | None = None
@@ -101,12 +105,15 @@ class Lane:
     def is_free(self, *, is_narrowed_to: int | None = None) -> bool:
         """Whether it takes another trial now."""
         width = self.width if is_narrowed_to is None else min(self.width, is_narrowed_to)
-        if self.closed is not None or self._running >= width:
-            return False
-        if self._clock() < self._free_at_s:
-            return False
-        breaker = self._breaker()
-        return breaker is None or not breaker.tried_again_in_s
+        return self._running < width and not self.is_out
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it takes nothing just now, however few it has."""
+        if self.closed is not None or self._clock() < self._free_at_s:
+            return True
+        breaker = self.session.breaker()
+        return breaker is not None and bool(breaker.tried_again_in_s)
 
     def took(self) -> None:
         """It has another trial."""
@@ -149,13 +156,9 @@ class Lane:
             self._completed,
             dict(self._failures),
             self._in_a_row,
-            self._breaker(),
+            self.session.breaker(),
             self.closed,
         )
-
-    def _breaker(self) -> BreakerReading | None:
-        breaker = getattr(self.client.executor, "breaker", None)
-        return None if breaker is None else breaker.reading()
 
 
 class Lanes:
@@ -194,7 +197,9 @@ class Lanes:
     @property
     def width(self) -> int:
         """How many trials may run now."""
-        open_width = sum(lane.width for lane in self.lanes if lane.closed is None)
+        open_lanes = [lane for lane in self.lanes if lane.closed is None]
+        first = [lane for lane in open_lanes if not lane.is_reserve]
+        open_width = sum(lane.width for lane in first or open_lanes)
         return min(self.at_once, open_width)
 
     async def take(self, priority: int, avoid: frozenset[str] = frozenset()) -> Lane:
@@ -268,12 +273,13 @@ class Lanes:
         narrowed = self._narrowed()
         open_lanes = [lane for lane in self.lanes if lane.closed is None]
         wanted = [lane for lane in open_lanes if lane.name not in avoid] or open_lanes
+        if not all(lane.is_out for lane in self.lanes if not lane.is_reserve):
+            wanted = [lane for lane in wanted if not lane.is_reserve]
         free = [
             lane
             for lane in wanted
-            if lane.is_free(is_narrowed_to=1 if narrowed and not lane.client.place.is_remote
-                            else None)
-        ]  # fmt: skip
+            if lane.is_free(is_narrowed_to=1 if narrowed and lane.session.is_here else None)
+        ]
         return min(free, key=lambda lane: lane.load, default=None)
 
     def _narrowed(self) -> bool:

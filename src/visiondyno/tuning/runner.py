@@ -154,6 +154,8 @@ class StudyRunner:
             ended = len(self._book.records) - asked
             if self.stopped is not None or ended + asked >= self._limits.trials:
                 return False
+            if self._book.is_exhausted:  # as by a grid's sampler
+                return False
             if self._open < self._wanted():
                 return True
             await self._change()
@@ -213,7 +215,7 @@ class StudyRunner:
     async def _limited(self, record: TrialRecord, lane: Lane, told: "_Attempt") -> Result:
         """The attempt, whose limit counts from its start on a worker."""
         limit_s = self._limits.trial_timeout_s
-        work = asyncio.create_task(self._body.run(record, lane.client, told))
+        work = asyncio.create_task(self._on_lane(record, lane, told))
         begun = asyncio.create_task(told.begun.wait())
         try:
             if limit_s is not None:
@@ -229,6 +231,10 @@ class StudyRunner:
             begun.cancel()
             work.cancel()
             await asyncio.gather(work, begun, return_exceptions=True)
+
+    async def _on_lane(self, record: TrialRecord, lane: Lane, told: "_Attempt") -> Result:
+        async with lane.session.opened() as client:
+            return await self._body.run(record, client, told)
 
     def _failed(
         self,
