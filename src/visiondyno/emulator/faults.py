@@ -60,7 +60,7 @@ class DropResult(_Fault):
 
 
 class DeliverTwice(_Fault):
-    """Deliver a job once more, to whichever worker asks next."""
+    """Deliver a job once more, to whichever worker asks next while it runs."""
 
     kind: Literal["deliver_twice"]
 

@@ -25,7 +25,7 @@ class JobBoard:
     Attributes:
         ended: jobs that ended since this was last emptied by whoever tells of it.
         retried: how often a job was put back or tried again.
-        to_deliver_again: jobs that the next worker that asks gets once more, whatever their state.
+        to_deliver_again: jobs that the next worker that asks gets once more if they still run.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
@@ -112,7 +112,8 @@ class JobBoard:
     def take(self, worker_id: str, most: int, now_s: float) -> list[Job]:
         """Up to so many jobs, which are the worker's from now on."""
         again, self.to_deliver_again = self.to_deliver_again[:most], self.to_deliver_again[most:]
-        jobs = [self._jobs[job_id] for job_id in again if job_id in self._jobs]
+        known = [self._jobs[job_id] for job_id in again if job_id in self._jobs]
+        jobs = [job for job in known if job.state is JobState.IN_PROGRESS]
         for job in jobs:
             job.holders.add(worker_id)
         for job in self.waiting()[: most - len(jobs)]:
