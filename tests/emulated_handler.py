@@ -13,6 +13,8 @@ from typing import Any
 
 import runpod
 
+from visiondyno.errors import OperationFailed
+
 
 def plain(job: dict[str, Any]) -> Any:
     """What its input asks for; blocks the worker's loop."""
@@ -49,6 +51,11 @@ async def stream(job: dict[str, Any]) -> AsyncIterator[Any]:
     for step in range(job["input"].get("steps", 3)):
         yield {"step": step}
         await asyncio.sleep(0)
+
+
+def refuse(_: object, __: object) -> None:
+    """An operation of our own handler's worker processes."""
+    raise OperationFailed("Nothing is trained here.")
 
 
 HANDLERS: dict[str, Any] = {

@@ -18,6 +18,7 @@ from visiondyno.http_client import ServerClient
 from visiondyno.job import JobState
 
 MODEL = "visiondyno:street-n"
+DEFAULT_LIMIT_S = 120.0
 _POLL_S = 0.25
 _FIRST_WORKER_S = 30.0
 """How long a server's first worker may take: one starts in a second, on a busy machine in ten."""
@@ -34,7 +35,7 @@ class Step:
     fix: str | None = None
 
 
-class _StepFailed(Exception):
+class StepFailed(Exception):
     """A step that didn't go well, with the next thing to do."""
 
     def __init__(self, detail: str, fix: str) -> None:
@@ -76,7 +77,7 @@ class _SmokeTest:
             time.sleep(_POLL_S)
         if wrong or not found.get("ready"):
             said = "; ".join(f"{name}: {what}" for name, what in wrong.items())
-            raise _StepFailed(said or "not ready", "do what the check says, try again")
+            raise StepFailed(said or "not ready", "do what the check says, try again")
         return f"{', '.join(checks)}: ok"
 
     def _submit(self) -> str:
@@ -95,13 +96,13 @@ class _SmokeTest:
             if state.is_terminal:
                 break
             if time.monotonic() > until_s:
-                raise _StepFailed(
+                raise StepFailed(
                     f"still {state} after {self._limit_s:g} s",
                     f"see 'dyno workers list' and 'dyno jobs show {self._job_id}'",
                 )
             time.sleep(_POLL_S)
         if state != JobState.COMPLETED:
-            raise _StepFailed(f"{state}: {_reason(found)}", f"see 'dyno jobs show {self._job_id}'")
+            raise StepFailed(f"{state}: {_reason(found)}", f"see 'dyno jobs show {self._job_id}'")
         (prediction,) = found["output"]["predictions"]
         return (
             f"COMPLETED by worker {found.get('workerId')}: {len(prediction['scores'])} objects "
@@ -122,7 +123,7 @@ def examine_server(server: ServerClient, endpoint: str, limit_s: float) -> list[
         fix: str | None = None
         try:
             ok, detail = True, act()
-        except _StepFailed as failed:
+        except StepFailed as failed:
             ok, detail, fix = False, str(failed), failed.fix
         except VisionDynoError as error:
             ok, detail, fix = False, error.message, _next_step(error)
@@ -137,15 +138,19 @@ def report(steps: list[Step], as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([asdict(step) for step in steps], indent=1))
     else:
-        console = Console()
         for step in steps:
-            line = Text("✓ " if step.ok else "✗ ", style="green" if step.ok else "red")
-            line.append(f"{step.what:<13}", style="bold")
-            line.append(f"{step.seconds:7.2f} s  {step.detail}", style="default")
-            if step.fix:
-                line.append(f"\n→ {step.fix}", style="cyan")
-            console.print(line, soft_wrap=True, highlight=False)
+            show(step)
     return 0 if all(step.ok for step in steps) else 1
+
+
+def show(step: Step) -> None:
+    """Print one step, and what to do about it."""
+    line = Text("✓ " if step.ok else "✗ ", style="green" if step.ok else "red")
+    line.append(f"{step.what:<13}", style="bold")
+    line.append(f"{step.seconds:7.2f} s  {step.detail}", style="default")
+    if step.fix:
+        line.append(f"\n→ {step.fix}", style="cyan")
+    Console().print(line, soft_wrap=True, highlight=False)
 
 
 def _reason(found: dict[str, Any]) -> str:
