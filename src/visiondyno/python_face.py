@@ -1,14 +1,21 @@
 """What scripts and notebooks call: the operations as plain functions."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from visiondyno.client.async_client import ignore
+from visiondyno.client.attachments import INLINE_BYTES, as_progress_of, attach
+from visiondyno.client.client import Client
+from visiondyno.client.job_facts import JobWatch
+from visiondyno.client.time_limit import policy_within
 from visiondyno.errors import DatasetError
-from visiondyno.executors.blocking import run_job
-from visiondyno.job import JobEvent, JobRequest
+from visiondyno.job import JobEvent
+from visiondyno.places import Place
 from visiondyno.report.comparison import Comparison
+from visiondyno.report.job_run import JobRun
 from visiondyno.specs.operations import (
     BenchmarkInput,
     EvaluateInput,
@@ -17,76 +24,145 @@ from visiondyno.specs.operations import (
     parse,
 )
 from visiondyno.vision.decode import decode_image
-from visiondyno.wiring import make_executor
 
 OnEvent = Callable[[JobEvent], None]
-
-
-def _ignore(_: JobEvent) -> None:
-    """Nobody listens."""
+Where = Client | Place | str
+"""A client, which stays open, or what one is made of: `inline`, `local`, `redis`, `runpod`, the URL
+of a server or of a RunPod endpoint; a `Place` says more."""
 
 
 def compare(
-    models: Sequence[str], *, data: str, on_event: OnEvent = _ignore, **options: Any
+    models: Sequence[str],
+    *,
+    data: str,
+    on: Where = "inline",
+    on_event: OnEvent = ignore,
+    **options: Any,
 ) -> Comparison:
-    """Compare models on one data set and this machine.
+    """Compare models on one data set and one machine.
+
+    Files of this machine are sent to workers that don't see them.
 
     Args:
         models: model references, e.g. `model.onnx` or `visiondyno:street-n`.
         data: dataset reference, a folder or a built-in name such as `street:demo`.
-        on_event: called with each event of the job, for a progress display.
+        on: where; an interrupt (Ctrl-C) stops the job there.
+        on_event: called with each event of the job, for a progress display; those of number 0
+            tell of what is packed and uploaded before.
         **options: the other fields of `visiondyno.specs.operations.BenchmarkInput`.
 
     Raises:
         SpecError: an option is wrong.
         DatasetError: the data can't be read.
         ModelError: no model could be measured (one that fails beside others is in `left_out`).
+        VisionDynoError: the place can't run it, as the message says.
     """
     given = {"models": list(models), "data": data, **options}
     spec = parse(BenchmarkInput, given, "The comparison's options are wrong")
-    return run_comparison(spec, on_event)
+    return run_comparison(spec, on_event, on)
 
 
-def run_comparison(spec: BenchmarkInput, on_event: OnEvent = _ignore) -> Comparison:
+def run_comparison(
+    spec: BenchmarkInput, on_event: OnEvent = ignore, on: Where = "inline"
+) -> Comparison:
     """`compare` with its options in one value."""
-    output = _run(spec, on_event)
-    return Comparison.model_validate(output["comparison"])
+    output, job = run_operation(spec, on_event, on)
+    found: Comparison = Comparison.model_validate(output["comparison"])
+    notes = (*found.notes, *output.get("notes", ()))
+    return found.model_copy(update={"job": job, "notes": notes})
 
 
 def evaluate(
-    model: str, *, data: str, on_event: OnEvent = _ignore, **options: Any
+    model: str,
+    *,
+    data: str,
+    on: Where = "inline",
+    on_event: OnEvent = ignore,
+    **options: Any,
 ) -> dict[str, Any]:
     """A model's accuracy on a data set: `metrics` and `per_class`, each with interval and method.
 
-    `options` are the other fields of `visiondyno.specs.operations.EvaluateInput`.
+    `on` and `on_event` are as of `compare`. `options` are the other fields of
+    `visiondyno.specs.operations.EvaluateInput`. Where it ran elsewhere, `job` says where, how long,
+    and what that cost.
 
     Raises:
         SpecError, DatasetError, ModelError, ClassMismatch: as the message says.
     """
     given = {"model": model, "data": data, **options}
-    return _run(parse(EvaluateInput, given, "The evaluation's options are wrong"), on_event)
+    spec = parse(EvaluateInput, given, "The evaluation's options are wrong")
+    output, job = run_operation(spec, on_event, on)
+    return output if job is None else {**output, "job": job.to_json()}
 
 
 def predict(
-    model: str, images: Sequence[Path | str], *, on_event: OnEvent = _ignore, **options: Any
+    model: str,
+    images: Sequence[Path | str],
+    *,
+    on: Where = "inline",
+    on_event: OnEvent = ignore,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Predictions of each image file, in order: boxes in pixels, scores, class ids and names.
 
-    `options` are the other fields of `visiondyno.specs.operations.PredictInput`.
+    `on` and `on_event` are as of `compare`. `options` are the other fields of
+    `visiondyno.specs.operations.PredictInput`.
 
     Raises:
         SpecError, DatasetError, ModelError: as the message says.
     """
-    encoded = [base64.b64encode(_read(Path(image))).decode() for image in images]
-    given = {"model": model, "images": encoded, **options}
-    spec = parse(PredictInput, given, "The prediction's options are wrong")
-    predictions: list[dict[str, Any]] = _run(spec, on_event)["predictions"]
-    return predictions
+    return run_prediction(model, images, options, on_event, on)[0]
 
 
-def _run(spec: OperationInput, on_event: OnEvent) -> dict[str, Any]:
-    request = JobRequest(input=spec.model_dump(mode="json"))
-    return run_job(make_executor, request, on_event)
+def run_prediction(
+    model: str,
+    images: Sequence[Path | str],
+    options: dict[str, Any],
+    on_event: OnEvent = ignore,
+    on: Where = "inline",
+) -> tuple[list[dict[str, Any]], list[str], JobRun | None]:
+    """`predict`; with the output's notes, and what is known of the job."""
+    files = [_read(Path(image)) for image in images]
+    with _client(on) as client:
+        given = {"model": model, "images": _sent_images(files, client), **options}
+        spec = parse(PredictInput, given, "The prediction's options are wrong")
+        output, job = run_operation(spec, on_event, client)
+    return output["predictions"], list(output.get("notes", ())), job
+
+
+def run_operation(
+    spec: OperationInput, on_event: OnEvent = ignore, on: Where = "inline"
+) -> tuple[dict[str, Any], JobRun | None]:
+    """An operation's output, and what is known of its job; None of one in this process."""
+    watch = JobWatch()
+
+    def listen(event: JobEvent) -> None:
+        watch.on_event(event)
+        on_event(event)
+
+    with _client(on) as client:
+        job_input = attach(spec.model_dump(mode="json"), client, as_progress_of(on_event))
+        output = client.run(job_input, policy=policy_within(client), on_event=listen)
+        job = None if client.place.where == "inline" else watch.facts(client)
+    return output, job
+
+
+@contextmanager
+def _client(on: Where) -> Iterator[Client]:
+    """The client; closed at the end where it was made here."""
+    if isinstance(on, Client):
+        yield on
+        return
+    with Client(on) as client:
+        yield client
+
+
+def _sent_images(files: Sequence[bytes], client: Client) -> list[str]:
+    """As base64; by blob where workers are elsewhere and a request might not hold them."""
+    size_bytes = sum(map(len, files)) * 4 // 3
+    if client.place.is_remote and size_bytes > INLINE_BYTES:
+        return [client.put_blob(data) for data in files]
+    return [base64.b64encode(data).decode() for data in files]
 
 
 def _read(path: Path) -> bytes:

@@ -12,12 +12,10 @@ from dataset_factory import BOXES, SIZES, write_coco, write_image_folder
 from tiny_models import detector_card, write_constant_model, write_detector
 from visiondyno.cli import main
 from visiondyno.errors import ClassMismatch, DatasetError, ModelError, SpecError
-from visiondyno.executors.blocking import run_job
-from visiondyno.job import JobEvent, JobRequest
+from visiondyno.job import JobEvent
 from visiondyno.measurements.measure import MEASURES
 from visiondyno.report.comparison import Comparison
 from visiondyno.specs.model_card import InputCard, ModelCard
-from visiondyno.wiring import make_executor
 
 FAST = {"duration_s": 0.05, "resamples": 100}
 
@@ -185,10 +183,8 @@ def test_a_cancelled_comparison_leaves_no_process(data: Path, models: tuple[str,
         if event.progress and event.progress["stage"] == "loaded":
             raise KeyboardInterrupt
 
-    spec = {"operation": "benchmark", "models": [models[0]], "data": str(data)}
-    request = JobRequest(input={**spec, "duration_s": 600})
     with pytest.raises(KeyboardInterrupt):
-        run_job(make_executor, request, interrupt)
+        visiondyno.compare([models[0]], data=str(data), duration_s=600, on_event=interrupt)
     mine = psutil.Process().children(recursive=True)
     assert not [child for child in mine if "visiondyno.sandbox" in " ".join(child.cmdline())]
 

@@ -1,4 +1,4 @@
-"""The inline executor keeps the executor contract; so does the blocking face over it."""
+"""The inline executor keeps the executor contract."""
 
 import asyncio
 
@@ -13,9 +13,8 @@ from contracts.executor_contract import (
     run_test_operation,
     started,
 )
-from visiondyno.errors import DatasetError
+from visiondyno.client.client import Client
 from visiondyno.executors.base import JobLost
-from visiondyno.executors.blocking import run_job
 from visiondyno.executors.ended_jobs import KEPT_BYTES, KEPT_S, MOST_BYTES, EndedJobs
 from visiondyno.executors.inline import InlineExecutor
 from visiondyno.job import JobEvent, JobState
@@ -43,25 +42,6 @@ def test_closing_cancels_what_runs_because_nothing_outlives_the_process() -> Non
     asyncio.run(main())
 
 
-def test_run_job_returns_the_output_and_shows_the_events() -> None:
-    seen: list[JobEvent] = []
-    output = run_job(make_inline, request("echo", say="hi", steps=2), seen.append)
-    assert output == {"said": "hi"}
-    assert [event.number for event in seen] == [1, 2, 3, 4, 5]
-
-
-def test_run_job_raises_the_jobs_own_error() -> None:
-    with pytest.raises(DatasetError, match="is empty"):
-        run_job(make_inline, request("refuse"))
-
-
-def test_run_job_works_inside_a_running_loop() -> None:
-    async def notebook() -> object:
-        return run_job(make_inline, request("echo", say="from a notebook"))
-
-    assert asyncio.run(notebook()) == {"said": "from a notebook"}
-
-
 def test_an_interrupt_cancels_the_job_before_it_passes_on() -> None:
     stopped: list[str] = []
 
@@ -78,8 +58,8 @@ def test_an_interrupt_cancels_the_job_before_it_passes_on() -> None:
 
         return InlineExecutor(run)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_job(make, request("until stopped"), interrupt_when_started)
+    with Client(make()) as client, pytest.raises(KeyboardInterrupt):
+        client.run({"operation": "until stopped"}, on_event=interrupt_when_started)
     assert stopped == ["operation ended"]
 
 

@@ -12,7 +12,7 @@ import click
 from visiondyno import __version__
 
 _COMMANDS = {
-    "compare": "Compare models on one data set and this machine; write a report.",
+    "compare": "Compare models on one data set and one machine; write a report.",
     "demo": "Compare the two shipped detectors on synthetic street scenes.",
     "report": "Merge reports: their models side by side, and how each model's runs agree.",
     "predict": "Run a model on images; print what it finds, or draw it.",

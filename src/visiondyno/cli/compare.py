@@ -7,8 +7,10 @@ import click
 from rich.console import Console
 
 from visiondyno.cli import options
+from visiondyno.cli.place import place_options
 from visiondyno.cli.progress import ProgressDisplay
 from visiondyno.errors import SpecError
+from visiondyno.places import Place
 from visiondyno.python_face import run_comparison
 from visiondyno.report.baseline import check_baseline, parse_conditions
 from visiondyno.report.comparison import Comparison
@@ -90,6 +92,7 @@ _EPILOG = (
     default=None,
     help="Take the accuracy pass of the same model, data, settings and machine from the cache.",
 )
+@place_options
 @options.out_dir
 @click.option(
     "--baseline",
@@ -108,20 +111,22 @@ def command(
     out: Path | None,
     baseline: Path | None,
     fail_if: tuple[str, ...],
+    place: Place,
     **given: Any,
 ) -> None:
-    """Compare models on one data set and this machine; write a report.
+    """Compare models on one data set and one machine; write a report.
 
     Each model runs in a fresh process: an accuracy pass over all images, then single-stream
     latency, then offline throughput. The report says which differences are real and which are
     ties. A comparison.yaml in place of the models runs a comparison again; options override it.
+    With --on it runs elsewhere, and local files are sent along. Ctrl-C stops it there too.
     """
     spec = _spec(models, options.given(given))
     conditions = parse_conditions(fail_if) if fail_if else ()
     if bool(conditions) != (baseline is not None):
         raise SpecError("--baseline and --fail-if belong together; give both or neither.")
     old = read_report(baseline) if baseline else None
-    comparison = run_and_report(spec, out or Path("dyno-report"))
+    comparison = run_and_report(spec, out or Path("dyno-report"), place)
     if old is not None:
         check = check_baseline(comparison, old, conditions)
         for line in (*check.warnings, *(change.sentence() for change in check.changes)):
@@ -129,11 +134,11 @@ def command(
         check.raise_if_regressed()
 
 
-def run_and_report(spec: BenchmarkInput, out: Path) -> Comparison:
+def run_and_report(spec: BenchmarkInput, out: Path, place: Place | str = "inline") -> Comparison:
     """Run, print the table, write every form, and say where they are."""
     make_folder(out)
     with ProgressDisplay() as display:
-        comparison = run_comparison(spec, display.show)
+        comparison = run_comparison(spec, display.show, place)
     print_comparison(comparison, Console())
     files = write_report(comparison, out)
     click.echo(f"\nReport: {files['html'].resolve()}")

@@ -11,9 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from visiondyno.cli import options
+from visiondyno.cli.place import place_options
+from visiondyno.cli.progress import ProgressDisplay
 from visiondyno.errors import SpecError
+from visiondyno.places import Place
 from visiondyno.predictions import Detections
-from visiondyno.python_face import predict
+from visiondyno.python_face import predict, run_prediction
 from visiondyno.vision.decode import decode_image
 from visiondyno.vision.draw import draw
 
@@ -30,17 +33,24 @@ from visiondyno.vision.draw import draw
 @click.option("--confidence", type=float, metavar="C", help="Lowest score kept. [default: 0.25]")
 @options.device
 @options.threads
+@place_options
 @click.option("--json", "as_json", is_flag=True, help="Print predictions as JSON.")
 def command(
-    model: str, images: tuple[Path, ...], out: Path | None, as_json: bool, **given: Any
+    model: str,
+    images: tuple[Path, ...],
+    out: Path | None,
+    as_json: bool,
+    place: Place,
+    **given: Any,
 ) -> None:
     """Run a model on images; print what it finds, or draw it.
 
-    Boxes are in pixels of the image: left, top, right, bottom.
+    Boxes are in pixels of the image: left, top, right, bottom. With --on it runs elsewhere, and a
+    model of this machine is sent along.
     """
     if out is not None and len(images) > 1:
         raise SpecError("--out takes the drawing of one image; give one image.")
-    found = predict(model, images, **options.given(given))
+    found = _found(model, images, options.given(given), place)
     if as_json:
         click.echo(json.dumps(dict(zip(map(str, images), found, strict=True)), indent=1))
     else:
@@ -48,6 +58,21 @@ def command(
             _print(path, prediction)
     if out is not None:
         _draw(images[0], found[0], out)
+
+
+def _found(
+    model: str, images: tuple[Path, ...], given: dict[str, Any], place: Place
+) -> list[dict[str, Any]]:
+    """The predictions; what is known of a job elsewhere goes to standard error."""
+    if place.where == "inline":
+        return predict(model, images, on=place, **given)
+    with ProgressDisplay() as display:
+        found, notes, job = run_prediction(model, images, given, display.show, place)
+    for name, text in [] if job is None else job.lines():
+        click.echo(f"{name}: {text}", err=True)
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
+    return found
 
 
 def _print(path: Path, prediction: dict[str, Any]) -> None:

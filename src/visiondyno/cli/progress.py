@@ -34,5 +34,10 @@ class ProgressDisplay(Display):
             self._print_off_terminal(stage)
             self._bars.reset(self._task, description=stage, total=total, count="")
         if done is not None:
-            count = f"{done:,}/{total:,}" if total else f"{done:,}"
+            count = _share(done, total, in_bytes=said.get("unit") == "bytes")
             self._bars.update(self._task, completed=done, total=total, count=count)
+
+
+def _share(done: int, total: int | None, *, in_bytes: bool) -> str:
+    shown = [f"{number / 1e6:,.0f}" if in_bytes else f"{number:,}" for number in (done, total or 0)]
+    return (f"{shown[0]}/{shown[1]}" if total else shown[0]) + (" MB" if in_bytes else "")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -29,6 +30,8 @@ OnProgress = Callable[[Json], None]
 INLINE_BYTES = 5_000_000
 """Attachments whose base64 is no longer, all together, travel inside the job."""
 
+_REQUEST_BYTES = 8_000_000
+"""Of a job's whole input; RunPod takes 10 MB."""
 _ELSEWHERE = (
     "Put the data where the workers are, below the folder that VISIONDYNO_DATA names there, and "
     "give its name there."
@@ -86,7 +89,7 @@ class Attaching:
 
         Args:
             job_input: of any operation.
-            on_progress: told `stage`, `done` and `total` in bytes.
+            on_progress: told `stage`, and `done` and `total` in bytes.
             inline_bytes: so much base64 travels inside the job; what is more, as blobs.
 
         Raises:
@@ -107,12 +110,12 @@ class Attaching:
         if not bundles:
             return dict(job_input)
         _check_size(bundles)
-        return {**job_input, FIELD: self._sent(bundles, on_progress, inline_bytes)}
+        room = min(inline_bytes, _REQUEST_BYTES - len(json.dumps(job_input)))
+        return {**job_input, FIELD: self._sent(bundles, on_progress, room)}
 
     def _sent(
-        self, bundles: dict[str, FilesOfReference], on_progress: OnProgress, inline_bytes: int
+        self, bundles: dict[str, FilesOfReference], on_progress: OnProgress, room: int
     ) -> Json:
-        room = inline_bytes
         sent: Json = {}
         for name, files in sorted(bundles.items(), key=lambda item: _total_bytes(item[1])):
             sending = _Sending(name, files, self._client, on_progress)
@@ -257,6 +260,7 @@ class _Sending:
             nonlocal told_bytes
             if done_bytes - told_bytes >= _TOLD_EVERY_BYTES or done_bytes == total_bytes:
                 told_bytes = done_bytes
-                self.on_progress({"stage": stage, "done": done_bytes, "total": total_bytes})
+                done = {"done": done_bytes, "total": total_bytes, "unit": "bytes"}
+                self.on_progress({"stage": stage, **done})
 
         return tell

@@ -12,13 +12,14 @@ from typing import Any
 from visiondyno import __version__
 from visiondyno.client.callbacks import Callback
 from visiondyno.client.client import Client
-from visiondyno.client.job_facts import JobFacts, JobWatch
+from visiondyno.client.job_facts import JobWatch
 from visiondyno.client.model_state import ModelState
 from visiondyno.client.training_config import TrainingConfig, read_config
 from visiondyno.client.whole_file import write_whole
 from visiondyno.errors import Conflict, SpecError
 from visiondyno.job import JobEvent
 from visiondyno.report.format import number, plural
+from visiondyno.report.job_run import JobRun
 from visiondyno.report.training import TrainingRecord, best_of, history_csv, training_html
 from visiondyno.training.metrics import MORE_IS_BETTER
 
@@ -47,7 +48,7 @@ class TrainingWatch(Callback):
         self.result: dict[str, Any] | None = None
         self.resumed_from = 0
         self.ended = ""
-        self.job: JobFacts | None = None
+        self.job: JobRun | None = None
         self._jobs = JobWatch()
         self._clock = clock
         self._began_s = self._ended_s = clock()
@@ -197,7 +198,7 @@ class TrainingWatch(Callback):
             facts["An epoch, with validation"] = f"{number(self.seconds_an_epoch)} s"
         if self.samples_per_s is not None:
             facts["Training samples a second"] = f"{self.samples_per_s:,.0f}"
-        if self.job is not None and self.job.where != "inline":
+        if self.job is not None and self.job.executor != "inline":
             facts.update(self.job.lines())
         return facts
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from visiondyno.environment import Environment
 from visiondyno.measurements.measure import Interval, Measure
+from visiondyno.report.job_run import JobRun
 from visiondyno.specs.operations import BenchmarkInput
 
 
@@ -198,7 +199,8 @@ class Comparison(_Value):
     """One comparison of models on one data set and one machine, or several such merged.
 
     Of a merged one every model has its `origin`; `spec`, `environment` and `created_at` are the
-    newest run's.
+    newest run's. `job` is where it ran, unless that was the process that asked; `environment` is
+    the worker's then.
     """
 
     schema_: Literal["visiondyno.comparison/1"] = Field("visiondyno.comparison/1", alias="schema")
@@ -216,6 +218,7 @@ class Comparison(_Value):
     pareto: tuple[ParetoFront, ...] = ()
     green_reference: str | None = None
     notes: tuple[str, ...] = ()
+    job: JobRun | None = None
 
     def model(self, reference: str) -> ModelReport:
         """The report of the model so named.

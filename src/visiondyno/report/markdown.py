@@ -192,6 +192,8 @@ def _environment(comparison: Comparison) -> str:
         f"- VisionDyno {comparison.visiondyno}, Python {machine.python}; {_escape(packages)}",
         f"- data `{comparison.dataset.digest}`",
     ]
+    if comparison.job is not None:
+        lines += [f"- {name}: {_escape(text)}" for name, text in comparison.job.lines()]
     lines += [
         f"- {what}: not measured, {_escape(why)}" for what, why in machine.cannot_measure.items()
     ]

@@ -73,6 +73,8 @@ def render_comparison(comparison: Comparison) -> RenderableType:
         parts += [Text(), Text(f"{skipped} bad images were skipped; the report names them.")]
     parts += [Text(), _verdict(comparison)]
     parts += [Text(f"· {note}") for note in comparison.verdict.notes]
+    if comparison.job is not None:
+        parts += [Text(f"{name}: {text}") for name, text in comparison.job.lines()]
     return Group(*parts)
 
 
