@@ -20,6 +20,7 @@
     │   └── StorageFull         the disk or the quota is full; nothing was lost
     ├── OperationFailed         an operation stopped; says at which stage
     │   ├── ChildDied           a child process ended without an answer
+    │   ├── Diverged            a training's loss or weights are no longer finite numbers
     │   └── TimeLimitExceeded   an operation ran past its time limit
     ├── Cancelled               the user stopped it
     └── RegressionFound         a comparison is worse than its baseline allows
@@ -198,6 +199,12 @@ class ChildDied(OperationFailed):
     """A child process ended without an answer (killed, out of memory, crashed in native code)."""
 
     code = "child_died"
+
+
+class Diverged(OperationFailed):
+    """A training's loss or weights are no longer finite numbers: its hyperparameters are why."""
+
+    code = "diverged"
 
 
 class TimeLimitExceeded(OperationFailed):

@@ -83,6 +83,7 @@ def checkpoint_key(spec: TrainInput, prepared: PreparedModule, data_digests: lis
         "threads": prepared.environment["threads"],
         "torch": prepared.environment["torch"],
         "visiondyno": __version__,
+        **({"health": True} if spec.health else {}),
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,6 +6,7 @@ from typing import Any
 
 from visiondyno.operations.checkpoints import Checkpoints, checkpoint_key
 from visiondyno.operations.context import OperationContext
+from visiondyno.operations.measure_module import ModuleMeasurements, Subject, measure_module
 from visiondyno.operations.state_exchange import answer_state
 from visiondyno.operations.training_samples import OpenedSamples, open_samples
 from visiondyno.operations.training_setup import (
@@ -32,13 +33,15 @@ def run(spec: TrainInput, context: OperationContext) -> dict[str, Any]:
     Returns:
         `history`, the state after the last epoch (see `state_exchange.answer_state`),
         `epochs_run`, `stopped_early`, `resumed_from_epoch` (0: it wasn't), `best_epoch` where
-        early stopping watches a metric, `device`, `threads`, `torch`, `notes`.
+        early stopping watches a metric, `measurements` where some are asked for, `device`,
+        `threads`, `torch`, `notes`.
 
     Raises:
         SpecError: configuration or hyperparameters are wrong, or a layer doesn't fit.
         ModelError: the state is damaged or of another model.
         DatasetError: features or labels can't be read or don't fit.
-        OperationFailed: the loss isn't finite, or the memory is full: names epoch and batch.
+        Diverged: the loss isn't finite: names epoch and batch.
+        OperationFailed: the memory is full: names them too.
     """
     files = WorkerFiles.of_this_worker()
     with torch_as_asked(spec, context):
@@ -78,6 +81,8 @@ class _Training:
         resumed_from = self._checkpoints.take_up(session)
         if resumed_from:
             self._context.progress("resumed", epoch=resumed_from, epochs=spec.epochs)
+        # Also of a training that goes on: it may do so on another machine.
+        measured = self._measure()
         ticker = StepTicker(self._context, "training", epochs=spec.epochs)
         fit(
             session,
@@ -90,15 +95,16 @@ class _Training:
         )
         self._checkpoints.after_training(session)
         self._context.progress("sending the state", epoch=session.epoch, epochs=spec.epochs)
-        answer = self._answer(resumed_from)
+        answer = self._answer(resumed_from, measured)
         self._checkpoints.drop()
         return answer
 
-    def _answer(self, resumed_from: int) -> dict[str, Any]:
+    def _answer(self, resumed_from: int, measured: ModuleMeasurements) -> dict[str, Any]:
         spec, session, prepared = self._spec, self._session, self._prepared
         stopping = spec.early_stopping
         opened = [data for data in (self._train, self._validation) if data is not None]
         notes = [*prepared.notes, *(note for data in opened for note in data.notes)]
+        notes += measured.notes
         return {
             "operation": "train",
             "status": "success",
@@ -114,9 +120,28 @@ class _Training:
             "stopped_early": session.epoch < spec.epochs,
             "resumed_from_epoch": resumed_from,
             **({"best_epoch": best_epoch(session.history, stopping)} if stopping else {}),
+            **({"measurements": _as_json(measured)} if spec.measure else {}),
             **prepared.environment,
             "notes": [*dict.fromkeys(notes), *self._checkpoints.notes],
         }
+
+    def _measure(self) -> ModuleMeasurements:
+        spec, session = self._spec, self._session
+        if not spec.measure:
+            return ModuleMeasurements({})
+        self._context.progress("measuring", epoch=session.epoch, epochs=spec.epochs)
+        measured = measure_module(
+            Subject(session.module, self._train.samples, spec.hyperparameters, session.device),
+            spec.measure,
+            self._context,
+            seconds=spec.measure_seconds,
+        )
+        self._context.progress(
+            "measured",
+            measurements=_as_json(measured),
+            beside_other_load=measured.beside_other_load,
+        )
+        return measured
 
     def _on_epoch(self, record: EpochRecord) -> None:
         # Told first: of an epoch that is in the checkpoint, nobody would be told again.
@@ -139,6 +164,7 @@ class _Training:
             self._prepared.device,
             seed=spec.seed_used,
             total_steps=steps * spec.epochs,
+            health=spec.health,
         )
         check_monitor(spec.early_stopping, session.loss)
         outputs = check_training(
@@ -154,3 +180,7 @@ class _Training:
                 session.module, self._validation.samples, session.loss, batch_size=hyper.batch_size
             )
         return session
+
+
+def _as_json(measured: ModuleMeasurements) -> dict[str, Any]:
+    return {name: measure.model_dump(mode="json") for name, measure in measured.measures.items()}

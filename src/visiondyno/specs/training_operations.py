@@ -16,6 +16,17 @@ ModelState = Annotated[str, Field(min_length=1)]
 """Base64 of an encoded state, or `sha256:…`, the name of a blob that holds one."""
 
 
+Measurable = Literal["latency_ms", "throughput_images_per_s", "energy_joules", "parameters"]
+"""What a worker measures of a module; see `operations.measure_module`."""
+
+
+def _each_once(names: tuple[Measurable, ...]) -> tuple[Measurable, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' is named twice; name each once")
+    return names
+
+
 class StateReply(BaseModel):
     """How the answer's `model_state` may be encoded; by default so that any client can read it.
 
@@ -112,6 +123,9 @@ class TrainInput(ModuleInput):
     Attributes:
         validation_data: never trained on; no `val_metrics` without it.
         seed: as `hyperparameters.seed`; give it in one place.
+        measure: what the worker measures of the module before the first epoch.
+        measure_seconds: all measurements together take about so long at most.
+        health: tell of each epoch how its gradients behaved.
     """
 
     operation: Literal["train"] = "train"
@@ -121,6 +135,9 @@ class TrainInput(ModuleInput):
     early_stopping: EarlyStopping | None = None
     seed: Seed | None = None
     state_reply: StateReply = StateReply()
+    measure: Annotated[tuple[Measurable, ...], AfterValidator(_each_once)] = ()
+    measure_seconds: Annotated[float, Field(ge=0.1, le=60)] = 3.0
+    health: bool = False
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

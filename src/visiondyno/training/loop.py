@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from visiondyno.errors import OperationFailed, SpecError, TimeLimitExceeded, VisionDynoError
+from visiondyno.errors import (
+    Diverged,
+    OperationFailed,
+    SpecError,
+    TimeLimitExceeded,
+    VisionDynoError,
+)
 from visiondyno.specs.training import Hyperparameters
 from visiondyno.training.arguments import one_line
 from visiondyno.training.checks import logits_of
 from visiondyno.training.data import Samples, batch_count, batches, epoch_seeds
+from visiondyno.training.health import GradientHealth, gradient_norm
 from visiondyno.training.labels import fit_labels
 from visiondyno.training.losses import Loss
 from visiondyno.training.memory import is_out_of_memory
@@ -44,6 +51,7 @@ class PassOptions:
         scheduler_steps: whether the scheduler steps after each batch.
         scaler: of gradients; one of this pass alone if None.
         forward: what is called in the module's place (compiled, or over several GPUs).
+        health: is told of each step's gradient; None: it costs nothing.
     """
 
     hyperparameters: Hyperparameters
@@ -53,6 +61,7 @@ class PassOptions:
     scheduler_steps: bool = False
     scaler: "torch.amp.GradScaler | None" = None
     forward: Callable[..., Any] | None = None
+    health: GradientHealth | None = None
 
 
 def train_one_epoch(
@@ -71,8 +80,8 @@ def train_one_epoch(
         of the module as it was learning, in training mode.
 
     Raises:
-        OperationFailed: the loss or a weight is NaN or infinite, or torch gave up: names epoch
-            and batch.
+        Diverged: the loss or a weight is NaN or infinite: names epoch and batch.
+        OperationFailed: torch gave up: names them too.
     """
     hyper = options.hyperparameters
     scaler = options.scaler or gradient_scaler(hyper.mixed_precision, options.device)
@@ -112,7 +121,8 @@ def evaluate_module(
     """Every sample once, in evaluation mode; nothing learns, and the module's mode is restored.
 
     Raises:
-        OperationFailed: the loss is NaN or infinite, or torch gave up: names the batch.
+        Diverged: the loss is NaN or infinite: names the batch.
+        OperationFailed: torch gave up: names it too.
     """
     import torch
 
@@ -157,6 +167,7 @@ class _Learner:
         self._hyper = options.hyperparameters
         self._device = options.device
         self._scaler = scaler
+        self._health = options.health
         self._function = loss.function.to(options.device)
 
     def learn(self, features: "torch.Tensor", labels: "torch.Tensor") -> Batch:
@@ -169,9 +180,9 @@ class _Learner:
         value, outputs, labels = self.forward(features, labels)
         shown = self.finite(value, labels)
         self._scaler.scale(value).backward()
-        if self._clips:
+        if self._clips or self._health is not None:
             self._scaler.unscale_(self._optimizer)
-            self._clip()
+            self._look_and_clip(self._health)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return shown, outputs, labels
@@ -199,7 +210,7 @@ class _Learner:
                     '\'loss_arguments\': {"reduction": "sum"}',
                     stage="train",
                 )
-            raise OperationFailed(
+            raise Diverged(
                 f"the loss is {number}. Take a smaller 'learning_rate', or set "
                 "'gradient_clip_norm'",
                 stage="train",
@@ -209,7 +220,7 @@ class _Learner:
     def check_weights(self) -> None:
         """What the last step did: no loss comes after it."""
         if not all(bool(weight.isfinite().all()) for weight in self._weights):
-            raise OperationFailed(
+            raise Diverged(
                 "a weight is no longer a finite number after its step. Take a smaller "
                 "'learning_rate', or set 'gradient_clip_norm'",
                 stage="train",
@@ -224,7 +235,8 @@ class _Learner:
             value, outputs, fitted = self.forward(features, labels)
             seen.append((self.finite(value, fitted), outputs, fitted))
             value.backward()
-            self._clip()
+            # The optimiser looks ahead: what counts is where the step began.
+            self._look_and_clip(self._health if len(seen) == 1 else None)
             return value
 
         assert self._optimizer is not None
@@ -236,11 +248,14 @@ class _Learner:
         hyper = self._hyper
         return hyper.gradient_clip_norm is not None or hyper.gradient_clip_value is not None
 
-    def _clip(self) -> None:
+    def _look_and_clip(self, health: GradientHealth | None) -> None:
         from torch import nn
 
+        norm = None
         if self._hyper.gradient_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._weights, self._hyper.gradient_clip_norm)
+            norm = nn.utils.clip_grad_norm_(self._weights, self._hyper.gradient_clip_norm)
+        if health is not None:
+            health.note(gradient_norm(self._weights) if norm is None else norm)
         if self._hyper.gradient_clip_value is not None:
             nn.utils.clip_grad_value_(self._weights, self._hyper.gradient_clip_value)
 
@@ -276,7 +291,8 @@ def _named(place: str) -> Iterator[None]:
     except TimeLimitExceeded:
         raise
     except OperationFailed as error:
-        raise OperationFailed(f"In {place}: {error.message}.", stage=error.stage) from error
+        kind = Diverged if isinstance(error, Diverged) else OperationFailed
+        raise kind(f"In {place}: {error.message}.", stage=error.stage) from error
     except VisionDynoError:
         raise
     except Exception as error:

@@ -2,14 +2,15 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import ModelError, SpecError
 from visiondyno.specs.training import Hyperparameters
 from visiondyno.training.arguments import one_line
-from visiondyno.training.data import Samples
+from visiondyno.training.data import Samples, batch_count
 from visiondyno.training.forward import wrapped
+from visiondyno.training.health import GradientHealth
 from visiondyno.training.loop import (
     OnStep,
     PassOptions,
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 EpochRecord = dict[str, Any]
-"""`{"epoch": 1, "train_metrics": {…}, "val_metrics": {…}}`; the last only where there is data."""
+"""`{"epoch": 1, "train_metrics": {…}, "val_metrics": {…}, "health": {…}}`.
+
+`val_metrics` only where there is data, `health` (`GradientHealth.result`) where it is asked for.
+"""
 
 _MODULE = "module"
 
@@ -68,6 +72,7 @@ class TrainingSession:
         *,
         seed: int = 0,
         total_steps: int | None = None,
+        health: bool = False,
     ) -> None:
         """Makes optimiser, scheduler and loss.
 
@@ -77,6 +82,7 @@ class TrainingSession:
             device: where.
             seed: of everything random in an epoch.
             total_steps: of the scheduler in the whole training, for those that end with it.
+            health: whether each epoch's record tells how its gradients behaved.
 
         Raises:
             SpecError: a name or an argument is wrong, or the device can't do what is asked.
@@ -94,10 +100,16 @@ class TrainingSession:
         self._scheduler_steps = steps_each_batch(hyperparameters, self.scheduler)
         self._check_precision()
         self._forward = wrapped(module, hyperparameters, device)
+        self._watches_health = health
+        self._health: GradientHealth | None = None
 
     def train_epoch(self, samples: Samples, on_step: OnStep | None = None) -> dict[str, float]:
         """One more epoch; its metrics. The scheduler's step after an epoch is `end_epoch`'s."""
-        options = self._options(self.epoch + 1)
+        hyper = self.hyperparameters
+        if self._watches_health:
+            steps = batch_count(len(samples), hyper.batch_size, drop_last=hyper.drop_last)
+            self._health = GradientHealth(steps, self.device)
+        options = replace(self._options(self.epoch + 1), health=self._health)
         return train_one_epoch(
             self.module, samples, self.optimizer, self.scheduler, self.loss, options, on_step
         )
@@ -110,6 +122,8 @@ class TrainingSession:
         record: EpochRecord = {"epoch": self.epoch, "train_metrics": train_metrics}
         if val_metrics is not None:
             record["val_metrics"] = val_metrics
+        if self._health is not None:
+            record["health"] = self._health.result()
         self.history.append(record)
         self._step_scheduler((val_metrics or train_metrics)["loss"])
         return record

@@ -1,15 +1,20 @@
 """What a trial does on its lane."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from visiondyno.client.async_client import AsyncClient
-from visiondyno.errors import NotFound, OperationFailed, SpecError
+from visiondyno.errors import NotFound, OperationFailed, SpecError, Unavailable
 from visiondyno.job import JobEvent
 from visiondyno.tuning.objectives import MEASURED, Objective
 from visiondyno.tuning.trial import Json, TrialRecord
+
+MEASURABLE = MEASURED | {"parameters"}
+"""Objectives that the worker measures before the first epoch."""
+
+MAX_HEALTH_EPOCHS = 1000
 
 
 class Pruned(Exception):
@@ -65,14 +70,61 @@ class Body(ABC):
         return Result()
 
 
+class HealthHistory:
+    """How a training went, epoch by epoch, in a bounded list.
+
+    Of a training longer than `most` epochs every second is kept, then every fourth, and so on, and
+    always the first and the last: the curve stays whole.
+    """
+
+    def __init__(self, most: int = MAX_HEALTH_EPOCHS) -> None:
+        """`most` is 2 or more."""
+        self._most = max(2, most)
+        self._stride = 1
+        self._kept: list[Json] = []
+        self._last: Json | None = None
+        self._epoch = 0
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take an epoch's record; one that isn't later than the last was told again, and is left.
+
+        Args:
+            record: `epoch`, `train_metrics`, and maybe `val_metrics` and `health`.
+        """
+        epoch = int(record["epoch"])
+        if epoch <= self._epoch:
+            return
+        self._epoch = epoch
+        losses = {
+            f"{part}_loss": record[f"{part}_metrics"]["loss"]
+            for part in ("train", "val")
+            if "loss" in record.get(f"{part}_metrics", {})
+        }
+        self._last = {"epoch": epoch, **losses, **record.get("health", {})}
+        if (epoch - 1) % self._stride == 0:
+            self._kept.append(self._last)
+        while len(self._kept) >= self._most:
+            self._stride *= 2
+            self._kept = [one for one in self._kept if (one["epoch"] - 1) % self._stride == 0]
+
+    def to_json(self) -> list[Json]:
+        """`{"epoch", "train_loss", "val_loss", "gradient_norm_mean", …}` of each, in order."""
+        if self._last is None or (self._kept and self._kept[-1] is self._last):
+            return list(self._kept)
+        return [*self._kept, self._last]
+
+
 class JobBody(Body):
     """One job a trial, most of all a `train`.
+
+    A `train` is asked to measure what the objectives need, and how its gradients behave.
 
     Args:
         objectives: of the study.
         job_of: the job's input for a trial.
         values_of: the objectives' values in an output; None: those of `train`.
         time_limit_s: a job that runs for longer is killed where it runs; None: the place's own.
+        allow_estimated: whether an estimated energy may be an objective.
     """
 
     def __init__(
@@ -82,6 +134,7 @@ class JobBody(Body):
         *,
         values_of: Callable[[Json], Sequence[float]] | None = None,
         time_limit_s: float | None = None,
+        allow_estimated: bool = False,
     ) -> None:
         self._objectives = tuple(objectives)
         self._job_of = job_of
@@ -89,11 +142,12 @@ class JobBody(Body):
         self._policy: Json | None = None
         if time_limit_s is not None:
             self._policy = {"executionTimeout": max(1, round(time_limit_s * 1000))}
+        self._allow_estimated = allow_estimated
         self._so_far: dict[int, Result] = {}
-        self._measured: dict[int, Json] = {}
 
     async def run(self, record: TrialRecord, client: AsyncClient, told: Told) -> Result:
         result = self._so_far[record.number] = Result()
+        health = HealthHistory()
         has_started = False
 
         def on_event(event: JobEvent) -> None:
@@ -107,34 +161,43 @@ class JobBody(Body):
                 result.worker_id = event.answer.worker_id
                 result.delay_ms = event.answer.delay_time_ms
                 result.execution_ms = event.answer.execution_time_ms
-            self._take_report(record.number, event, told)
+            self._take(event.progress or {}, result.measured, health, told)
 
+        job = self._asking_for_all(self._job_of(record))
         try:
-            output = await client.run(self._job_of(record), policy=self._policy, on_event=on_event)
+            output = await client.run(job, policy=self._policy, on_event=on_event)
         finally:
             result.cost = _cost(client, result.job_id)
-            self._measured.pop(record.number, None)
+        for epoch in output.get("history", ()):
+            _note_epoch(epoch, result.measured, health)  # of which no event may have come
+        kept = ("measurements", "environment", "device", "threads", "torch", "notes")
+        result.measured |= {name: output[name] for name in kept if name in output}
+        if "measurements" in output:
+            for objective in self._objectives:
+                self._check_measurement(objective, output["measurements"])
         result.values = tuple(float(value) for value in self._values_of(output))
-        result.measured = {
-            name: output[name]
-            for name in ("history", "measurements", "environment", "device", "torch", "notes")
-            if name in output
-        }
-        if "history" in output:
-            result.measured["last_epoch"] = result.measured.pop("history")[-1]
         return result
 
     def result_so_far(self, number: int) -> Result:
         return self._so_far.get(number, Result())
 
-    def _take_report(self, number: int, event: JobEvent, told: Told) -> None:
+    def _asking_for_all(self, job: Json) -> Json:
+        if job.get("operation") != "train":
+            return job
+        wanted = [one.name for one in self._objectives if one.name in MEASURABLE]
+        measure = [*dict.fromkeys([*job.get("measure", ()), *wanted])]
+        return {"health": True, **job, **({"measure": measure} if measure else {})}
+
+    def _take(self, said: Json, measured: Json, health: HealthHistory, told: Told) -> None:
         """An epoch's metrics as a report; measurements come before the first epoch."""
-        said = event.progress or {}
         if said.get("stage") == "measured":
-            self._measured[number] = said.get("measurements", {})
+            measured["measurements"] = said["measurements"]
+            for objective in self._objectives:
+                self._check_measurement(objective, said["measurements"])
         if said.get("stage") != "epoch":
             return
-        values = self._reported(said, self._measured.get(number, {}))
+        _note_epoch(said, measured, health)
+        values = self._reported(said, measured.get("measurements", {}))
         if values is None:
             return
         why = told.report(int(said["epoch"]), values)
@@ -155,31 +218,62 @@ class JobBody(Body):
         return tuple(values)
 
     def _values_of_training(self, output: Json) -> Sequence[float]:
-        last = output["history"][-1]
-        values = self._reported(last, output.get("measurements", {}))
-        if values is not None:
-            return values
-        missing = next(
-            objective
-            for objective in self._objectives
-            if (last.get(objective.part, {}).get(objective.metric) is None)
-            and (output.get("measurements", {}).get(objective.name, {}).get("value") is None)
-        )
-        if missing.name in MEASURED:
-            reason = output.get("measurements", {}).get(missing.name, {}).get("reason")
+        last, measurements = output["history"][-1], output.get("measurements", {})
+        for objective in self._objectives:
+            self._check_measurement(objective, measurements)
+            if objective.name not in MEASURABLE:
+                _check_metric(objective, last)
+        values = self._reported(last, measurements)
+        assert values is not None
+        return values
+
+    def _check_measurement(self, objective: Objective, measurements: Json) -> None:
+        """Refuse, before the training has cost anything, what can't be an objective.
+
+        Raises:
+            OperationFailed: it wasn't measured.
+            Unavailable: it is an estimate, and that isn't allowed.
+        """
+        if objective.name not in MEASURABLE:
+            return
+        found = measurements.get(objective.name, {})
+        if found.get("value") is None:
+            reason = str(found.get("reason") or "its answer holds none").rstrip(".")
             raise OperationFailed(
-                f"The worker couldn't measure '{missing.name}'{f': {reason}' if reason else ''}. "
-                "Leave this objective out, or let the study run where it can be measured."
+                f"The worker couldn't measure '{objective.name}': {reason}. Leave this objective "
+                "out, or let the study run where it can be measured.",
+                stage="measure",
             )
-        known = sorted(
-            f"{part.removesuffix('_metrics')}_{name}"
-            for part in ("val_metrics", "train_metrics")
-            for name in last.get(part, {})
-        )
-        raise SpecError(
-            f"The training gives no '{missing.name}'; as an objective take one of "
-            f"{', '.join(known)}."
-        )
+        if found.get("estimated") and not self._allow_estimated:
+            raise Unavailable(
+                f"'{objective.name}' would be an estimate on this worker, not a measurement: it "
+                "mostly restates processor time. Let the study run where energy is counted "
+                "('dyno doctor' tells), or take the estimate with --allow-estimated."
+            )
+
+
+def _note_epoch(epoch: Json, measured: Json, health: HealthHistory) -> None:
+    health.add(epoch)
+    measured["health"] = health.to_json()
+    measured["last_epoch"] = {
+        name: epoch[name]
+        for name in ("epoch", "train_metrics", "val_metrics", "health")
+        if name in epoch
+    }
+
+
+def _check_metric(objective: Objective, epoch: Json) -> None:
+    if objective.part and epoch.get(objective.part, {}).get(objective.metric) is not None:
+        return
+    known = sorted(
+        f"{part.removesuffix('_metrics')}_{name}"
+        for part in ("val_metrics", "train_metrics")
+        for name in epoch.get(part, {})
+    )
+    raise SpecError(
+        f"The training gives no '{objective.name}'; as an objective take one of "
+        f"{', '.join([*known, *sorted(MEASURABLE)])}."
+    )
 
 
 def _cost(client: AsyncClient, job_id: str | None) -> Json | None:
