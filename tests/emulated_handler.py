@@ -50,7 +50,7 @@ async def forever(_: dict[str, Any]) -> None:
 async def stream(job: dict[str, Any]) -> AsyncIterator[Any]:
     for step in range(job["input"].get("steps", 3)):
         yield {"step": step}
-        await asyncio.sleep(0)
+        await asyncio.sleep(job["input"].get("sleep_s", 0))
 
 
 def refuse(_: object, __: object) -> None:
@@ -63,6 +63,7 @@ HANDLERS: dict[str, Any] = {
     "async": without_blocking,
     "forever": forever,
     "stream": stream,
+    "steps": stream,
 }
 
 if __name__ == "__main__":
@@ -71,6 +72,6 @@ if __name__ == "__main__":
         {
             "handler": HANDLERS[kind],
             "return_aggregate_stream": True,
-            "concurrency_modifier": lambda _: 2 if kind == "async" else 1,
+            "concurrency_modifier": lambda _: 2 if kind in ("async", "steps") else 1,
         }
     )

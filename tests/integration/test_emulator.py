@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx
 import psutil
@@ -62,6 +63,76 @@ def test_the_official_client_gets_what_a_worker_answers(
         endpoint.rp_client.rp_session.close()
     finally:
         runpod_package.endpoint_url_base = kept
+
+
+@pytest.fixture(scope="module")
+def steady(
+    tmp_path_factory: pytest.TempPathFactory, runpod_package: ModuleType
+) -> Iterator[RunningEmulator]:
+    """Its worker holds two jobs and yields what they ask for."""
+    with an_emulator(
+        tmp_path_factory.mktemp("logs"),
+        [sys.executable, str(HANDLER), "steps"],
+        workers_max=1,
+        idle_timeout_s=600.0,
+        ping_interval_s=1.0,
+        missed_pings=60,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def official(
+    steady: RunningEmulator, runpod_package: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """The package's client of that endpoint."""
+    monkeypatch.setattr(runpod_package, "endpoint_url_base", f"{steady.base_url}/v2")
+    endpoint = runpod_package.Endpoint("emulator", api_key=KEY)
+    yield endpoint
+    endpoint.rp_client.rp_session.close()
+
+
+def test_the_official_client_streams(official: Any) -> None:
+    job = official.run({"input": {"steps": 3}})
+    assert list(job.stream()) == [{"step": step} for step in range(3)]
+    assert job.status() == "COMPLETED"
+
+
+def test_the_official_client_cancels_what_runs_and_purges_what_waits(official: Any) -> None:
+    running = [official.run({"input": {"steps": 1, "sleep_s": 300}}) for _ in range(2)]
+    until(lambda: [job.status() for job in running] == ["IN_PROGRESS"] * 2)
+    waiting = official.run({"input": {"steps": 1}})
+    health = official.health()
+    assert health["jobs"]["inProgress"] == 2
+    assert health["jobs"]["inQueue"] == 1
+    assert health["workers"]["running"] == 1
+    assert official.purge_queue() == {"removed": 1, "status": "completed"}
+    assert waiting.status() == "CANCELLED"
+    for job in running:
+        assert job.cancel() == {"id": job.job_id, "status": "CANCELLED"}
+        assert job.status() == "CANCELLED"
+
+
+def test_the_official_asynchronous_client_works_too(
+    official: Any, runpod_package: ModuleType
+) -> None:
+    from runpod.http_client import AsyncClientSession
+
+    async def main() -> None:
+        runpod_package.api_key = KEY  # the only place where this client looks for it
+        async with AsyncClientSession() as session:
+            endpoint = runpod_package.AsyncioEndpoint("emulator", session)
+            job = await endpoint.run({"steps": 1})
+            assert await job.output(timeout=60) == [{"step": 0}]
+            stopped = await endpoint.run({"steps": 1, "sleep_s": 300})
+            assert (await stopped.cancel())["status"] == "CANCELLED"
+            assert await stopped.status() == "CANCELLED"
+
+    kept = runpod_package.api_key
+    try:
+        asyncio.run(main())
+    finally:
+        runpod_package.api_key = kept
 
 
 def test_errors_come_as_the_package_tells_of_them(plain: RunningEmulator) -> None:
