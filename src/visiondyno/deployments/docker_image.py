@@ -205,7 +205,10 @@ def _source_files(context: Path) -> Iterator[str]:
     yield f"{DOCKERFILE}.dockerignore"
     for name in _SOURCES:
         top = context / name
-        for path in top.rglob("*") if top.is_dir() else (top,):
+        if not top.is_dir():
+            yield name
+            continue
+        for path in top.rglob("*"):
             relative = path.relative_to(context).as_posix()
             if path.is_file() and not _NOT_SOURCES.search(relative):
                 yield relative
