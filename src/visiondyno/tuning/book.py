@@ -1,18 +1,24 @@
 """The study itself: what to try next, what was tried, and what is kept of it."""
 
+import json
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visiondyno.errors import SpecError
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.objectives import Objective, pareto_front
-from visiondyno.tuning.trial import State, TrialRecord, trial_seed
+from visiondyno.tuning.trial import Failure, State, TrialRecord, trial_seed
 
 if TYPE_CHECKING:
     import optuna
+
+
+_LONGEST_NOTE = 4000
+"""Characters of JSON; it is in each of its trial's lines."""
 
 
 class Space(Protocol):
@@ -24,6 +30,9 @@ class Space(Protocol):
 
 class Pruner(Protocol):
     """Says which trials promise nothing."""
+
+    def take_up(self, record: TrialRecord) -> None:
+        """A trial of an earlier run of this study, which had ended."""
 
     def reason(self, trial: "optuna.Trial", step: int, values: Sequence[float]) -> str | None:
         """Why the trial should stop after this report, in a sentence; None: it may go on.
@@ -42,6 +51,9 @@ class Book:
     where they are short. What must survive this process is in the journal, from which `take_up`
     makes the same study again: trials that had ended aren't run again, those that hadn't are
     asked again, under their number, with their parameters and seed.
+
+    Of a sampler's own memory its short notes survive (generations of NSGA-II and NSGA-III, places
+    in a grid). CMA-ES keeps pickles, which are left out: it begins anew from the trials' values.
     """
 
     def __init__(
@@ -81,6 +93,10 @@ class Book:
         self.study = optuna.create_study(
             directions=[objective.direction for objective in objectives], sampler=sampler
         )
+        self.is_exhausted = False
+        """Whether the sampler has tried all there is, as a grid's does."""
+        # Optuna's own is for its own loop, and raises elsewhere.
+        self.study.stop = self._exhaust
 
     def take_up(self, kept: Sequence[Mapping[str, Any]]) -> None:
         """Go on where a journal ended; for a book without trials.
@@ -91,27 +107,26 @@ class Book:
         Raises:
             SpecError: they aren't trials of this study.
         """
-        import optuna
-
         last: dict[int, TrialRecord] = {}
         try:
             for one in kept:
                 record = TrialRecord.from_json(one)
                 last[record.number] = record
-            with self._lock:
-                for number in range(len(last)):
-                    record = last[number]
-                    if record.state.has_ended:
-                        self.study.add_trial(self._frozen(record))
-                        self.records[number] = record
-                    else:
-                        self.study.enqueue_trial(dict(record.params))
-        except (KeyError, TypeError, ValueError) as error:
+            records = [last[number] for number in range(len(last))]
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # Optuna only warns of values out of range
+                frozen = [self._frozen(record) for record in records]
+        except (AttributeError, KeyError, TypeError, ValueError, UserWarning) as error:
             raise SpecError(
-                f"The study's journal can't be gone on with ({error}); it is damaged, or of "
-                "another space. Begin a new study in another folder."
+                f"The study's journal can't be gone on with ({type(error).__name__}: {error}); it "
+                "is damaged, or of another space. Begin a new study in another folder."
             ) from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self._lock:
+            self.study.add_trials(frozen)
+            self.records |= {r.number: r for r in records if r.state.has_ended}
+            if self._pruner is not None:
+                for record in self.records.values():
+                    self._pruner.take_up(record)
 
     def ask(self) -> TrialRecord:
         """The next trial, queued."""
@@ -121,7 +136,11 @@ class Book:
             number = trial.number
             self._open[number] = trial
             record = TrialRecord(
-                number, trial_seed(self._seed, number), params, asked_at=self._now()
+                number,
+                trial_seed(self._seed, number),
+                params,
+                asked_at=self._now(),
+                sampler_notes=_notes(trial.system_attrs),
             )
             self._keep(record)
             return record
@@ -144,21 +163,22 @@ class Book:
             self._keep(record.with_(reports=self.records[record.number].reports))
 
     def tell(self, record: TrialRecord) -> TrialRecord:
-        """The trial has ended. Told once: what ended stays as it is."""
-        import optuna
+        """The trial has ended. Told once: what ended stays as it is.
 
+        One that completed without a number for each objective has FAILED.
+        """
         with self._lock:
             before = self.records[record.number]
             if before.state.has_ended:
                 return before
             record = record.with_(reports=before.reports, ended_at=self._now())
-            trial = self._open.pop(record.number)
             if record.state is State.COMPLETED:
-                self.study.tell(trial, list(record.values))
-            elif record.state is State.PRUNED:
-                self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                record = self._with_numbers(record)
             else:
-                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                record = record.with_(values=())
+            trial = self._open.pop(record.number)
+            told = self.study.tell(trial, list(record.values) or None, _optuna_state(record))
+            record = record.with_(sampler_notes=_notes(told.system_attrs))
             self._keep(record)
             return record
 
@@ -187,23 +207,73 @@ class Book:
                 "trial", {"trial": record.to_json()}, is_final=record.state.has_ended
             )
 
+    def _exhaust(self) -> None:
+        self.is_exhausted = True
+
+    def _with_numbers(self, record: TrialRecord) -> TrialRecord:
+        """The same, or FAILED where its values aren't a number for each objective."""
+        names = [objective.name for objective in self.objectives]
+        if len(record.values) != len(names):
+            code = "wrong_values"
+            message = (
+                f"The trial gave {len(record.values)} values for the objectives "
+                f"{', '.join(names)}; it must give one for each."
+            )
+        elif any(math.isnan(value) for value in record.values):
+            code = "not_a_number"
+            missing = [name for name, v in zip(names, record.values, strict=True) if math.isnan(v)]
+            message = (
+                f"The trial's {', '.join(missing)} is not a number; a lower learning rate, or "
+                "gradient clipping, may help."
+            )
+        else:
+            return record
+        failure = Failure(code, message, record.lane or "")
+        return record.with_(state=State.FAILED, values=(), failures=(*record.failures, failure))
+
     def _frozen(self, record: TrialRecord) -> "optuna.trial.FrozenTrial":
-        """An ended trial as Optuna keeps it: the space is asked what its parameters are of."""
+        """A trial as Optuna keeps it: the space is asked what its parameters are of.
+
+        One that hasn't ended waits, and is the next to be asked.
+        """
         import optuna
 
-        states = optuna.trial.TrialState
         fixed = optuna.trial.FixedTrial(dict(record.params), number=record.number)
-        self._space.suggest(fixed)
-        state = {State.COMPLETED: states.COMPLETE, State.PRUNED: states.PRUNED}.get(
-            record.state, states.FAIL
-        )
+        suggested = self._space.suggest(fixed)
+        if dict(suggested) != dict(record.params):
+            raise ValueError(f"trial {record.number} has parameters of another space")
+        if not record.state.has_ended:
+            return optuna.trial.create_trial(
+                state=optuna.trial.TrialState.WAITING,
+                system_attrs={**record.sampler_notes, "fixed_params": fixed.params},
+            )
         single = len(self.objectives) == 1
         return optuna.trial.create_trial(
-            state=state,
+            state=_optuna_state(record),
             values=list(record.values) if record.state is State.COMPLETED else None,
             params=fixed.params,
             distributions=fixed.distributions,
             intermediate_values=(
                 {step: values[0] for step, values in record.reports.items()} if single else {}
             ),
+            system_attrs=dict(record.sampler_notes),
         )
+
+
+def _optuna_state(record: TrialRecord) -> "optuna.trial.TrialState":
+    import optuna
+
+    states = optuna.trial.TrialState
+    known = {State.COMPLETED: states.COMPLETE, State.PRUNED: states.PRUNED}
+    return known.get(record.state, states.FAIL)
+
+
+def _notes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sampler noted of a trial, without long ones and texts: CMA-ES's are pickles."""
+    return {
+        name: value
+        for name, value in attributes.items()
+        if name != "fixed_params"
+        and not isinstance(value, str)
+        and len(json.dumps(value)) <= _LONGEST_NOTE
+    }

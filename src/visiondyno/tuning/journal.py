@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -11,6 +11,7 @@ from visiondyno.errors import Conflict, SpecError, StorageFull
 
 NAME = "study.jsonl"
 FORMAT = "visiondyno.study/1"
+_BEGINNING = f'{{"kind":"study","format":"{FORMAT}"'
 
 Json = dict[str, Any]
 
@@ -18,8 +19,9 @@ Json = dict[str, Any]
 class Journal:
     """What is known of a study's trials, in the order in which it became known.
 
-    A line that was half written when the process was killed is dropped when the file is opened
-    again; whatever was written before it is whole. While it is open, no other process opens it.
+    A line that was half written when the process was killed, or the machine went down, is dropped
+    when the file is opened again; whatever was written before it is whole. While it is open, no
+    other process opens it.
     """
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
@@ -42,17 +44,19 @@ class Journal:
         path = folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb")
-        except FileExistsError:
-            raise Conflict(
-                f"{folder} holds a study already; go on with it with --resume, or choose another "
-                "folder with --out."
-            ) from None
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
         except OSError as error:
             raise _unwritable(path, error) from error
         journal = cls(file, path)
-        journal._lock()
-        journal.write("study", {"format": FORMAT, **study})
+        try:
+            journal._lock()
+            journal._check_unbegun()
+            journal._cut_off(0)
+            journal.write("study", {"format": FORMAT, **study})
+            _keep_name(folder)
+        except BaseException:
+            file.close()
+            raise
         return journal
 
     @classmethod
@@ -60,7 +64,8 @@ class Journal:
         """The journal in `folder`, what its study was asked, and its trials as they were told.
 
         Raises:
-            SpecError: there is none, or it is no journal of ours.
+            SpecError: there is none, it is no journal of ours, or it is damaged elsewhere than at
+                its end. The file stays as it is.
             Conflict: another process goes on with it.
         """
         path = folder / NAME
@@ -76,12 +81,13 @@ class Journal:
         journal = cls(file, path)
         try:
             journal._lock()
-            lines = list(journal._whole_lines())
-            first = _checked(lines[0] if lines else {}, path)
+            lines, end = _whole_lines(file, path)
+            journal._cut_off(end)
         except BaseException:
             file.close()
             raise
-        return journal, first, [line["trial"] for line in lines if line.get("kind") == "trial"]
+        first, *others = lines
+        return journal, first, [line["trial"] for line in others if "trial" in line]
 
     def write(self, kind: str, fields: Mapping[str, Any], *, is_final: bool = True) -> None:
         """Append a line; the end of this process can't take it back.
@@ -116,26 +122,79 @@ class Journal:
                 f"Another process goes on with the study in {self.path.parent}; wait for its end."
             ) from None
 
-    def _whole_lines(self) -> Iterator[Json]:
-        """Every line that is JSON; the file is cut off after the last, and goes on there."""
-        end = 0
-        for line in self._file:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n") or not isinstance(found, dict):
-                break
-            end += len(line)
-            yield found
-        self._file.seek(end)
-        self._file.truncate()
+    def _check_unbegun(self) -> None:
+        if not _is_unbegun(self._file.read()):
+            raise Conflict(
+                f"{self.path.parent} holds a study already; go on with it with --resume, or choose "
+                "another folder with --out."
+            )
+
+    def _cut_off(self, end: int) -> None:
+        """Go on after so many bytes; those that follow are gone."""
+        try:
+            self._file.seek(end)
+            self._file.truncate()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
 
-def _checked(first: Json, path: Path) -> Json:
-    if first.get("kind") != "study" or first.get("format") != FORMAT:
-        raise SpecError(f"{path} is no study's journal; choose another folder with --out.")
-    return first
+def _is_unbegun(content: bytes) -> bool:
+    """Whether it is nothing, or a beginning that was torn: a study that was never begun."""
+    head = _BEGINNING.encode()
+    torn = b"\n" not in content.rstrip(b"\0")
+    return torn and (content.startswith(head) or head.startswith(content.rstrip(b"\0")))
+
+
+def _whole_lines(file: IO[bytes], path: Path) -> tuple[list[Json], int]:
+    """Every whole line, and where the last one ends; what is torn can only be after it."""
+    lines: list[Json] = []
+    end = 0
+    damaged: int | None = None
+    for number, line in enumerate(file, 1):
+        found = _parsed(line)
+        if number == 1 and found is None and _is_unbegun(line):
+            break
+        if number == 1 and (found is None or not _is_of_a_study(found)):
+            raise SpecError(
+                f"{path} is no study's journal; leave --resume out, or give a study's folder with "
+                "--out."
+            )
+        if found is None:
+            damaged = damaged or number
+            continue
+        if damaged is not None:
+            raise SpecError(
+                f"Line {damaged} of {path} is damaged, and whole ones follow it; delete that line "
+                "to go on without what it says, or begin in another folder with --out."
+            )
+        end += len(line)
+        lines.append(found)
+    if not lines:
+        raise SpecError(f"The study in {path.parent} was never begun; leave --resume out.")
+    return lines, end
+
+
+def _parsed(line: bytes) -> Json | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_of_a_study(first: Json) -> bool:
+    return first.get("kind") == "study" and first.get("format") == FORMAT
+
+
+def _keep_name(folder: Path) -> None:
+    """A new file's name outlasts a power cut only when its folder is on the disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _unwritable(path: Path, error: OSError) -> StorageFull:

@@ -104,11 +104,18 @@ def dominates(
 
 def pareto_front(objectives: Sequence[Objective], points: Sequence[Sequence[float]]) -> list[int]:
     """Indices, ascending, of the points that no other point dominates; of points with NaN none."""
-    whole = [
-        index for index, point in enumerate(points) if not any(math.isnan(value) for value in point)
-    ]
-    return [
-        index
-        for index in whole
-        if not any(dominates(objectives, points[other], points[index]) for other in whole)
-    ]
+    signs = [1.0 if objective.direction == "minimize" else -1.0 for objective in objectives]
+    lower_is_better = sorted(
+        (tuple(sign * value for sign, value in zip(signs, point, strict=True)), index)
+        for index, point in enumerate(points)
+        if not any(math.isnan(value) for value in point)
+    )
+    front: list[tuple[tuple[float, ...], int]] = []
+    for point, index in lower_is_better:
+        # What dominates a point sorts before it, and is itself in the front or dominated by it.
+        if not any(
+            other != point and all(a <= b for a, b in zip(other, point, strict=True))
+            for other, _ in front
+        ):
+            front.append((point, index))
+    return sorted(index for _, index in front)

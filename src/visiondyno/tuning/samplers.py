@@ -1,8 +1,10 @@
 """Samplers of Optuna by name."""
 
+import inspect
+import warnings
 from typing import TYPE_CHECKING
 
-from visiondyno.errors import SpecError
+from visiondyno.errors import MissingExtra, SpecError, Unavailable
 from visiondyno.tuning.by_name import find_by_name
 from visiondyno.tuning.trial import Json, trial_seed
 
@@ -24,17 +26,35 @@ def make_sampler(
 
     Raises:
         SpecError: there is none of this name, or it doesn't take these arguments.
+        Unavailable: it needs a package that isn't installed.
     """
-    import optuna
-
-    seed = trial_seed(seed, -1 - taken_up)
-    kind = find_by_name(optuna.samplers, "Sampler", name)
     try:
-        return kind(**{"seed": seed, **arguments})
-    except TypeError as first:
-        try:
-            return kind(**arguments)  # one that has no seed
-        except (TypeError, ValueError) as error:
-            raise SpecError(f"{kind.__name__} can't be made: {error}.") from first
-    except ValueError as error:
-        raise SpecError(f"{kind.__name__} can't be made: {error}.") from error
+        import optuna
+    except ImportError as error:
+        raise MissingExtra("tune", "Tuning") from error
+
+    kind = find_by_name(optuna.samplers, "Sampler", name)
+    arguments = {**_given(kind, trial_seed(seed, -1 - taken_up)), **arguments}
+    base = arguments.get("base_sampler")
+    if isinstance(base, str):
+        arguments["base_sampler"] = make_sampler(base, {}, seed, taken_up)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return kind(**arguments)
+    except ImportError as error:
+        raise Unavailable(
+            f"{kind.__name__} needs the package '{error.name}', which isn't installed; install it "
+            f"with pip install {error.name}, or take another sampler."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{kind.__name__} can't be made: {str(error).rstrip('.')}.") from error
+
+
+def _given(kind: type, seed: int) -> Json:
+    """What a sampler gets where nothing else is said."""
+    takes = inspect.signature(kind).parameters
+    given: Json = {"seed": seed} if "seed" in takes else {}
+    if "scramble" in takes:
+        given["scramble"] = True  # QMC's sequence depends on the seed only when it is scrambled
+    return given

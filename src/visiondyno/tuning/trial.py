@@ -73,6 +73,7 @@ class TrialRecord:
         measured: beside the values: metrics of the last epoch, measurements, what a reader must
             know.
         failures: of its attempts, in order; the last one is the trial's where it is FAILED.
+        sampler_notes: what the sampler must know of it in a later run, such as its generation.
     """
 
     number: int
@@ -93,6 +94,7 @@ class TrialRecord:
     cost: Json | None = None
     measured: Json = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+    sampler_notes: Json = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float | None:
