@@ -50,6 +50,16 @@ def write_constant_model(
     return path
 
 
+def grow(path: Path, more_bytes: int) -> Path:
+    """Give a model a weight of noise that nothing uses, so that its file has so many bytes more."""
+    model = onnx.load(path)
+    noise = np.random.default_rng(0).bytes(more_bytes // 4 * 4)
+    weight = numpy_helper.from_array(np.frombuffer(noise, np.int32), "unused")
+    model.graph.initializer.append(weight)
+    onnx.save(model, path)
+    return path
+
+
 def write_detector(path: Path, rows: list[list[float]], card: ModelCard | None = None) -> Path:
     """A detector that answers these rows (left, top, right, bottom, score, class) always."""
     answer = np.array([rows], np.float32).reshape(1, -1, 6)

@@ -249,7 +249,8 @@ class _Archive:
                 raise self._refused(str(error).replace(str(path), "its archive")) from error
             except OSError as error:
                 if error.errno in _NO_NAMES:
-                    raise self._refused(f"{error.strerror} of a name in it") from error
+                    reason = f"its archive has a name that no file can have ({error.strerror})"
+                    raise self._refused(reason) from error
                 raise
         confine(folder)
 

@@ -1,0 +1,52 @@
+"""Jobs with attachments for tests, and a client that is told of a server which isn't there."""
+
+import base64
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visiondyno.blobs.folder import FolderBlobs
+from visiondyno.client.client import Client
+from visiondyno.places import Place
+
+ELSEWHERE = Place("http://127.0.0.1:9")
+
+
+def zipped(members: Mapping[str, bytes | str]) -> bytes:
+    """A zip file with these members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def as_text(archive: bytes) -> str:
+    """The archive as it stands in a job."""
+    return base64.b64encode(archive).decode()
+
+
+def attached(members: Mapping[str, bytes | str], path: str) -> dict[str, Any]:
+    """One attachment."""
+    return {"archive": as_text(zipped(members)), "path": path}
+
+
+def members_of(archive: str | bytes) -> dict[str, bytes]:
+    """Name and content of what an archive holds."""
+    data = base64.b64decode(archive) if isinstance(archive, str) else archive
+    with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+class ClientElsewhere(Client):
+    """Its workers are on a machine that nobody asks; its blobs are in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(ELSEWHERE, blobs=FolderBlobs(folder))
+        self.files_put = 0
+
+    def put_file(self, path: Path, *arguments: Any) -> str:
+        self.files_put += 1
+        return super().put_file(path, *arguments)
