@@ -115,14 +115,46 @@ class Docker:
         self._tell = tell
 
     def check(self) -> None:
-        """See that its daemon answers.
+        """See that its daemon answers, and that it has BuildKit, which the Dockerfile needs.
 
         Raises:
-            Unavailable: it doesn't.
+            Unavailable: one of them is missing.
         """
+        said = self._asked("version", "--format", "{{.Server.Version}}")
+        if said is not None:
+            raise Unavailable(
+                f"docker's daemon doesn't answer ({said:.200}); start it, and see that you may use "
+                "it: docker version."
+            )
+        if self._asked("buildx", "version") is not None:
+            raise Unavailable(
+                "docker has no buildx, which builds with BuildKit; install it "
+                "(https://docs.docker.com/go/buildx/)."
+            )
+
+    def build(self, context: Path, image: str, build_args: Sequence[str] = ()) -> None:
+        """Build `image` from the folder `context`.
+
+        Raises:
+            OperationFailed: docker couldn't; its last words are in `traceback`.
+        """
+        arguments = ["buildx", "build", "--load", "--progress", "plain", "--platform", PLATFORM]
+        for argument in build_args:
+            arguments += ["--build-arg", argument]
+        arguments += ["-f", DOCKERFILE, "-t", image, "."]
+        self._run(arguments, context, "build", "read its last lines above")
+
+    def push(self, image: str) -> None:
+        """Push `image`; errors as `build`."""
+        first = image.split("/", maxsplit=1)[0]
+        login = f"docker login {first}" if "." in first or ":" in first else "docker login"
+        self._run(["push", image], Path.cwd(), "push", f"log in with '{login}' if it was refused")
+
+    def _asked(self, *arguments: str) -> str | None:
+        """None where docker is content; else its last words."""
         try:
             done = subprocess.run(  # noqa: S603 - the command that was found
-                [self._command, "version", "--format", "{{.Server.Version}}"],
+                [self._command, *arguments],
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 text=True,
@@ -134,36 +166,15 @@ class Docker:
             raise Unavailable(
                 f"docker doesn't answer ({type(error).__name__}); see that it runs: docker version."
             ) from error
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason"])[-1]
-            raise Unavailable(
-                f"docker's daemon doesn't answer ({said:.200}); start it, and see that you may use "
-                "it: docker version."
-            )
-
-    def build(self, context: Path, image: str, build_args: Sequence[str] = ()) -> None:
-        """Build `image` from the folder `context`.
-
-        Raises:
-            OperationFailed: docker couldn't; its last words are in `traceback`.
-        """
-        arguments = ["build", "--progress", "plain", "--platform", PLATFORM, "-f", DOCKERFILE]
-        for argument in build_args:
-            arguments += ["--build-arg", argument]
-        self._run([*arguments, "-t", image, "."], context, "build", "read its last lines above")
-
-    def push(self, image: str) -> None:
-        """Push `image`; errors as `build`."""
-        first = image.split("/", maxsplit=1)[0]
-        login = f"docker login {first}" if "." in first or ":" in first else "docker login"
-        self._run(["push", image], Path.cwd(), "push", f"log in with '{login}' if it was refused")
+        if not done.returncode:
+            return None
+        return (done.stderr.strip().splitlines() or ["no reason"])[-1]
 
     def _run(self, arguments: list[str], folder: Path, stage: str, next_step: str) -> None:
         last: deque[str] = deque(maxlen=_LAST_WORDS)
         process = subprocess.Popen(  # noqa: S603 - the command that was found
             [self._command, *arguments],
             cwd=folder,
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ from visiondyno.cli import deploy_handler
 from visiondyno.cli.deploy_handler import try_handler
 from visiondyno.errors import MissingExtra, OperationFailed
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TESTS = ROOT / "tests"
 
 pytest.importorskip("runpod")
