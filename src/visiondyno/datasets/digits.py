@@ -29,7 +29,7 @@ SPLITS = ("train", "val", "demo")
 Split = Literal["train", "val", "demo"]
 Points = NDArray[np.float64]
 
-_CLASSES = 10
+CLASSES = 10
 _SCALE = 4
 _LARGE = SIDE_PIXELS * _SCALE
 # `shift` of OpenCV's drawing: coordinates in 1/16 of a pixel.
@@ -109,7 +109,7 @@ def draw_digit(split: Split, index: int) -> Digit:
         hashlib.sha256(f"digits-v{DIGITS_VERSION}/{split}/{index}".encode()).digest()[:8], "big"
     )
     rng = np.random.Generator(np.random.PCG64(seed))
-    class_id = index % _CLASSES
+    class_id = index % CLASSES
     return Digit(_photograph(_ink(class_id, rng), rng), class_id)
 
 
@@ -141,7 +141,7 @@ def ensure_digits(
         raise DatasetError(f"{count} digits can't be drawn: ask for 1 to {MOST_DIGITS}")
 
     def write(folder: Path) -> None:
-        for class_id in range(_CLASSES):
+        for class_id in range(CLASSES):
             (folder / str(class_id)).mkdir()
         for index in range(count):
             digit = draw_digit(split, index)

@@ -15,7 +15,9 @@ from visiondyno.datasets.yolo import CLASSES_FILE, open_yolo_folder, open_yolo_y
 from visiondyno.datasets.yolo_yaml import load_yaml, looks_like_data_yaml
 from visiondyno.errors import DatasetError
 
-_SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
+SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
+"""Folders of these names beside each other are parts of one data set."""
+
 _FORMS = (
     "COCO JSON beside its images or in annotations/, YOLO (data.yaml, or images/, labels/ and "
     "classes.txt), Pascal VOC (Annotations/ and JPEGImages/), images/ and depth/, idx files, or "
@@ -62,9 +64,9 @@ def _is_plain_voc_folder(folder: Path) -> bool:
 
 
 def _split_folder(folder: Path, split: str) -> Path:
-    if split in _SPLIT_FOLDERS and (folder / split).is_dir():
+    if split in SPLIT_FOLDERS and (folder / split).is_dir():
         return folder / split
-    known = sorted(_SPLIT_FOLDERS.intersection(class_folders(folder)))
+    known = sorted(SPLIT_FOLDERS.intersection(class_folders(folder)))
     has = f"it has the folders {', '.join(known)}" if known else "its form has no splits"
     raise DatasetError(f"Data set {folder} has no split '{split}': {has}")
 
@@ -134,7 +136,7 @@ def _explain_unlabelled(folder: Path) -> None:
 
 
 def _explain_splits(folder: Path) -> None:
-    splits = sorted(_SPLIT_FOLDERS.intersection(class_folders(folder)))
+    splits = sorted(SPLIT_FOLDERS.intersection(class_folders(folder)))
     if len(splits) > 1:
         paths = " or ".join(str(folder / split) for split in splits)
         raise DatasetError(f"Folder {folder} holds splits: give one of them, {paths}")

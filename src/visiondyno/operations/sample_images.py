@@ -18,6 +18,7 @@ import cv2
 from visiondyno import __version__
 from visiondyno.datasets.fingerprint import fingerprint
 from visiondyno.datasets.indexed import IndexedDataset
+from visiondyno.datasets.parts import part_of
 from visiondyno.datasets.registry import (
     builtin_dataset,
     default_cache_dir,
@@ -32,8 +33,10 @@ from visiondyno.operations.prepared_images import (
     map_images,
     prepare_images,
 )
-from visiondyno.specs.training_data import ImageData
+from visiondyno.operations.sample_parts import SamplesPart
+from visiondyno.specs.training_data import PART_NAMES, DataPart, ImageData
 from visiondyno.training.array_samples import ImageSamples
+from visiondyno.training.data import Samples
 
 if TYPE_CHECKING:
     from visiondyno.operations.worker_files import WorkerFiles
@@ -53,7 +56,7 @@ class LabelledImages:
         notes: on how the data set was read, and what was left out.
     """
 
-    samples: ImageSamples
+    samples: Samples
     classes: tuple[str, ...]
     digest: str
     notes: tuple[str, ...]
@@ -105,9 +108,25 @@ def image_samples(
         std=data.std,
         layout=data.layout,
     )
-    how = [prepared.content, data.mean, data.std, data.layout]
+    how: list[Any] = [prepared.content, data.mean, data.std, data.layout]
     notes = (*known.notes, *prepared.notes)
-    return LabelledImages(samples, prepared.classes, f"sha256:{_sha256(how)}", notes)
+    if data.part is None:
+        return LabelledImages(samples, prepared.classes, f"sha256:{_sha256(how)}", notes)
+    part = _part(samples, data.part, place)
+    note = (
+        f"{data.data!r:.200}: '{data.part.name}' is {len(part):,} of {len(samples):,} images, "
+        f"chosen by seed {data.part.seed}"
+    )
+    how.append(data.part.model_dump(mode="json"))
+    return LabelledImages(part, prepared.classes, f"sha256:{_sha256(how)}", (*notes, note))
+
+
+def _part(samples: Samples, part: DataPart, place: str) -> SamplesPart:
+    try:
+        chosen = part_of(len(samples), PART_NAMES.index(part.name), part.shares, part.seed)
+    except DatasetError as error:
+        raise DatasetError(f"'{place}': {error.message}") from error
+    return SamplesPart(samples, chosen)
 
 
 class _Opening:

@@ -58,6 +58,54 @@ class SequentialConfig(_Part):
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=1, max_length=10_000)]
 
 
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("a kernel must be odd, so that it has a middle")
+    return value
+
+
+class CnnConfig(_Part):
+    """A plain convolutional image classifier, described in a line: studies search such.
+
+    Blocks of convolution, batch norm, activation and a max pooling that halves the sides; then
+    dropout, a hidden linear layer with its activation, dropout, and the linear layer of the
+    classes. Convolutions keep the size, and a side of one pixel is halved no further. Batch norm is
+    left out where images have become one pixel: a batch of one has no variance there. A side that
+    leaves the last block with more than 16 pixels is averaged to 8 to 15.
+
+    Attributes:
+        image_shape: channels, height and width.
+        classes: outputs.
+        blocks: how many.
+        width: channels of every convolution.
+        convolutions: of a block.
+        kernel: side of the convolutions, odd.
+        batch_norm: after each convolution.
+        activation: after that.
+        dropout: probability, before each linear layer.
+        hidden: outputs of the hidden layer; 0: there is none.
+    """
+
+    type: Literal["cnn"]
+    image_shape: Annotated[
+        tuple[
+            Annotated[int, Field(ge=1, le=64)],
+            Annotated[int, Field(ge=1, le=16_384)],
+            Annotated[int, Field(ge=1, le=16_384)],
+        ],
+        Field(description="channels, height, width"),
+    ]
+    classes: Annotated[int, Field(ge=1, le=1_000_000)]
+    blocks: Annotated[int, Field(ge=1, le=8)] = 2
+    width: Annotated[int, Field(ge=1, le=4096)] = 32
+    convolutions: Annotated[int, Field(ge=1, le=4)] = 1
+    kernel: Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)] = 3
+    batch_norm: bool = True
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "elu"] = "relu"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    hidden: Annotated[int, Field(ge=0, le=65_536)] = 0
+
+
 class TorchvisionConfig(_Part):
     """A model of torchvision by name, with fresh weights."""
 
@@ -116,6 +164,7 @@ class KerasConfig(_Part):
 
 ModelConfig = Annotated[
     SequentialConfig
+    | CnnConfig
     | TorchvisionConfig
     | TimmConfig
     | TransformersConfig

@@ -1,15 +1,44 @@
 """Where the samples of a training come from: inside the job, a blob, or a data set."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from visiondyno.specs.inline_data import InlineData
 
+PART_NAMES = ("train", "validation", "test")
+"""In the order of their shares."""
+
 _Side = Annotated[int, Field(ge=1, le=16_384)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 _PerChannel = Annotated[
     tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=3)
 ]
+
+
+class DataPart(BaseModel):
+    """One of three parts of a data set, which have no sample in common and together have all.
+
+    Attributes:
+        name: which of them.
+        shares: of all samples, of `train`, `validation` and `test`.
+        seed: another one gives other parts; see `datasets.parts.part_of`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["train", "validation", "test"]
+    shares: tuple[_Share, _Share, _Share] = (0.5, 0.25, 0.25)
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+
+    @model_validator(mode="after")
+    def _shares_are_of_one_whole(self) -> Self:
+        if not math.isclose(sum(self.shares), 1, abs_tol=1e-9):
+            raise ValueError(f"the 'shares' add up to {sum(self.shares):g}; they must to 1")
+        if not self.shares[PART_NAMES.index(self.name)]:
+            raise ValueError(f"the share of '{self.name}' is 0; take a part that has one")
+        return self
 
 
 class ImageData(BaseModel):
@@ -23,6 +52,7 @@ class ImageData(BaseModel):
         mean, std: of each channel, of pixels from 0 to 1: a sample is (pixels - mean) / std.
         layout: of a sample: `chw` as torch's layers take it, or `hwc`.
         max_images: the first so many only.
+        part: of what the rest says; None takes it whole. The parts of a data set are decoded once.
         skip_bad: leave bad images out and tell how many, instead of stopping.
     """
 
@@ -35,6 +65,7 @@ class ImageData(BaseModel):
     std: _PerChannel | None = None
     layout: Literal["chw", "hwc"] = "chw"
     max_images: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    part: DataPart | None = None
     skip_bad: bool = False
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import MissingExtra, SpecError
 from visiondyno.specs.training import (
+    CnnConfig,
     ExportedConfig,
     KerasConfig,
     ModelConfig,
@@ -15,6 +16,7 @@ from visiondyno.specs.training import (
     TransformersConfig,
 )
 from visiondyno.training.arguments import one_line
+from visiondyno.training.cnn import layers_of
 from visiondyno.training.exported import load_exported, read_program
 from visiondyno.training.keras_models import build_keras
 from visiondyno.training.layers import build_sequential
@@ -75,6 +77,8 @@ def build_module(
 def _build(
     config: ModelConfig, seed: int, open_blob: Callable[[str], bytes] | None, max_bytes: int
 ) -> "nn.Module":
+    if isinstance(config, CnnConfig):
+        config = layers_of(config)
     if isinstance(config, SequentialConfig):
         return build_sequential(config, max_bytes=max_bytes)
     if isinstance(config, ExportedConfig):

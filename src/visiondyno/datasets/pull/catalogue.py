@@ -54,6 +54,9 @@ class DownloadableDataset:
         prepare: what is done after unpacking; see `visiondyno.datasets.pull.prepare`.
         classes: names that the files don't hold, class 0 first.
         default_split: opened where the reference names none; None: as the folder's format does.
+        splits: that it has once it is pulled; () where nobody needs to know before.
+        image_shape: channels, height and width of every image; None where they differ.
+        class_count: of a classification set.
     """
 
     name: str
@@ -63,6 +66,9 @@ class DownloadableDataset:
     prepare: Literal["yolo_names", "class_names", "cifar_folders"] | None = None
     classes: tuple[str, ...] = ()
     default_split: str | None = None
+    splits: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int] | None = None
+    class_count: int | None = None
 
 
 def _idx_files(base: str, sizes: tuple[int, ...], md5: tuple[str, ...]) -> tuple[SourceFile, ...]:
@@ -152,6 +158,9 @@ DOWNLOADABLE: tuple[DownloadableDataset, ...] = (
             ),
         ),
         terms="CC BY-SA 3.0 (Yann LeCun, Corinna Cortes)",
+        splits=("train", "test"),
+        image_shape=(1, 28, 28),
+        class_count=10,
     ),
     DownloadableDataset(
         name="fashion_mnist",
@@ -172,6 +181,9 @@ DOWNLOADABLE: tuple[DownloadableDataset, ...] = (
             "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
             "Bag", "Ankle boot",
         ),
+        splits=("train", "test"),
+        image_shape=(1, 28, 28),
+        class_count=10,
     ),
     DownloadableDataset(
         name="kmnist",
@@ -189,6 +201,9 @@ DOWNLOADABLE: tuple[DownloadableDataset, ...] = (
         terms="CC BY-SA 4.0 (Center for Open Data in the Humanities)",
         prepare="class_names",
         classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        splits=("train", "test"),
+        image_shape=(1, 28, 28),
+        class_count=10,
     ),
     DownloadableDataset(
         name="cifar10",
@@ -208,6 +223,9 @@ DOWNLOADABLE: tuple[DownloadableDataset, ...] = (
         terms="no licence is stated; cite Krizhevsky, Learning Multiple Layers of Features (2009)",
         prepare="cifar_folders",
         default_split="test",
+        splits=("train", "test"),
+        image_shape=(3, 32, 32),
+        class_count=10,
     ),
 )  # fmt: skip
 
