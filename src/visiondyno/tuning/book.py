@@ -140,7 +140,7 @@ class Book:
                 trial_seed(self._seed, number),
                 params,
                 asked_at=self._now(),
-                sampler_notes=_notes(trial.system_attrs),
+                sampler_notes=self._notes_of(number),
             )
             self._keep(record)
             return record
@@ -177,8 +177,8 @@ class Book:
             else:
                 record = record.with_(values=())
             trial = self._open.pop(record.number)
-            told = self.study.tell(trial, list(record.values) or None, _optuna_state(record))
-            record = record.with_(sampler_notes=_notes(told.system_attrs))
+            self.study.tell(trial, list(record.values) or None, _optuna_state(record))
+            record = record.with_(sampler_notes=self._notes_of(record.number))
             self._keep(record)
             return record
 
@@ -206,6 +206,9 @@ class Book:
             self._journal.write(
                 "trial", {"trial": record.to_json()}, is_final=record.state.has_ended
             )
+
+    def _notes_of(self, number: int) -> dict[str, Any]:
+        return _notes(self.study.get_trials(deepcopy=False)[number].system_attrs)
 
     def _exhaust(self) -> None:
         self.is_exhausted = True

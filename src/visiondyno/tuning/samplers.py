@@ -1,5 +1,6 @@
 """Samplers of Optuna by name."""
 
+import importlib.util
 import inspect
 import warnings
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ from visiondyno.tuning.trial import Json, trial_seed
 
 if TYPE_CHECKING:
     import optuna
+
+
+_NEEDED = {"CmaEsSampler": ("cmaes",), "GPSampler": ("scipy", "torch"), "QMCSampler": ("scipy",)}
+"""Packages that Optuna imports only when a sampler first needs them: in mid-study."""
 
 
 def make_sampler(
@@ -34,6 +39,7 @@ def make_sampler(
         raise MissingExtra("tune", "Tuning") from error
 
     kind = find_by_name(optuna.samplers, "Sampler", name)
+    _check_packages(kind.__name__)
     arguments = {**_given(kind, trial_seed(seed, -1 - taken_up)), **arguments}
     base = arguments.get("base_sampler")
     if isinstance(base, str):
@@ -42,13 +48,17 @@ def make_sampler(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return kind(**arguments)
-    except ImportError as error:
-        raise Unavailable(
-            f"{kind.__name__} needs the package '{error.name}', which isn't installed; install it "
-            f"with pip install {error.name}, or take another sampler."
-        ) from error
     except (TypeError, ValueError) as error:
         raise SpecError(f"{kind.__name__} can't be made: {str(error).rstrip('.')}.") from error
+
+
+def _check_packages(name: str) -> None:
+    missing = [one for one in _NEEDED.get(name, ()) if importlib.util.find_spec(one) is None]
+    if missing:
+        raise Unavailable(
+            f"{name} needs {' and '.join(missing)}, which isn't installed; install it with pip "
+            f"install {' '.join(missing)}, or take another sampler."
+        )
 
 
 def _given(kind: type, seed: int) -> Json:
