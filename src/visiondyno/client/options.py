@@ -37,11 +37,17 @@ class TrainOptions(JobOptions, total=False):
         early_stopping: `{"monitor": "val_loss", "patience": 3, …}`; see `EarlyStopping`.
         seed: of weights, of the order of samples and of dropout.
         callbacks: for this training only, after the trainer's own.
+        measure: what the worker measures of the module before the first epoch.
+        measure_seconds: how long that may take in all, about.
+        health: tell of each epoch how its gradients behaved.
     """
 
     early_stopping: EarlyStopping | Mapping[str, Any] | None
     seed: int | None
     callbacks: Sequence[Callback]
+    measure: Sequence[str]
+    measure_seconds: float
+    health: bool
 
 
 class TrialOptions(TrainOptions, total=False):

@@ -110,12 +110,14 @@ class Trainer:
             The state after the last epoch, and each epoch's record.
         """
         check_options(options, TrainOptions)
-        settings = {
+        settings: Json = {
             "hyperparameters": hyperparameters,
             "epochs": epochs,
             "early_stopping": options.get("early_stopping"),
             "seed": options.get("seed"),
         }
+        told = ("measure", "measure_seconds", "health")
+        settings |= {name: options.get(name) for name in told if name in options}
         result = self._train(
             (model_config, model_state), (training_data, validation_data), settings, options
         )
