@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from visiondyno.errors import OperationFailed, VisionDynoError
 from visiondyno.executors.breaker import BreakerReading
+from visiondyno.tuning.quarantine import WorkerWatch
 from visiondyno.tuning.session import Session
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -41,6 +42,7 @@ class LaneReading:
         failures_in_a_row: up to now.
         breaker: of an endpoint.
         closed: why it takes no trials any more, in a sentence; None while it does.
+        quarantined: its workers that get no more trials, by name.
     """
 
     name: str
@@ -52,6 +54,7 @@ class LaneReading:
     failures_in_a_row: int
     breaker: BreakerReading | None
     closed: str | None
+    quarantined: tuple[str, ...] = ()
 
 
 class Lane:
@@ -88,6 +91,7 @@ class Lane:
         self.capacity = capacity
         self.width = capacity
         self.closed: str | None = None
+        self.workers = WorkerWatch()
         self._clock = clock
         self._draw = draw
         self._running = 0
@@ -158,6 +162,7 @@ class Lane:
             self._in_a_row,
             self.session.breaker(),
             self.closed,
+            tuple(sorted(self.workers.quarantined)),
         )
 
 

@@ -1,6 +1,7 @@
 """Runs a study: asks for trials, gives them to lanes, and keeps what becomes of each."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from visiondyno.tuning.trial import Failure, State, TrialRecord
 _ANOTHER_MAY_DO = (TransportDown, RateLimited, ChildDied, JobLost)
 """The lane's failures, not the trial's: another attempt may do better."""
 _LANE_IS_CLOSED = (Unauthorized, Forbidden)
+
+_log = logging.getLogger("visiondyno")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +206,15 @@ class StudyRunner:
             result = await self._limited(record, lane, told)
         except Pruned as pruned:
             lane.succeeded()
+            self._worker_did_well(record.number, lane)
             self._end(told.record, State.PRUNED, measured={"pruned": str(pruned)})
         except VisionDynoError as error:
             failure = Failure(error.code, error.message, lane.name)
+            await self._worker_failed(record.number, lane)
             return self._failed(told.record, lane, failure, error, failures)
         else:
             lane.succeeded()
+            self._worker_did_well(record.number, lane)
             self._end(told.record, State.COMPLETED, result)
         return False
 
@@ -262,6 +268,24 @@ class StudyRunner:
             return True
         self._end(record, State.FAILED, failures=tuple(failures))
         return False
+
+    # ---- workers
+
+    def _worker_did_well(self, number: int, lane: Lane) -> None:
+        worker = self._body.result_so_far(number).worker_id
+        if worker is not None:
+            lane.workers.succeeded(worker)
+
+    async def _worker_failed(self, number: int, lane: Lane) -> None:
+        worker = self._body.result_so_far(number).worker_id
+        if worker is None or not lane.workers.failed(worker):
+            return
+        try:
+            await lane.session.quarantine(worker)
+        except VisionDynoError as error:
+            _log.warning("Worker %s fails trial after trial: %s", worker, error.message)
+        else:
+            _log.warning("Worker %s failed trial after trial and gets no more jobs.", worker)
 
     # ---- what is told
 

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from visiondyno.client.async_client import AsyncClient
+from visiondyno.errors import SpecError
 from visiondyno.executors.breaker import Breaker, BreakerReading
 from visiondyno.executors.cost import Cost
 from visiondyno.executors.http_api import Guards
 from visiondyno.executors.runpod_cost import CostMeter
 from visiondyno.executors.throttle import Throttle
+from visiondyno.executors.workers import WorkerCommand
 from visiondyno.places import Place, SharedEndpoint, make_executor_at
 from visiondyno.settings import Settings
 
@@ -33,6 +35,15 @@ class Session(ABC):
         """What all trials cost up to now; None where nothing is paid, or it isn't known."""
         return None
 
+    async def quarantine(self, worker: str) -> None:  # noqa: ARG002 - of places with such workers
+        """Have a worker claim no more jobs.
+
+        Raises:
+            SpecError: this place's workers take no commands.
+            VisionDynoError: it can't be told.
+        """
+        raise SpecError("The workers of this place take no commands.")
+
     async def close(self) -> None:
         """Free what is held."""
         return
@@ -53,6 +64,9 @@ class SharedClient(Session):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[AsyncClient]:
         yield self._client
+
+    async def quarantine(self, worker: str) -> None:
+        await self._client.executor.command_worker(worker, WorkerCommand.DRAIN)
 
     async def close(self) -> None:
         await self._client.close()
@@ -102,3 +116,7 @@ class ServerSession(Session):
     async def opened(self) -> AsyncIterator[AsyncClient]:
         async with AsyncClient(self._place) as client:
             yield client
+
+    async def quarantine(self, worker: str) -> None:
+        async with self.opened() as client:
+            await client.executor.command_worker(worker, WorkerCommand.DRAIN)
