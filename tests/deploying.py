@@ -8,7 +8,6 @@ from click.testing import CliRunner, Result
 
 from visiondyno.cli.deploy import command as deploy
 
-ROOT = Path(__file__).resolve().parents[1]
 BLOBS = "VISIONDYNO_BLOBS_URL=https://vd.example.com/blobs"
 IMAGE = "docker.io/u/worker"
 DOCKER = """#!/bin/sh
@@ -27,10 +26,11 @@ exit 0
 
 
 class Machine:
-    """This machine: its home, its docker, and what it is told."""
+    """Its home, its checkout, its docker and what that was told."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
+        self.checkout = a_checkout(folder / "checkout")
         self.log = folder / "docker.log"
         self.tried: list[dict[str, Any]] = []
 
@@ -62,3 +62,13 @@ def refused(kind: type[BaseException], says: str, *arguments: str) -> Result:
     assert isinstance(result.exception, kind), result.exception
     assert re.search(says, str(result.exception)), result.exception
     return result
+
+
+def a_checkout(folder: Path) -> Path:
+    """A folder with all that the image is built from, in miniature."""
+    for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", "src/a.py",
+                 "deploy/runpod/Dockerfile", "deploy/runpod/Dockerfile.dockerignore"):  # fmt: skip
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return folder

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploying import a_checkout
 from runpod_rest import GPUS
 from visiondyno.deployments import gpu_types
 from visiondyno.deployments.docker_image import find_context, source_digest, split_image, tagged
@@ -170,17 +171,8 @@ def test_the_tag_is_the_time_in_utc() -> None:
     assert tagged("u/w", 1_795_357_800.0) == "u/w:20261122-143000"
 
 
-def a_context(folder: Path) -> Path:
-    for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", "src/a.py",
-                 "deploy/runpod/Dockerfile", "deploy/runpod/Dockerfile.dockerignore"):  # fmt: skip
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return folder
-
-
 def test_the_checkout_is_found_from_inside(tmp_path: Path) -> None:
-    context = a_context(tmp_path / "checkout")
+    context = a_checkout(tmp_path / "checkout")
     assert find_context(None, context / "src") == context.resolve()
     assert find_context(context, tmp_path) == context.resolve()
     assert find_context(None, ROOT / "tests") == ROOT
@@ -191,7 +183,7 @@ def test_the_checkout_is_found_from_inside(tmp_path: Path) -> None:
 
 
 def test_the_digest_is_of_all_that_decides_the_image_and_of_nothing_else(tmp_path: Path) -> None:
-    context = a_context(tmp_path)
+    context = a_checkout(tmp_path)
     digest = source_digest(context)
     (context / "src/__pycache__").mkdir()
     (context / "src/__pycache__/a.pyc").write_bytes(b"x")

@@ -184,9 +184,10 @@ def list_deployments(as_json: bool) -> None:
         click.echo("Nothing was deployed from this machine; 'dyno deploy runpod' does.")
         return
     table = Table()
-    for column in ("name", "endpoint", "image", "GPU", "workers", "USD/h each", "deployed"):
+    for column in ("name", "endpoint", "GPU", "workers", "USD/h each", "deployed (UTC)"):
         right = column in ("workers", "USD/h each")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
+    table.add_column("image", overflow="fold")
     for deployed in found:
         table.add_row(*_cells(deployed))
     Console(markup=False).print(table)
@@ -196,11 +197,11 @@ def _cells(deployed: Deployment) -> tuple[str, ...]:
     return (
         deployed.name,
         deployed.endpoint_id,
-        deployed.image,
-        ", ".join(deployed.gpus or (deployed.gpu,)),
+        "\n".join(deployed.gpus or (deployed.gpu,)),
         f"{deployed.workers_min}-{deployed.workers_max}",
         f"{find_price(deployed.gpu).usd_per_hour:.3g}",
-        time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(deployed.deployed_at)),
+        time.strftime("%Y-%m-%d\n%H:%M", time.gmtime(deployed.deployed_at)),
+        deployed.image,
     )
 
 

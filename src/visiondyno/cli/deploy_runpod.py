@@ -77,17 +77,18 @@ def deploy(request: Request, settings: Settings, steps: Steps) -> None:
     home = settings.folder
     recorded = latest(home, request.wanted.name)
     image = _image(request, recorded, home, steps)
-    for sentence in check_blobs_address(request.wanted.env):
-        steps.say(sentence)
+    notes = check_blobs_address(request.wanted.env)
     wanted = _completed(request.wanted, image.name, recorded)
     if request.is_dry:
         _show_plan(wanted, settings, steps)
         return
     docker_step = _docker(image, steps)
     if settings.runpod_api_key is None:
-        steps.say("No RUNPOD_API_KEY: the endpoint's settings come at the end, for the console.")
-    else:
-        _ask(wanted, settings, steps)
+        notes.append("No RUNPOD_API_KEY: the endpoint's settings come last, for the console.")
+    elif _is_there(wanted, settings, steps):
+        notes = []  # its template may have what this command doesn't name
+    for sentence in notes:
+        steps.say(sentence)
     _try(request, image, steps)
     if docker_step:
         _build_and_push(image, request.build_args, home, steps)
@@ -102,6 +103,7 @@ def deploy(request: Request, settings: Settings, steps: Steps) -> None:
         if image.context is not None:
             steps.say(f"{image.name} is pushed: with --quick it isn't built again.")
         raise
+    _say_notes(deployed, notes, steps)
     display.show_deployment(record)
 
 
@@ -157,11 +159,23 @@ def _docker(image: _Image, steps: Steps) -> bool:
     return True
 
 
-def _ask(wanted: Wanted, settings: Settings, steps: Steps) -> None:
-    """Before minutes are spent on an image: whether the key is taken, and what is there."""
+def _is_there(wanted: Wanted, settings: Settings, steps: Steps) -> bool:
+    """Before minutes are spent on an image: whether the key is taken, and the endpoint is there."""
     with steps.step("Ask RunPod") as step, _rest(settings) as rest:
         there = find_endpoint(rest, wanted)
         step.note = f"'{wanted.name}' is {'new' if there is None else there.get('id')}"
+    return there is not None
+
+
+def _say_notes(deployed: Deployed, said: list[str], steps: Steps) -> None:
+    """What its variables lack, all of them now known."""
+    try:
+        notes = check_blobs_address(deployed.template.get("env") or {})
+    except SpecError as error:
+        notes = [error.message]
+    for sentence in notes:
+        if sentence not in said:
+            steps.say(sentence)
 
 
 def _try(request: Request, image: _Image, steps: Steps) -> None:
@@ -205,6 +219,7 @@ def _show_plan(wanted: Wanted, settings: Settings, steps: Steps) -> None:
         with _rest(settings) as rest:
             calls = PlannedCalls(rest)
             deployed = deploy_endpoint(calls, wanted)
+    _say_notes(deployed, [], steps)
     display.show_console_settings(console_settings(deployed.template, deployed.endpoint))
     if calls.requests:
         display.show_requests(url, calls.requests)

@@ -161,7 +161,7 @@ def find_endpoint(calls: RestCalls, wanted: Wanted) -> Json | None:
         found = calls.found(f"/endpoints/{wanted.recorded_id}")
         if found is not None:
             return found
-    named = [one for one in calls.listed("/endpoints") if _is_named(one, wanted.name)]
+    named = [one for one in calls.listed("/endpoints") if plain_name(one)[0] == wanted.name]
     if len(named) > 1:
         ids = ", ".join(str(one.get("id")) for one in named)
         raise Conflict(
@@ -214,6 +214,12 @@ def new_endpoint(wanted: Wanted, template_id: str, volume: Json | None = None) -
 def template_name(name: str) -> str:
     """What the template of the endpoint `name` is called: RunPod has each name once."""
     return f"{name}-worker"
+
+
+def plain_name(endpoint: Json) -> tuple[str, bool]:
+    """The endpoint's name as it was given, and whether RunPod's mark of FlashBoot was on it."""
+    name = str(endpoint.get("name") or "")
+    return name.removesuffix(_FLASHBOOT), name.endswith(_FLASHBOOT)
 
 
 def check_volume_fits(wanted: Wanted) -> None:
@@ -339,7 +345,3 @@ def _plain(value: Any) -> Any:
 
 def _object(value: Any) -> dict[str, str]:
     return dict(value) if isinstance(value, dict) else {}
-
-
-def _is_named(endpoint: Json, name: str) -> bool:
-    return str(endpoint.get("name") or "").removesuffix(_FLASHBOOT) == name

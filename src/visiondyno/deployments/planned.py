@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from visiondyno.deployments.endpoint import SCALER_VALUE
+from visiondyno.deployments.endpoint import SCALER_VALUE, plain_name
 from visiondyno.deployments.gpu_types import gpus_of
 from visiondyno.deployments.rest_api import Json, Look, RestCalls
 from visiondyno.deployments.worker_variables import shown_variables
@@ -78,9 +78,10 @@ def console_settings(template: Json, endpoint: Json) -> list[tuple[str, str]]:
     """
     variables = shown_variables(template.get("env") or {})
     timeout_s = (endpoint.get("executionTimeoutMs") or 0) / 1000
-    flashboot = endpoint.get("flashboot")
+    name, marked = plain_name(endpoint)
+    flashboot = endpoint.get("flashboot", marked or None)
     return [
-        ("Endpoint name", str(endpoint.get("name", ""))),
+        ("Endpoint name", name),
         ("Endpoint type", "Queue based"),
         ("Container image", str(template.get("imageName", ""))),
         ("Container registry credentials", str(template.get("containerRegistryAuthId") or "none")),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploying import DOCKER, ROOT, Machine
+from deploying import DOCKER, Machine
 from runpod_rest import KEY, StandIn, runpod_rest
 from visiondyno.cli import deploy_runpod
 
@@ -24,7 +24,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("DOCKER_LOG", str(found.log))
     monkeypatch.setenv("VISIONDYNO_HOME", str(found.home))
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(found.checkout)
 
     def tried(**how: Any) -> list[str]:
         found.tried.append(how)

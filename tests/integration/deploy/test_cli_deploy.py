@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploying import BLOBS, IMAGE, ROOT, Machine, dyno_deploy, well
+from deploying import BLOBS, IMAGE, Machine, dyno_deploy, well
 from runpod_rest import KEY, StandIn, runpod_rest
 from tiny_models import write_detector
 from visiondyno.cli.deploy import command as deploy
@@ -32,7 +32,7 @@ def test_from_nothing_to_an_endpoint(machine: Machine, account: StandIn) -> None
     assert account.template["imageName"] == push.split()[1]
     assert account.template["env"]["TOKEN"] == "hunter2hunter2"
     assert account.endpoint["gpuTypeIds"] == ["NVIDIA RTX A4000", "NVIDIA RTX A5000"]
-    assert machine.tried == [{"with_training": True, "sources": ROOT / "src"}]
+    assert machine.tried == [{"with_training": True, "sources": machine.checkout / "src"}]
     endpoint_id = account.endpoint["id"]
     lines = result.stdout.splitlines()
     assert f"RUNPOD_ENDPOINT_ID={endpoint_id}" in lines
@@ -65,6 +65,19 @@ def test_again_it_changes_the_same_endpoint(machine: Machine, account: StandIn) 
     assert account.template["imageName"] == machine.images()[1]
     assert "(L4;" in result.stdout
     assert len(machine.images()) == len(set(machine.images())) == 2
+
+
+def test_what_the_workers_lack_is_said_by_all_that_they_have(
+    machine: Machine, account: StandIn
+) -> None:
+    lacks = "No VISIONDYNO_BLOBS_URL"
+    assert lacks in dyno_deploy("runpod", "--image", IMAGE).stderr
+    assert lacks in dyno_deploy("runpod", "--quick").stderr
+    assert lacks not in well("--quick").stderr
+    assert lacks not in dyno_deploy("runpod", "--quick").stderr
+    assert lacks not in dyno_deploy("runpod", "--quick", "--dry-run").stderr
+    account.template["env"]["VISIONDYNO_BLOBS_URL"] = "file:///srv/blobs"
+    assert "folder of this machine" in dyno_deploy("runpod", "--quick").stderr
 
 
 def test_quick_builds_what_changed_alone(machine: Machine, account: StandIn) -> None:
@@ -126,6 +139,9 @@ def test_a_dry_run_changes_nothing_and_shows_all(machine: Machine, account: Stan
     assert f"PATCH {account.url}/endpoints/{account.endpoint['id']}\n" in result.stdout
     assert '"idleTimeout": 9' in result.stdout
     pushed = machine.images()[0]
+    result = well("--image", pushed, "--dry-run")
+    assert re.search(r"Endpoint name *│ visiondyno  ", result.stdout)
+    assert re.search(r"FlashBoot *│ on ", result.stdout)
     assert "nothing would be sent" in well("--image", pushed, "--dry-run").stderr
 
 
