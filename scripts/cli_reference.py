@@ -30,6 +30,7 @@ messages to standard error.
 | 2 | something is wrong with what was asked for, or this machine lacks it: the message says what |
 | 3 | `--fail-if`: worse than the baseline allows |
 | 130 | stopped by Ctrl-C |
+| 143, 129 | stopped by SIGTERM, or because its terminal was closed |
 """
 
 
