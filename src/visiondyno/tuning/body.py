@@ -70,7 +70,7 @@ class Body(ABC):
         return Result()
 
 
-class HealthHistory:
+class TrainingCurve:
     """How a training went, epoch by epoch, in a bounded list.
 
     Of a training longer than `most` epochs every second is kept, then every fourth, and so on, and
@@ -147,7 +147,7 @@ class JobBody(Body):
 
     async def run(self, record: TrialRecord, client: AsyncClient, told: Told) -> Result:
         result = self._so_far[record.number] = Result()
-        health = HealthHistory()
+        curve = TrainingCurve()
         has_started = False
 
         def on_event(event: JobEvent) -> None:
@@ -161,7 +161,7 @@ class JobBody(Body):
                 result.worker_id = event.answer.worker_id
                 result.delay_ms = event.answer.delay_time_ms
                 result.execution_ms = event.answer.execution_time_ms
-            self._take(event.progress or {}, result.measured, health, told)
+            self._take(event.progress or {}, result.measured, curve, told)
 
         job = self._asking_for_all(self._job_of(record))
         try:
@@ -169,7 +169,7 @@ class JobBody(Body):
         finally:
             result.cost = _cost(client, result.job_id)
         for epoch in output.get("history", ()):
-            _note_epoch(epoch, result.measured, health)  # of which no event may have come
+            _note_epoch(epoch, result.measured, curve)  # of which no event may have come
         kept = ("measurements", "environment", "device", "threads", "torch", "notes")
         result.measured |= {name: output[name] for name in kept if name in output}
         if "measurements" in output:
@@ -188,7 +188,7 @@ class JobBody(Body):
         measure = [*dict.fromkeys([*job.get("measure", ()), *wanted])]
         return {"health": True, **job, **({"measure": measure} if measure else {})}
 
-    def _take(self, said: Json, measured: Json, health: HealthHistory, told: Told) -> None:
+    def _take(self, said: Json, measured: Json, curve: TrainingCurve, told: Told) -> None:
         """An epoch's metrics as a report; measurements come before the first epoch."""
         if said.get("stage") == "measured":
             measured["measurements"] = said["measurements"]
@@ -196,7 +196,7 @@ class JobBody(Body):
                 self._check_measurement(objective, said["measurements"])
         if said.get("stage") != "epoch":
             return
-        _note_epoch(said, measured, health)
+        _note_epoch(said, measured, curve)
         values = self._reported(said, measured.get("measurements", {}))
         if values is None:
             return
@@ -252,9 +252,9 @@ class JobBody(Body):
             )
 
 
-def _note_epoch(epoch: Json, measured: Json, health: HealthHistory) -> None:
-    health.add(epoch)
-    measured["health"] = health.to_json()
+def _note_epoch(epoch: Json, measured: Json, curve: TrainingCurve) -> None:
+    curve.add(epoch)
+    measured["health"] = curve.to_json()
     measured["last_epoch"] = {
         name: epoch[name]
         for name in ("epoch", "train_metrics", "val_metrics", "health")
