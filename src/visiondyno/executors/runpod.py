@@ -52,7 +52,7 @@ class RunPodExecutor(Executor):
     That API gives less than the contract of `Executor` asks for, so some of it is made here:
 
     - It has no events. They are made of `/status` and `/stream`, asked for in turn with pauses of
-      0.1 s to 2 s, and numbered here; a change of state is seen late, and one that came and went
+      0.02 s to 2 s, and numbered here; a change of state is seen late, and one that came and went
       between two looks isn't seen. Reading a stream takes what it gives: the events are those of
       this executor alone, and what another process read, or a broken connection lost, is missing.
     - It forgets a job 30 minutes after its end; then the job is a `JobLost`. What was submitted

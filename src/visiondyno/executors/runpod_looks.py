@@ -43,6 +43,7 @@ class Looks:
         self._clock = clock
         self._seen: dict[str, SeenJob] = {}
         self._ended: dict[str, SeenJob] = {}
+        self._followed = 0
         self._is_closed = False
 
     def of(self, job_id: str) -> SeenJob | None:
@@ -52,7 +53,7 @@ class Looks:
 
     def note_end(self, job_id: str, status: JobStatus) -> None:
         """A job that was never looked at has ended."""
-        job = self._seen[job_id] = SeenJob(job_id, self.theirs.get(job_id, job_id))
+        job = self._job(job_id)
         job.end(status)
         self._keep(job)
 
@@ -92,7 +93,8 @@ class Looks:
         self._drop_old()
         job = self._seen.get(job_id)
         if job is None:
-            job = self._seen[job_id] = SeenJob(job_id, self.theirs.get(job_id, job_id))
+            theirs = self.theirs.get(job_id, job_id)
+            job = self._seen[job_id] = SeenJob(job_id, theirs, self._clock())
         return job
 
     async def _next_look(self, job: SeenJob) -> None:
@@ -112,6 +114,13 @@ class Looks:
     async def _look(self, job: SeenJob) -> None:
         if self._is_closed:
             raise self._api.closed_error()
+        self._followed += 1
+        try:
+            await self._look_after_pause(job)
+        finally:
+            self._followed -= 1
+
+    async def _look_after_pause(self, job: SeenJob) -> None:
         if job.pause_s:
             await self._sleep(job.pause_s)
         seen = len(job.events)
@@ -121,7 +130,8 @@ class Looks:
             self._seen.pop(job.id, None)
             self._owned.ended(job.id, [])
             raise
-        job.plan_next_look(seen)
+        age_s = self._clock() - job.began_s
+        job.plan_next_look(seen, age_s=age_s, followed=self._followed)
         if job.has_ended:
             self._keep(job)
 

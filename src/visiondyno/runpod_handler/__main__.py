@@ -17,6 +17,7 @@ from visiondyno.probes.slots import GpuMemory, gpu_memories, host_memory
 from visiondyno.runpod_handler.concurrency import Places, choose_places, may_prefetch
 from visiondyno.runpod_handler.fitness import fitness_checks
 from visiondyno.runpod_handler.progress import Json, OpenStream, Post
+from visiondyno.runpod_handler.sdk_loop import mend_loop
 from visiondyno.runpod_handler.volume import keep_on_volume
 from visiondyno.runpod_handler.worker import RunPodWorker
 from visiondyno.settings import load_settings
@@ -82,6 +83,9 @@ def _import_sdk() -> Any:
             "The installed runpod package has no fitness checks; install a later one: "
             "pip install --upgrade 'visiondyno[runpod]'."
         )
+    from runpod.serverless.modules.rp_scale import JobScaler
+
+    mend_loop(JobScaler)
     return serverless
 
 
