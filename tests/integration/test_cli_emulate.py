@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from emulated_endpoint import HANDLER, KEY, until
 from visiondyno.cli.emulate import command as emulate
 from visiondyno.emulator.serve import listen
-from visiondyno.errors import SpecError
+from visiondyno.errors import MissingExtra, SpecError
 
 WAITS = f"{sys.executable} -c 'import time; time.sleep(600)'"
 
@@ -166,3 +166,21 @@ def test_the_command_refuses_with_a_sentence(options: list[str], says: str) -> N
     outcome = CliRunner().invoke(emulate, ["runpod", "--port", "0", *options])
     assert isinstance(outcome.exception, SpecError)
     assert says in str(outcome.exception)
+
+
+def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    outcome = CliRunner().invoke(emulate, ["runpod", "--port", "0"])
+    assert isinstance(outcome.exception, MissingExtra)
+    assert "visiondyno[runpod]" in str(outcome.exception)
+
+
+def test_help_loads_no_server() -> None:
+    program = (
+        "import sys; from visiondyno.cli.emulate import command;"
+        " print(sorted({'fastapi', 'httpx', 'numpy', 'pydantic', 'uvicorn'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert found.stdout == "[]\n"

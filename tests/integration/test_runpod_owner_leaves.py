@@ -159,3 +159,14 @@ def test_the_job_of_a_script_that_is_killed_ends_at_its_time_limit(
     assert process.returncode == -signal.SIGTERM
     assert open_jobs(http) == 1
     until(lambda: open_jobs(http) == 0)
+
+
+def test_a_script_that_makes_an_exit_of_sigterm_leaves_no_job(
+    endpoint: RunningEmulator, http: httpx.Client, tmp_path: Path
+) -> None:
+    """As docs/runpod.md advises."""
+    exits = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
+    process = started(endpoint, tmp_path, f"{_SCRIPT}{exits}\nclient.result(job_id)")
+    said = ended_by(process, http, signal.SIGTERM)
+    assert process.returncode == 143, said
+    assert open_jobs(http) == 0
