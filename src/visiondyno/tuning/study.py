@@ -1,0 +1,313 @@
+"""A study from its beginning, or from where an earlier run of it ended, to its result."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from visiondyno.client.attachments import Attaching, as_progress_of
+from visiondyno.client.client import Client
+from visiondyno.errors import Conflict, SpecError
+from visiondyno.job import JobEvent
+from visiondyno.places import Place
+from visiondyno.settings import Settings, load_settings
+from visiondyno.specs.tuning import StudySpec
+from visiondyno.tuning.body import Body, JobBody
+from visiondyno.tuning.book import Book
+from visiondyno.tuning.data_parts import StudyData, study_data
+from visiondyno.tuning.journal import Journal
+from visiondyno.tuning.lane_plan import LanePlan
+from visiondyno.tuning.lanes import LaneReading, Lanes
+from visiondyno.tuning.memory import FreeMemory
+from visiondyno.tuning.objectives import Objective, parse_objectives
+from visiondyno.tuning.progress import ProgressBoard
+from visiondyno.tuning.pruning import make_pruner
+from visiondyno.tuning.runner import Limits, StudyRunner
+from visiondyno.tuning.samplers import make_sampler
+from visiondyno.tuning.space import SearchSpace, study_space
+from visiondyno.tuning.subscribers import CallbackReading
+from visiondyno.tuning.trial import Json, TrialRecord
+from visiondyno.tuning.trial_job import trial_job
+
+_MAY_CHANGE = frozenset({"trials", "timeout_s", "trial_timeout_s"})
+"""What a run that goes on may ask otherwise."""
+
+OnEvent = Callable[[JobEvent], None]
+
+
+def _ignore(_: JobEvent) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What a study came to.
+
+    Attributes:
+        spec: what it was asked.
+        objectives: parsed.
+        trials: every one, by number.
+        best: the best one; of several objectives those that no other one dominates.
+        stopped: why it ended before its last trial, in a sentence; None if it didn't.
+        lanes: how the lanes stood at the end.
+        callbacks: what each callback was told, and what it cost.
+        cost: as `executors.cost.Cost.to_json`; None where nothing is paid, or it isn't known.
+        notes: what a reader must know.
+        began_at: of this run, seconds since the epoch.
+        seconds: that this run took.
+        taken_up: trials that had ended in earlier runs.
+        test: the best one's metrics on the test data; see `tested.Tested`. None before, or without.
+    """
+
+    spec: StudySpec
+    objectives: tuple[Objective, ...]
+    trials: tuple[TrialRecord, ...]
+    best: tuple[TrialRecord, ...]
+    stopped: str | None
+    lanes: tuple[LaneReading, ...]
+    callbacks: tuple[CallbackReading, ...] = ()
+    cost: Json | None = None
+    notes: tuple[str, ...] = ()
+    began_at: float = 0.0
+    seconds: float = 0.0
+    taken_up: int = 0
+    test: Json | None = None
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What is known once the data were looked at."""
+
+    data: StudyData
+    space: SearchSpace
+    attachments: Json = field(default_factory=dict)
+
+
+class Study:
+    """One run of a study. Make it, subscribe to its `board`, and `run` it once.
+
+    Args:
+        spec: what is searched; on `resume` what differs from the study that is gone on with.
+        place: where trials run; see `lane_plan.LanePlan`.
+        workers: trials at once.
+        folder: where its journal is kept; None keeps the study in memory alone.
+        resume: go on with the study in `folder`.
+        settings: addresses and keys; None reads them.
+
+    Attributes:
+        board: how it stands, for any thread; subscribe before `run`.
+        spec: as it is run.
+
+    Raises:
+        SpecError: a name in it is none, or there is nothing to go on with.
+        Conflict: the folder holds another study, or one that was asked otherwise.
+        MissingExtra: Optuna isn't installed.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec | Mapping[str, Any],
+        place: Place,
+        *,
+        workers: int = 1,
+        folder: Path | None = None,
+        resume: bool = False,
+        settings: Settings | None = None,
+    ) -> None:
+        self._settings = settings or load_settings()
+        self._plan = LanePlan(place, workers, self._settings)
+        self._folder = folder
+        self._journal: Journal | None = None
+        kept: list[Json] = []
+        if resume:
+            if folder is None:
+                raise SpecError("Which study? Give its folder with --out.")
+            self._journal, asked, kept = Journal.go_on(folder)
+        try:
+            self.spec = _gone_on_with(asked, spec) if resume else _as_spec(spec)
+            self.objectives = parse_objectives(self.spec.objectives)
+            self._kept = kept
+            self._pruner = make_pruner(
+                self.spec.pruner or "none", self.spec.pruner_arguments, self.objectives
+            )
+            self._sampler = make_sampler(
+                self.spec.sampler, self.spec.sampler_arguments, self.spec.seed, len(kept)
+            )
+        except BaseException:
+            if self._journal is not None:
+                self._journal.close()
+            raise
+        self.limits = Limits(
+            self.spec.trials, self.spec.timeout_s, trial_timeout_s=self.spec.trial_timeout_s
+        )
+        self._lanes: Lanes | None = None
+        earlier = _ended(kept)
+        self._taken_up = len(earlier)
+        self.board = ProgressBoard(
+            self.objectives,
+            self.limits,
+            workers,
+            lanes=lambda: () if self._lanes is None else self._lanes.readings(),
+            spent=self._plan.cost,
+            taken_up=earlier,
+        )
+
+    def run(self, on_event: OnEvent = _ignore) -> StudyResult:
+        """Run it to its end, in this thread; an interrupt stops what runs and is raised.
+
+        Args:
+            on_event: told of what is done before the first trial: data opened, packed, sent.
+
+        Raises:
+            VisionDynoError: the data can't be used, or the study can't be kept. Of what trials do
+                wrong the result tells.
+        """
+        began_at, began_s = time.time(), time.monotonic()
+        try:
+            prepared = self._prepare(on_event)
+            self._begin_journal()
+            book = self._book(prepared.space)
+            stopped = self._run(book, prepared)
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+        self.board.finish(stopped)
+        callbacks = self.board.close()
+        cost = self._plan.cost()
+        assert self._lanes is not None, "it ran"
+        return StudyResult(
+            spec=self.spec,
+            objectives=self.objectives,
+            trials=tuple(book.all()),
+            best=tuple(book.best()),
+            stopped=stopped,
+            lanes=tuple(self._lanes.readings()),
+            callbacks=callbacks,
+            cost=None if cost is None else cost.to_json(),
+            notes=prepared.data.notes,
+            began_at=began_at,
+            seconds=time.monotonic() - began_s,
+            taken_up=self._taken_up,
+        )
+
+    # ---- before the first trial
+
+    def _prepare(self, on_event: OnEvent) -> _Prepared:
+        tell = as_progress_of(on_event)
+        tell({"stage": "looking at the data"})
+        data = study_data(
+            self.spec,
+            on_progress=lambda done, total: tell(
+                {"stage": "preparing the data", "done": done, "total": total}
+            ),
+        )
+        prepared = _Prepared(data, study_space(self.spec, data))
+        with Client(self._plan.places[0]) as client:
+            sent = Attaching(client).attach(
+                {
+                    "operation": "train",
+                    "training_data": data.training,
+                    "validation_data": data.validation,
+                },
+                tell,
+                inline_bytes=0,
+            )
+        prepared.data = replace(
+            data, training=sent["training_data"], validation=sent["validation_data"]
+        )
+        prepared.attachments = {
+            name: value for name, value in sent.items() if name == "attachments"
+        }
+        return prepared
+
+    def _begin_journal(self) -> None:
+        if self._folder is not None and self._journal is None:
+            asked = self.spec.model_dump(mode="json", exclude_defaults=True)
+            self._journal = Journal.begin(self._folder, {"spec": asked})
+
+    def _book(self, space: SearchSpace) -> Book:
+        book = Book(
+            self.objectives, space, self._sampler, self._pruner, self.spec.seed, self._journal
+        )
+        book.take_up(self._kept)
+        return book
+
+    # ---- trials
+
+    def _body(self, prepared: _Prepared) -> Body:
+        def job_of(record: TrialRecord) -> Json:
+            job = trial_job(self.spec, prepared.data, prepared.space, record)
+            return {**job, **prepared.attachments}
+
+        return JobBody(
+            self.objectives,
+            job_of,
+            time_limit_s=self.spec.trial_timeout_s,
+            allow_estimated=self.spec.allow_estimated,
+        )
+
+    def _run(self, book: Book, prepared: _Prepared) -> str | None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._run_trials(book, self._body(prepared)))
+        with ThreadPoolExecutor(1, thread_name_prefix="study") as thread:  # as in a notebook
+            work = self._run_trials(book, self._body(prepared))
+            return thread.submit(asyncio.run, work).result()
+
+    async def _run_trials(self, book: Book, body: Body) -> str | None:
+        lanes = self._plan.lanes()
+        self._lanes = Lanes(lanes, self._plan.at_once, memory_share=FreeMemory())
+        runner = StudyRunner(book, body, self._lanes, self.limits, [self.board])
+        try:
+            await runner.run()
+        finally:
+            for lane in lanes:
+                await lane.session.close()
+        return runner.stopped
+
+
+def _as_spec(spec: StudySpec | Mapping[str, Any]) -> StudySpec:
+    from visiondyno.specs.operations import parse
+
+    if isinstance(spec, StudySpec):
+        return spec
+    parsed: StudySpec = parse(StudySpec, dict(spec), "The study is wrong")
+    return parsed
+
+
+def _gone_on_with(asked: Json, given: StudySpec | Mapping[str, Any]) -> StudySpec:
+    """The study of the journal, with what may be asked otherwise now."""
+    try:
+        before = StudySpec.model_validate(asked["spec"])
+    except (KeyError, ValidationError) as error:
+        raise SpecError(
+            "The study's journal doesn't say what was asked; begin a new study in another folder."
+        ) from error
+    if isinstance(given, StudySpec):
+        given = given.model_dump(exclude_unset=True)
+    now = _as_spec({**before.model_dump(exclude_unset=True), **given})
+    for name in type(now).model_fields:
+        if name not in _MAY_CHANGE and getattr(now, name) != getattr(before, name):
+            raise Conflict(
+                f"The study was begun with {name} {getattr(before, name)!r}, and now it is asked "
+                f"with {getattr(now, name)!r}; leave it out, or begin a new study in another "
+                "folder."
+            )
+    return now
+
+
+def _ended(kept: list[Json]) -> list[TrialRecord]:
+    last: dict[int, TrialRecord] = {}
+    for one in kept:
+        try:
+            record = TrialRecord.from_json(one)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue  # `Book.take_up` says what is wrong
+        last[record.number] = record
+    return [record for record in last.values() if record.state.has_ended]
