@@ -129,6 +129,16 @@ def test_of_two_endpoints_with_one_name_the_user_says_which(account: StandIn) ->
     assert deployed(account, replace(WANTED, endpoint_id="other")).endpoint["id"] == "other"
 
 
+def test_another_endpoint_never_gets_this_ones_template(account: StandIn) -> None:
+    deployed(account)
+    other = {**account.endpoint, "id": "other", "name": "foreign", "templateId": "of-somebody"}
+    account.things["endpoints"]["other"] = other
+    deployed(account, replace(WANTED, endpoint_id="other", image="docker.io/u/worker:2"))
+    names = {one["name"]: one["imageName"] for one in account.things["templates"].values()}
+    assert names == {"vd-worker": WANTED.image, "foreign-worker": "docker.io/u/worker:2"}
+    assert account.things["endpoints"]["other"]["templateId"] != "of-somebody"
+
+
 # ---- volumes
 
 

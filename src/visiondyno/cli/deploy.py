@@ -13,7 +13,7 @@ from rich.table import Table
 
 from visiondyno.cli import options
 from visiondyno.cli.deploy_display import Steps
-from visiondyno.cli.deploy_runpod import Request, deploy, variables_with_blobs
+from visiondyno.cli.deploy_runpod import Request, blob_variables, deploy
 from visiondyno.deployments.endpoint import Volume, Wanted, check_volume_fits
 from visiondyno.deployments.gpu_types import parse_gpus
 from visiondyno.deployments.record import Deployment, all_deployments
@@ -24,7 +24,7 @@ from visiondyno.probes.gpu_catalogue import cheapest_fitting, suggestion
 from visiondyno.probes.slots import comfortable_bytes
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.references import resolve_reference
-from visiondyno.settings import load_settings
+from visiondyno.settings import Settings, load_settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CUDA = re.compile(r"\d{2}\.\d")
@@ -139,13 +139,26 @@ def runpod(**given: Any) -> None:
     """
     settings = load_settings()
     steps = Steps()
-    variables = variables_with_blobs(parse_variables(given["env"], os.environ), settings)
+    request = Request(
+        wanted=_wanted(given, settings, steps),
+        image=given["image"],
+        context=given["context"],
+        build_args=given["build_arg"],
+        is_quick=given["quick"],
+        is_dry=given["dry_run"],
+        skips_test=given["skip_test"],
+    )
+    deploy(request, settings, steps)
+
+
+def _wanted(given: dict[str, Any], settings: Settings, steps: Steps) -> Wanted:
     wanted = Wanted(
         name=_checked(_NAME, given["name"], "--name", "letters, digits, '.', '_' and '-'"),
         image="",
         endpoint_id=given["endpoint_id"]
         and _checked(_NAME, given["endpoint_id"], "--endpoint", "RunPod's id"),
-        env=variables,
+        env=parse_variables(given["env"], os.environ),
+        blobs=blob_variables(settings),
         removed=frozenset(given["remove_env"]),
         gpus=_gpus(given["gpu"], given["model"], steps),
         workers=given["workers"],
@@ -160,16 +173,7 @@ def runpod(**given: Any) -> None:
         flashboot=given["flashboot"],
     )
     check_volume_fits(wanted)
-    request = Request(
-        wanted=wanted,
-        image=given["image"],
-        context=given["context"],
-        build_args=given["build_arg"],
-        is_quick=given["quick"],
-        is_dry=given["dry_run"],
-        skips_test=given["skip_test"],
-    )
-    deploy(request, settings, steps)
+    return wanted
 
 
 @command.command("list")

@@ -62,26 +62,26 @@ def try_handler(
     if with_training and importlib.util.find_spec("torch") is not None:
         jobs.append(_train_epoch())
     key = secrets.token_urlsafe(16)
+    headers = {"Authorization": f"Bearer {key}"}
     with tempfile.TemporaryDirectory(prefix="dyno-deploy-") as name:
         folder = Path(name)
-        config = EndpointConfig(endpoint_id="deploy", workers_max=1, idle_timeout_s=limit_s)
-        emulator = RunningEmulator(
-            lambda: Emulator(
-                config,
-                command,
-                api_key=key,
-                log_folder=folder,
-                environ=_environ(folder / "home", sources),
-            )
-        )
-        headers = {"Authorization": f"Bearer {key}"}
+        environ = _environ(folder / "home", sources)
         with (
-            emulator as running,
+            _endpoint(command, key, folder, environ, limit_s) as running,
             httpx.Client(base_url=running.url, headers=headers, timeout=60.0) as http,
         ):
             for job in jobs:
                 _run(http, job, limit_s, sleep, folder)
     return [str(job["operation"]) for job in jobs]
+
+
+def _endpoint(
+    command: tuple[str, ...], key: str, logs: Path, environ: dict[str, str], limit_s: float
+) -> RunningEmulator:
+    config = EndpointConfig(endpoint_id="deploy", workers_max=1, idle_timeout_s=limit_s)
+    return RunningEmulator(
+        lambda: Emulator(config, command, api_key=key, log_folder=logs, environ=environ)
+    )
 
 
 def _run(

@@ -1,7 +1,6 @@
 """The steps of `dyno deploy runpod`, in order."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,14 @@ from visiondyno.deployments.docker_image import (
     split_image,
     tagged,
 )
-from visiondyno.deployments.endpoint import Deployed, Wanted, deploy_endpoint, find_endpoint
+from visiondyno.deployments.endpoint import (
+    Deployed,
+    Wanted,
+    deploy_endpoint,
+    find_endpoint,
+    plain_name,
+    variables,
+)
 from visiondyno.deployments.gpu_types import dearest, gpus_of
 from visiondyno.deployments.planned import PlannedCalls, console_settings
 from visiondyno.deployments.record import (
@@ -27,7 +33,7 @@ from visiondyno.deployments.record import (
     latest,
 )
 from visiondyno.deployments.rest_api import RunPodRest, checked_rest_url
-from visiondyno.deployments.worker_variables import check_blobs_address
+from visiondyno.deployments.worker_variables import BLOBS_KEY, BLOBS_URL, check_blobs_address
 from visiondyno.errors import SpecError, Unavailable, VisionDynoError
 from visiondyno.settings import Settings
 
@@ -77,20 +83,16 @@ def deploy(request: Request, settings: Settings, steps: Steps) -> None:
     home = settings.folder
     recorded = latest(home, request.wanted.name)
     image = _image(request, recorded, home, steps)
-    notes = check_blobs_address(request.wanted.env)
+    if BLOBS_URL in request.wanted.env:
+        check_blobs_address(request.wanted.env)
     wanted = _completed(request.wanted, image.name, recorded)
     if request.is_dry:
         _show_plan(wanted, settings, steps)
         return
-    docker_step = _docker(image, steps)
-    if settings.runpod_api_key is None:
-        notes.append("No RUNPOD_API_KEY: the endpoint's settings come last, for the console.")
-    elif _is_there(wanted, settings, steps):
-        notes = []  # its template may have what this command doesn't name
-    for sentence in notes:
-        steps.say(sentence)
+    must_build = _docker(image, steps)
+    notes = _first_notes(wanted, settings, steps)
     _try(request, image, steps)
-    if docker_step:
+    if must_build:
         _build_and_push(image, request.build_args, home, steps)
     if settings.runpod_api_key is None:
         _show_plan(wanted, settings, steps)
@@ -100,7 +102,7 @@ def deploy(request: Request, settings: Settings, steps: Steps) -> None:
         record = _record(wanted, deployed, recorded)
         keep_deployment(home, record)
     except VisionDynoError:
-        if image.context is not None:
+        if must_build:
             steps.say(f"{image.name} is pushed: with --quick it isn't built again.")
         raise
     _say_notes(deployed, notes, steps)
@@ -159,8 +161,21 @@ def _docker(image: _Image, steps: Steps) -> bool:
     return True
 
 
+def _first_notes(wanted: Wanted, settings: Settings, steps: Steps) -> list[str]:
+    """Say what is known to be missing before minutes are spent on an image."""
+    notes: list[str] = []
+    if settings.runpod_api_key is None:
+        notes = check_blobs_address(variables(wanted, {}))
+        notes.append("No RUNPOD_API_KEY: the endpoint's settings come last, for the console.")
+    elif not _is_there(wanted, settings, steps):
+        notes = check_blobs_address(variables(wanted, {}))
+    for sentence in notes:
+        steps.say(sentence)
+    return notes
+
+
 def _is_there(wanted: Wanted, settings: Settings, steps: Steps) -> bool:
-    """Before minutes are spent on an image: whether the key is taken, and the endpoint is there."""
+    """Whether the endpoint is there; a key that RunPod doesn't take is an error."""
     with steps.step("Ask RunPod") as step, _rest(settings) as rest:
         there = find_endpoint(rest, wanted)
         step.note = f"'{wanted.name}' is {'new' if there is None else there.get('id')}"
@@ -219,7 +234,8 @@ def _show_plan(wanted: Wanted, settings: Settings, steps: Steps) -> None:
         with _rest(settings) as rest:
             calls = PlannedCalls(rest)
             deployed = deploy_endpoint(calls, wanted)
-    _say_notes(deployed, [], steps)
+    for sentence in check_blobs_address(deployed.template.get("env") or {}):
+        steps.say(sentence)
     display.show_console_settings(console_settings(deployed.template, deployed.endpoint))
     if calls.requests:
         display.show_requests(url, calls.requests)
@@ -243,7 +259,7 @@ def _record(wanted: Wanted, deployed: Deployed, recorded: Deployment | None) -> 
     try:
         return Deployment(
             endpoint_id=str(endpoint["id"]),
-            name=wanted.name,
+            name=(wanted.endpoint_id and plain_name(endpoint)[0]) or wanted.name,
             image=wanted.image,
             gpu=dearest(gpus),
             gpus=gpus,
@@ -264,12 +280,11 @@ def _gpus_before(recorded: Deployment | None) -> tuple[str, ...]:
     return () if recorded is None else recorded.gpus or (recorded.gpu,)
 
 
-def variables_with_blobs(given: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """The workers' variables; blobs as this machine's settings have them, unless given."""
-    found = dict(given)
-    if settings.blobs_url is not None:
-        found.setdefault("VISIONDYNO_BLOBS_URL", settings.blobs_url)
-        is_same = found["VISIONDYNO_BLOBS_URL"] == settings.blobs_url
-        if settings.blobs_api_key is not None and is_same:
-            found.setdefault("VISIONDYNO_BLOBS_API_KEY", settings.blobs_api_key.get_secret_value())
+def blob_variables(settings: Settings) -> dict[str, str]:
+    """Blobs as this machine has them, for workers that are told of no others."""
+    if settings.blobs_url is None:
+        return {}
+    found = {BLOBS_URL: settings.blobs_url}
+    if settings.blobs_api_key is not None:
+        found[BLOBS_KEY] = settings.blobs_api_key.get_secret_value()
     return found

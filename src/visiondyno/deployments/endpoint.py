@@ -15,6 +15,7 @@ from typing import Any
 
 from visiondyno.deployments.gpu_types import type_ids
 from visiondyno.deployments.rest_api import Json, RestCalls
+from visiondyno.deployments.worker_variables import BLOBS_URL
 from visiondyno.errors import Conflict, NotFound, SpecError
 
 DEFAULT_GPUS = ("A4000",)
@@ -69,6 +70,7 @@ class Wanted:
         endpoint_id: of the one to change; None: found by its name.
         recorded_id: of the one that was deployed from here; looked for before the name.
         env: the workers' variables, added to those that are there.
+        blobs: their variables for blobs, where nothing else names an address of blobs.
         removed: names of variables to take away.
         gpus: names in the price table, the preferred one first.
         workers: the least and the most.
@@ -87,6 +89,7 @@ class Wanted:
     endpoint_id: str | None = None
     recorded_id: str | None = None
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    blobs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     removed: frozenset[str] = frozenset()
     gpus: tuple[str, ...] | None = None
     workers: tuple[int, int] | None = None
@@ -171,10 +174,18 @@ def find_endpoint(calls: RestCalls, wanted: Wanted) -> Json | None:
     return named[0] if named else None
 
 
-def new_template(wanted: Wanted) -> Json:
-    """The body that makes the template."""
+def variables(wanted: Wanted, there: Mapping[str, str]) -> dict[str, str]:
+    """All variables of the workers, sorted, where they have `there` now."""
+    env = {**there, **wanted.env}
+    if BLOBS_URL not in env and BLOBS_URL not in wanted.removed:
+        env = {**wanted.blobs, **env}
+    return {name: env[name] for name in sorted(env) if name not in wanted.removed}
+
+
+def new_template(wanted: Wanted, owner: str) -> Json:
+    """The body that makes the template of the endpoint named `owner`."""
     body: Json = {
-        "name": template_name(wanted.name),
+        "name": template_name(owner),
         "imageName": wanted.image,
         "isServerless": True,
         "category": "NVIDIA",
@@ -183,7 +194,7 @@ def new_template(wanted: Wanted) -> Json:
         "ports": [],
         "dockerEntrypoint": [],
         "dockerStartCmd": [],
-        "env": {name: wanted.env[name] for name in sorted(wanted.env)},
+        "env": variables(wanted, {}),
     }
     if wanted.registry_auth_id:
         body["containerRegistryAuthId"] = wanted.registry_auth_id
@@ -266,11 +277,12 @@ def _volume(calls: RestCalls, wanted: Wanted, changes: list[str]) -> Json | None
 
 
 def _template(calls: RestCalls, wanted: Wanted, endpoint: Json | None, changes: list[str]) -> Json:
-    there = _find_template(calls, wanted, endpoint)
+    owner = wanted.name if endpoint is None else plain_name(endpoint)[0] or wanted.name
+    bound_id = None if endpoint is None else endpoint.get("templateId")
+    there = _find_template(calls, owner, bound_id)
     if there is None:
-        made = calls.made(
-            "/templates", new_template(wanted), lambda: _find_template(calls, wanted, None)
-        )
+        body = new_template(wanted, owner)
+        made = calls.made("/templates", body, lambda: _find_template(calls, owner, None))
         changes.append("template made")
         return made
     body = _changed_template(wanted, there)
@@ -280,22 +292,20 @@ def _template(calls: RestCalls, wanted: Wanted, endpoint: Json | None, changes: 
     return {**there, **calls.changed(f"/templates/{there['id']}", body)}
 
 
-def _find_template(calls: RestCalls, wanted: Wanted, endpoint: Json | None) -> Json | None:
-    bound_id = endpoint.get("templateId") if endpoint is not None else None
+def _find_template(calls: RestCalls, owner: str, bound_id: str | None) -> Json | None:
     listed = calls.listed(_TEMPLATES)
     bound = next((one for one in listed if bound_id and one.get("id") == bound_id), None)
-    name = template_name(wanted.name)
+    name = template_name(owner)
     return bound or next((one for one in listed if one.get("name") == name), None)
 
 
 def _changed_template(wanted: Wanted, there: Json) -> Json:
-    env = {**_object(there.get("env")), **wanted.env}
     body: Json = {name: there[name] for name in _KEPT_OF_TEMPLATE if there.get(name)}
     body |= {
         "imageName": wanted.image,
         "containerDiskInGb": wanted.disk_gb or there.get("containerDiskInGb") or DEFAULT_DISK_GB,
         "volumeInGb": 0,
-        "env": {name: env[name] for name in sorted(env) if name not in wanted.removed},
+        "env": variables(wanted, _object(there.get("env"))),
     }
     if wanted.registry_auth_id:
         body["containerRegistryAuthId"] = wanted.registry_auth_id

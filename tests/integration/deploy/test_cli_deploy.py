@@ -67,6 +67,20 @@ def test_again_it_changes_the_same_endpoint(machine: Machine, account: StandIn) 
     assert len(machine.images()) == len(set(machine.images())) == 2
 
 
+def test_one_named_by_its_id_is_recorded_by_its_own_name(
+    machine: Machine, account: StandIn
+) -> None:
+    well("--image", IMAGE)
+    first = account.endpoint["id"]
+    account.things["endpoints"]["other"] = {**account.endpoint, "id": "other", "name": "mine"}
+    well("--quick", "--endpoint", "other")
+    (newest, _) = json.loads(dyno_deploy("list", "--json").stdout)
+    assert (newest["endpoint_id"], newest["name"]) == ("other", "mine")
+    result = well("--quick", "--idle-timeout", "9")
+    assert f"RUNPOD_ENDPOINT_ID={first}\n" in result.stdout
+    assert account.things["endpoints"]["other"]["idleTimeout"] == 5
+
+
 def test_what_the_workers_lack_is_said_by_all_that_they_have(
     machine: Machine, account: StandIn
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from deploying import BLOBS, IMAGE, Machine, dyno_deploy, refused, well
 from runpod_rest import Fault, StandIn
 from visiondyno.cli import deploy_runpod
+from visiondyno.deployments.docker_image import Docker
 from visiondyno.errors import (
     InputError,
     ModelError,
@@ -74,6 +75,8 @@ def test_without_docker_it_says_what_to_do(
     monkeypatch.setenv("DOCKER_DOWN", "")
     monkeypatch.setenv("DOCKER_LACKS_BUILDX", "1")
     refused(Unavailable, "has no buildx", "--image", IMAGE)
+    (tmp_path / "bin/docker").write_bytes(b"\x7fnot a program")
+    refused(Unavailable, "docker doesn't answer", "--image", IMAGE)
     monkeypatch.setenv("PATH", str(tmp_path))
     refused(Unavailable, "isn't on the PATH", "--image", IMAGE)
 
@@ -135,6 +138,10 @@ def test_this_machines_own_blobs_are_refused_for_the_cloud(
         "VISIONDYNO_BLOBS_API_KEY": "vd_hunter2",
     }
     assert "hunter2" not in result.output
+    # What an endpoint has already stays.
+    monkeypatch.setenv("VISIONDYNO_BLOBS_URL", "file:///srv/blobs")
+    assert dyno_deploy("runpod", "--quick").exception is None
+    assert account.template["env"]["VISIONDYNO_BLOBS_URL"] == "https://vd.example.com/blobs"
     # The key isn't given to the workers for somebody else's server.
     dyno_deploy(
         "runpod", "--quick", "--remove-env", "VISIONDYNO_BLOBS_API_KEY",
@@ -165,6 +172,19 @@ def test_an_interrupt_ends_docker(
     assert process.returncode == 130
     assert "✗ Build" in said
     assert not still_running(str(tmp_path / "bin/docker"))
+    assert not still_running("612.5")
+
+
+def test_docker_is_gone_before_an_interrupt_goes_on(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_SLEEPS", "push")
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Docker(interrupt).push("u/w:1")
     assert not still_running("612.5")
 
 
