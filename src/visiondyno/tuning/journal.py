@@ -4,13 +4,16 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from visiondyno.errors import Conflict, SpecError, StorageFull
 
 NAME = "study.jsonl"
 FORMAT = "visiondyno.study/1"
+_LONGEST_BEGINNING = 1 << 20
 _BEGINNING = f'{{"kind":"study","format":"{FORMAT}"'
 
 Json = dict[str, Any]
@@ -24,7 +27,7 @@ class Journal:
     other process opens it.
     """
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
+    def __init__(self, file: FileIO, path: Path) -> None:
         """See `begin` and `go_on`."""
         self._file = file
         self.path = path
@@ -44,7 +47,7 @@ class Journal:
         path = folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+            file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
         except OSError as error:
             raise _unwritable(path, error) from error
         journal = cls(file, path)
@@ -70,7 +73,7 @@ class Journal:
         """
         path = folder / NAME
         try:
-            file = path.open("r+b")
+            file = FileIO(path, "r+")
         except FileNotFoundError:
             raise SpecError(
                 f"{folder} holds no study to go on with; leave --resume out, or give its folder "
@@ -102,12 +105,16 @@ class Journal:
             StorageFull: it can't be written.
         """
         line = json.dumps({"kind": kind, **fields}, allow_nan=True, separators=(",", ":"))
+        begin = self._file.tell()
+        rest = line.encode() + b"\n"
         try:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
             if is_final:
                 os.fdatasync(self._file.fileno())
         except OSError as error:
+            with suppress(OSError):  # half a line is cut off when it is opened again
+                self._cut_off(begin)
             raise _unwritable(self.path, error) from error
 
     def close(self) -> None:
@@ -123,7 +130,8 @@ class Journal:
             ) from None
 
     def _check_unbegun(self) -> None:
-        if not _is_unbegun(self._file.read()):
+        content = self._file.read(_LONGEST_BEGINNING)
+        if len(content) == _LONGEST_BEGINNING or not _is_unbegun(content):
             raise Conflict(
                 f"{self.path.parent} holds a study already; go on with it with --resume, or choose "
                 "another folder with --out."
@@ -131,11 +139,8 @@ class Journal:
 
     def _cut_off(self, end: int) -> None:
         """Go on after so many bytes; those that follow are gone."""
-        try:
-            self._file.seek(end)
-            self._file.truncate()
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+        self._file.seek(end)
+        self._file.truncate()
 
 
 def _is_unbegun(content: bytes) -> bool:
@@ -145,12 +150,12 @@ def _is_unbegun(content: bytes) -> bool:
     return torn and (content.startswith(head) or head.startswith(content.rstrip(b"\0")))
 
 
-def _whole_lines(file: IO[bytes], path: Path) -> tuple[list[Json], int]:
+def _whole_lines(file: FileIO, path: Path) -> tuple[list[Json], int]:
     """Every whole line, and where the last one ends; what is torn can only be after it."""
     lines: list[Json] = []
     end = 0
     damaged: int | None = None
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(BytesIO(file.readall()), 1):
         found = _parsed(line)
         if number == 1 and found is None and _is_unbegun(line):
             break
