@@ -28,8 +28,15 @@ class Account:
     started_s: float | None = None
     start_is_told: bool = False
     worker: object = field(default_factory=object)
+    has_moved: bool = False
     at_least_s: int = 0
     at_most_s: int = 0
+
+    def runs_on(self, worker_id: str | None) -> None:
+        """A worker has it; another one than before, where it was put back meanwhile."""
+        if worker_id is not None:
+            self.has_moved |= isinstance(self.worker, str) and self.worker != worker_id
+            self.worker = worker_id
 
 
 class CostMeter:
@@ -134,8 +141,7 @@ class CostMeter:
         if account.started_s is None or started_s < account.started_s:
             account.started_s = started_s
             account.start_is_told = delay_ms is not None
-        if worker_id is not None:
-            account.worker = worker_id
+        account.runs_on(worker_id)
 
     def ended(
         self,
@@ -161,8 +167,8 @@ class CostMeter:
         if account is None:
             return
         self._open.discard(account)
-        if worker_id is not None:
-            account.worker = worker_id
+        account.runs_on(worker_id)
+        was_put_back = was_put_back or account.has_moved
         if delay_ms is not None:
             account.started_s, account.start_is_told = account.accepted_s + delay_ms / 1000, True
         first_s = last_s = self._clock()
@@ -200,13 +206,12 @@ class CostMeter:
         if self.max_cost_usd is None:
             return None
         taken_s = self._ended_s() + sum(self._most_s(one) for one in self._open)
-        # Whole seconds are billed.
-        left_s = math.floor(self.max_cost_usd / (self.price.usd_per_hour / 3600)) - taken_s
-        return max(0.0, left_s - self._start_s - self._end_s)
+        left_s = self._paid_s - taken_s
+        return max(0.0, left_s - rounded_up_s(self._start_s + self._end_s))
 
     def has_passed(self) -> bool:
         """Whether the limit may have been passed."""
-        return self.max_cost_usd is not None and self.total().usd_at_most > self.max_cost_usd
+        return self.max_cost_usd is not None and self._spent_s() > self._paid_s
 
     def limit_error(self) -> BudgetSpent:
         """Why what runs is stopped, once `has_passed`."""
@@ -218,17 +223,26 @@ class CostMeter:
 
     # ---- arithmetic
 
+    @property
+    def _paid_s(self) -> float:
+        """Whole seconds that the limit pays for; in seconds, limits are kept to the last one."""
+        if self.max_cost_usd is None:
+            return math.inf
+        usd_per_s = self.price.usd_per_hour / 3600
+        return math.floor(min(self.max_cost_usd / max(usd_per_s, 1e-12) + 1e-6, 1e15))
+
     def _admit(self, limit_s: float) -> Account:
         account = Account(self._clock(), limit_s)
-        usd_per_s = self.price.usd_per_hour / 3600
-        spent, this = self._ended_s() * usd_per_s, self._most_s(account) * usd_per_s
-        others = sum(self._most_s(one) for one in self._open) * usd_per_s
-        if self.max_cost_usd is not None and spent + others + this > self.max_cost_usd:
+        spent_s, this_s = self._ended_s(), self._most_s(account)
+        others_s = sum(self._most_s(one) for one in self._open)
+        if self.max_cost_usd is not None and spent_s + others_s + this_s > self._paid_s:
+            usd_per_s = self.price.usd_per_hour / 3600
             raise BudgetSpent(
                 f"The next job could pass the limit of {self.max_cost_usd:.4g} USD: up to "
-                f"{spent:.4f} are spent, {others:.4f} are set aside for {len(self._open)} jobs "
-                f"under way, and this one may take {this:.4f}. Raise --max-cost, give a shorter "
-                "executionTimeout, or wait for jobs under way."
+                f"{spent_s * usd_per_s:.4f} are spent, {others_s * usd_per_s:.4f} are set aside "
+                f"for {len(self._open)} jobs under way, and this one may take "
+                f"{this_s * usd_per_s:.4f}. Raise --max-cost, give a shorter executionTimeout, or "
+                "wait for jobs under way."
             )
         self._open.add(account)
         return account
