@@ -50,3 +50,14 @@ class ClientElsewhere(Client):
     def put_file(self, path: Path, *arguments: Any) -> str:
         self.files_put += 1
         return super().put_file(path, *arguments)
+
+
+def folder_of(path: Path, name: str) -> dict[str, bytes]:
+    """The files below `path` as members of an archive, below `name`."""
+    found = sorted(one for one in path.rglob("*") if one.is_file())
+    return {f"{name}/{one.relative_to(path).as_posix()}": one.read_bytes() for one in found}
+
+
+def unpacked(home: Path) -> list[Path]:
+    """What a worker keeps of attachments."""
+    return sorted((home / "cache" / "entries" / "attachments").glob("*"))

@@ -19,6 +19,7 @@ from visiondyno.datasets.pull.archive import Selection, unpack
 from visiondyno.errors import DatasetError, SpecError, StorageFull, TooLarge
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.worker_files import WorkerFiles
+from visiondyno.probes.kernel_files import ROOT, read_text
 from visiondyno.specs.attachments import (
     FIELD,
     LARGEST_BYTES,
@@ -31,7 +32,8 @@ from visiondyno.specs.attachments import (
 from visiondyno.specs.operations import parse
 
 KIND = "attachments"
-"""Of what the worker's cache keeps: unpacked archives, by the SHA-256 of the archive."""
+"""Of what the worker's cache keeps: unpacked archives, by the SHA-256 of the archive. The machine's
+boot is a part of the key, because a power cut may leave files shorter than they were."""
 
 _ATTEMPTS = 5
 _NO_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
@@ -166,6 +168,7 @@ def _unpacked(
 ) -> Iterator[dict[str, tuple[Path, str]]]:
     """Of each reference a folder of its own, held as long as the context lasts, and the path."""
     files = WorkerFiles.of_this_worker()
+    boot = read_text(ROOT / "proc/sys/kernel/random/boot_id") or "unknown"
     uses: Counter[str] = Counter()
     room_bytes = LARGEST_BYTES
     paths: dict[str, tuple[Path, str]] = {}
@@ -173,7 +176,7 @@ def _unpacked(
         for name, attachment in given.items():
             archive = _Archive(name, attachment, files, context)
             # One path would be two references, and no output could be told from the other's.
-            key = f"{archive.sha256}-{uses[archive.sha256]}"
+            key = f"{archive.sha256}-{uses[archive.sha256]}-{boot}"
             uses[archive.sha256] += 1
             root = archive.hold(key, room_bytes, holding)
             room_bytes -= files.cache.size_bytes(KIND, key)
