@@ -37,7 +37,7 @@ ONLY_HERE = {
     "mlflow": ("client/loggers.py",),
     "wandb": ("client/loggers.py",),
     "IPython": ("client/notebook.py",),
-    "optuna": ("client/",),
+    "optuna": ("client/", "tuning/"),
     "ultralytics": (),
 }
 # Present only with an extra: importing the module that uses them must work without.
