@@ -250,6 +250,8 @@ class Book:
                 state=optuna.trial.TrialState.WAITING,
                 system_attrs={**record.sampler_notes, "fixed_params": fixed.params},
             )
+        if record.state is State.COMPLETED and len(record.values) != len(self.objectives):
+            raise ValueError(f"trial {record.number} has values of other objectives")
         single = len(self.objectives) == 1
         return optuna.trial.create_trial(
             state=_optuna_state(record),

@@ -40,6 +40,8 @@ def make_sampler(
 
     kind = find_by_name(optuna.samplers, "Sampler", name)
     _check_packages(kind.__name__)
+    if kind is optuna.samplers.GridSampler:
+        taken_up = 0  # its seed is the order of the grid, in which a later run finds its place
     arguments = {**_given(kind, trial_seed(seed, -1 - taken_up)), **arguments}
     base = arguments.get("base_sampler")
     if isinstance(base, str):
