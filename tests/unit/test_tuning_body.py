@@ -1,15 +1,12 @@
 """What a trial's job is asked, what it tells, and what a study takes of it."""
 
 import asyncio
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from coroutines import run
-from hypothesis import given
-from hypothesis import strategies as st
 from operation_cases import TRAIN
 
 from visiondyno.client.async_client import AsyncClient
@@ -26,7 +23,7 @@ from visiondyno.executors.inline import InlineExecutor
 from visiondyno.job import JobEvent, JobState
 from visiondyno.operations.context import OperationContext
 from visiondyno.probes.cost import Price
-from visiondyno.tuning.body import Body, JobBody, Pruned, Result, TrainingCurve
+from visiondyno.tuning.body import Body, JobBody, Pruned, Result
 from visiondyno.tuning.objectives import parse_objectives
 from visiondyno.tuning.trial import Failure, TrialRecord
 
@@ -385,33 +382,3 @@ def test_a_body_without_results_of_its_own_knows_nothing() -> None:
 
     assert Plain().result_so_far(0) == Result()
     assert tried(Plain(), Heard()).values == (1.0,)
-
-
-# ---- the curve
-
-
-@given(st.lists(st.integers(1, 300), max_size=200), st.integers(2, 20))
-def test_a_curve_is_bounded_in_order_and_has_both_its_ends(told: list[int], most: int) -> None:
-    history = TrainingCurve(most)
-    for epoch in told:
-        history.add({"epoch": epoch, "train_metrics": {"loss": float(epoch)}})
-        kept = [one["epoch"] for one in history.to_json()]
-        assert len(kept) <= most
-    kept = [one["epoch"] for one in history.to_json()]
-    assert kept == sorted(set(kept))
-    assert set(kept) <= set(told)
-    if told:
-        assert kept[-1] == max(told)
-
-
-def test_a_long_training_is_thinned_evenly() -> None:
-    history = TrainingCurve()
-    for epoch in range(1, 5001):
-        history.add({"epoch": epoch, "train_metrics": {"loss": 1.0}, "health": {"x": epoch}})
-    kept = history.to_json()
-    assert 500 <= len(kept) <= 1000
-    assert (kept[0]["epoch"], kept[-1]["epoch"]) == (1, 5000)
-    steps = {b["epoch"] - a["epoch"] for a, b in itertools.pairwise(kept[:-1])}
-    assert len(steps) == 1
-    assert all(one["x"] == one["epoch"] for one in kept)
-    assert TrainingCurve().to_json() == []
