@@ -1,5 +1,6 @@
 """`dyno doctor --endpoint`: passes at an endpoint that trains, and says what to do at others."""
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,14 @@ from click.testing import CliRunner, Result
 from emulated_endpoint import HANDLER, KEY, QUIET_WORKER, an_emulator, client, until
 from visiondyno.cli import doctor, doctor_endpoint
 from visiondyno.emulator.serve import RunningEmulator
-from visiondyno.errors import SpecError
+from visiondyno.errors import (
+    Forbidden,
+    NotFound,
+    RateLimited,
+    SpecError,
+    TransportDown,
+    VisionDynoError,
+)
 
 STEPS = ["connectivity", "one epoch", "evaluate", "3 epochs", "versions", "same numbers"]
 
@@ -219,3 +227,25 @@ def test_an_examination_that_is_interrupted_leaves_no_job(
     assert process.returncode == code, said
     assert "everything it started was stopped" in said
     assert open_jobs(hangs) == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "says"),
+    [
+        ("connectivity", Forbidden("No."), "may use this endpoint"),
+        ("one epoch", RateLimited("No."), "wait a minute"),
+        ("one epoch", TransportDown("No."), "dyno emulate runpod"),
+        ("one epoch", NotFound("No."), "the worker's log"),
+        ("connectivity", NotFound("No."), "id or URL"),
+    ],
+    ids=["forbidden", "rate", "down", "of-the-job", "no-endpoint"],
+)
+def test_what_to_do_follows_from_the_error(what: str, error: VisionDynoError, says: str) -> None:
+    async def fail() -> str:
+        raise error
+
+    step = asyncio.run(doctor_endpoint.tried(what, fail))
+    assert not step.ok
+    assert step.detail == "No."
+    assert step.fix is not None
+    assert says in step.fix

@@ -32,7 +32,7 @@ _MARKS = {"ok": ("✓", "green"), "limited": ("~", "yellow"), "missing": ("–",
     is_flag=False,
     flag_value=_CONFIGURED,
     metavar="[ID|URL]",
-    help="Try a RunPod endpoint instead: train on it, for less than a cent. "
+    help="Try a RunPod endpoint instead: train a tiny network there, for some seconds. "
     "[env: RUNPOD_ENDPOINT_ID] With --server: the name of its endpoint. [default: default]",
 )
 @click.option(

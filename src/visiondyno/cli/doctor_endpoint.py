@@ -266,14 +266,15 @@ async def _examine(place: Place, limit_s: float, note: Callable[[Step], None]) -
         examination = EndpointExamination(client, url, limit_s)
         await client.executor.start()  # what is wrong with the options isn't the endpoint's fault
         for what, act in examination.steps():
-            step = await _tried(what, act)
+            step = await tried(what, act)
             note(step)
             if not step.ok:
                 return f"Failed at '{what}': {step.fix}."
         return examination.conclusion()
 
 
-async def _tried(what: str, act: Callable[[], Awaitable[str]]) -> Step:
+async def tried(what: str, act: Callable[[], Awaitable[str]]) -> Step:
+    """How one step went; what to do, where it failed."""
     began_s = time.perf_counter()
     fix: str | None = None
     try:
