@@ -13,6 +13,7 @@ from visiondyno.errors import (
     BudgetSpent,
     ChildDied,
     DatasetError,
+    Diverged,
     StorageFull,
     TransportDown,
     Unauthorized,
@@ -120,6 +121,15 @@ def test_other_causes_or_a_success_between_them_do_not_end_it() -> None:
     runner, book, _ = run(ScriptedBody(act), Limits(12), at_once=1)
     assert runner.stopped is None
     assert states(book) == {State.COMPLETED: 4, State.FAILED: 8}
+
+
+def test_trainings_that_diverge_do_not_end_the_study() -> None:
+    async def act(record: TrialRecord, *_: Any) -> Result:
+        raise Diverged("The loss is inf in epoch 1.")
+
+    runner, book, _ = run(ScriptedBody(act), Limits(9), at_once=1)
+    assert runner.stopped is None
+    assert states(book) == {State.FAILED: 9}
 
 
 @pytest.mark.parametrize("error", [TransportDown("Gone."), ChildDied("It was killed.")])

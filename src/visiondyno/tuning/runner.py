@@ -12,6 +12,7 @@ from typing import Protocol
 from visiondyno.errors import (
     BudgetSpent,
     ChildDied,
+    Diverged,
     Forbidden,
     RateLimited,
     TimeLimitExceeded,
@@ -324,6 +325,8 @@ class StudyRunner:
             self._last_cause, self._causes_in_a_row = None, 0
             return
         failure = record.failures[-1]
+        if failure.code == Diverged.code:
+            return  # what a search of learning rates finds out, and no defect
         same = failure.cause == self._last_cause
         self._causes_in_a_row = self._causes_in_a_row + 1 if same else 1
         self._last_cause = failure.cause
