@@ -164,12 +164,12 @@ class KerasConfig(_Part):
 
 ModelConfig = Annotated[
     SequentialConfig
-    | CnnConfig
     | TorchvisionConfig
     | TimmConfig
     | TransformersConfig
     | ExportedConfig
-    | KerasConfig,
+    | KerasConfig
+    | CnnConfig,
     Field(discriminator="type"),
 ]
 

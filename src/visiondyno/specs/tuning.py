@@ -86,9 +86,10 @@ class ParameterSpec(_Part):
         return self.step is None or not (_exact(value) - _exact(self.low)) % _exact(self.step)
 
     def _check_choices(self, choices: tuple[Scalar, ...]) -> None:
-        extra = {"low", "high", "type", "log", "step"} & self.model_fields_set
-        if extra:
-            raise ValueError(f"'{min(extra)}' belongs to a range; leave it or 'choices' out")
+        of_ranges = ("low", "high", "type", "log", "step")
+        extra = next((name for name in of_ranges if getattr(self, name) not in (None, False)), None)
+        if extra is not None:
+            raise ValueError(f"'{extra}' belongs to a range; leave it or 'choices' out")
         if any(isinstance(value, float) and not math.isfinite(value) for value in choices):
             raise ValueError("every choice must be finite")
         for index, value in enumerate(choices):

@@ -40,7 +40,7 @@ def builtin_space(mode: Literal["simple", "thorough"], shape: ImageShape) -> Spa
     """What `--mode` searches.
 
     Args:
-        mode: `simple` has seven parameters and is enough for small images; `thorough` has fifteen.
+        mode: `simple` has seven parameters and is enough for small images; `thorough` has sixteen.
         shape: blocks that would only see a single pixel aren't tried.
     """
     most = max(1, min(shape.height, shape.width).bit_length() - 1)
@@ -55,7 +55,7 @@ def _simple(most_blocks: int) -> dict[str, Json]:
         "kernel": {"choices": (3, 5)},
         "dropout": {"low": 0.0, "high": 0.5},
         "optimizer": {"choices": ("adam", "adamw", "sgd")},
-        "learning_rate": {"low": 1e-3, "high": 3e-2, "log": True},
+        "learning_rate": {"low": 2e-3, "high": 3e-2, "log": True},
         "batch_size": {"choices": (32, 64, 128)},
     }
 

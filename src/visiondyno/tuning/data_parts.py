@@ -184,6 +184,8 @@ def _wire(part: TrainingData) -> Wire:
     if isinstance(part, InlineData):
         return part.model_dump(mode="json")
     fields = part.model_dump(mode="json", exclude_defaults=True)
+    if part.size is not None and part.size[0] == part.size[1]:
+        fields["image_size"] = part.size[0]
     return part.data if fields.keys() == {"data"} else fields
 
 

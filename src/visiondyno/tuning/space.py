@@ -1,5 +1,6 @@
 """What a study searches: trials get their parameters, and parameters become trainings."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -71,7 +72,10 @@ class SearchSpace:
         self._check_one_job()
 
     def suggest(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> dict[str, Any]:
-        """The parameters of a trial of Optuna, in the space's order; those that apply to it."""
+        """The parameters of a trial of Optuna, in the space's order; those that apply to it.
+
+        Fractions are rounded to a millionth of their range, or of themselves where it is `log`.
+        """
         params: dict[str, Any] = {}
         for name, parameter in self.spec.parameters.items():
             if _applies(parameter, params):
@@ -156,12 +160,21 @@ def _suggested(trial: Any, name: str, parameter: ParameterSpec) -> Any:
     if parameter.choices is not None:
         return trial.suggest_categorical(name, parameter.choices)
     if parameter.kind == "int":
-        low, high, step = int(parameter.low or 0), int(parameter.high or 0), parameter.step
-        return trial.suggest_int(name, low, high, step=int(step or 1), log=parameter.log)
+        ends = int(parameter.low or 0), int(parameter.high or 0)
+        return trial.suggest_int(name, *ends, step=int(parameter.step or 1), log=parameter.log)
     assert parameter.low is not None, "it is a range"
     assert parameter.high is not None, "it is a range"
-    low_high = float(parameter.low), float(parameter.high)
-    return trial.suggest_float(name, *low_high, step=parameter.step, log=parameter.log)
+    low, high = float(parameter.low), float(parameter.high)
+    value = trial.suggest_float(name, low, high, step=parameter.step, log=parameter.log)
+    return _short(value, low, high, log=parameter.log)
+
+
+def _short(value: float, low: float, high: float, *, log: bool) -> float:
+    """`value` without the digits that matter to nobody: a millionth of the range, or of itself."""
+    finest = min(high - low, abs(value) if log else math.inf)
+    if finest <= 0:
+        return value
+    return min(max(round(value, 6 - math.floor(math.log10(finest))), low), high)
 
 
 def _first_value(parameter: ParameterSpec) -> Any:
@@ -205,10 +218,8 @@ def _values_to_try(parameter: ParameterSpec) -> tuple[Any, ...]:
     assert parameter.low is not None, "it is a range"
     assert parameter.high is not None, "it is a range"
     between: Any = parameter.low + (parameter.high - parameter.low) / 3
-    if parameter.step is not None:
-        between = min(parameter.low + parameter.step, parameter.high)
-    elif parameter.kind == "int":
-        between = round(between)
+    if parameter.kind == "int" or parameter.step is not None:
+        between = min(parameter.low + (parameter.step or 1), parameter.high)
     return parameter.low, between, parameter.high
 
 
