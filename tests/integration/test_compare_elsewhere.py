@@ -105,6 +105,7 @@ def on_a_server(tmp_path: Path, _: Callable[[Mapping[str, str]], None]) -> Itera
 
 @contextmanager
 def on_runpod(tmp_path: Path, told: Callable[[Mapping[str, str]], None]) -> Iterator[Place]:
+    pytest.importorskip("runpod", reason="the extra 'runpod' isn't installed")
     (tmp_path / "endpoint").mkdir()
     with training_endpoint(tmp_path / "endpoint") as endpoint:
         told(endpoint.environ)
@@ -255,6 +256,7 @@ def test_an_interrupt_stops_the_comparison_there(
     assert (jobs["inProgress"] if "inProgress" in jobs else jobs["IN_PROGRESS"]) == 0
 
 
+@pytest.mark.torch
 def test_a_training_takes_a_folder_along(
     tmp_path: Path, here: Path, environ: Callable[[Mapping[str, str]], None]
 ) -> None:
