@@ -1,7 +1,6 @@
 """The file that a study goes on from, torn, foreign, damaged and locked."""
 
 import json
-import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def test_damage_before_whole_lines_is_named_and_nothing_is_cut_off(tmp_path: Pat
     lines[2] = lines[2].replace(b"{", b"\xff", 1)
     damaged = b"".join(lines)
     (tmp_path / NAME).write_bytes(damaged)
-    with pytest.raises(SpecError, match="Line 3 of .* is damaged"):
+    with pytest.raises(SpecError, match=r"Line 3 of .* is damaged"):
         Journal.go_on(tmp_path)
     assert (tmp_path / NAME).read_bytes() == damaged
     del lines[2]
@@ -141,7 +140,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
     journal = Journal.begin(tmp_path, STUDY)
     journal.write("trial", {"trial": {"number": 0}})
-    size = os.path.getsize(tmp_path / NAME)
+    size = (tmp_path / NAME).stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
     try:
@@ -157,7 +156,7 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
 
 def test_a_line_is_in_the_file_before_write_returns(tmp_path: Path) -> None:
     journal = Journal.begin(tmp_path, STUDY)
-    size = os.path.getsize(tmp_path / NAME)
+    size = (tmp_path / NAME).stat().st_size
     journal.write("trial", {"trial": {"number": 0}}, is_final=False)
-    assert os.path.getsize(tmp_path / NAME) > size
+    assert (tmp_path / NAME).stat().st_size > size
     journal.close()
