@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from attached_jobs import as_text, attached, folder_of, unpacked, zipped
-from dataset_factory import coco_document, encoded, write_coco
+from dataset_factory import coco_document, encoded, write_coco, write_video
 from tiny_models import write_detector
 from visiondyno import worker
 from visiondyno.client.client import Client
@@ -264,6 +264,29 @@ def test_an_attached_yaml_cant_name_folders_of_the_machine(tmp_path: Path, sourc
         worker.run(job, OperationContext())
     if source != "list":
         assert "names a file outside of it" in failed.value.message
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1,\n/private.mp4\n", "ffconcat version 1.0\n"])
+def test_an_attached_video_cant_be_a_list_of_files_of_the_machine(text: str) -> None:
+    document = {"images": [], "annotations": [], "categories": []}
+    members = {"clip.mp4": text, "clip.json": json.dumps(document)}
+    job = {**PLAIN, "data": "clip.mp4"}
+    job["attachments"] = {"clip.mp4": attached(members, "clip.mp4")}
+    with pytest.raises(DatasetError, match=r"Video clip\.mp4 came with the job and is no MP4"):
+        worker.run(job, OperationContext())
+
+
+def test_an_attached_video_is_read(tmp_path: Path) -> None:
+    write_video(tmp_path / "clips")
+    members = {path.name: path.read_bytes() for path in (tmp_path / "clips").iterdir()}
+    (name,) = (one for one in members if not one.endswith(".json"))
+    job = {"operation": "evaluate", "model": "m.onnx", "data": name, "resamples": 100}
+    model = write_detector(tmp_path / "m.onnx", [[0, 0, 4, 4, 0.5, 1]])
+    job["attachments"] = {
+        name: attached(members, name),
+        "m.onnx": attached({"m.onnx": model.read_bytes()}, "m.onnx"),
+    }
+    assert worker.run(job, OperationContext())["images"] > 0
 
 
 def test_data_of_the_machine_are_as_free_as_before(tmp_path: Path) -> None:

@@ -358,3 +358,41 @@ def test_readers_and_writers_at_once_see_whole_files_only(tmp_path: Path) -> Non
     cache = cache_at(tmp_path, 4000)
     assert len(kept(cache)) <= 4
     assert leftovers(cache) == []
+
+
+def test_a_held_folder_stays_until_it_is_let_go(tmp_path: Path) -> None:
+    cache = WorkerCache(tmp_path / "cache", 1000)
+    cache.make("sets", "a", lambda folder: (folder / "x").write_bytes(bytes(900)) and None)
+    with cache.hold("sets", "a") as held:
+        assert held is not None
+        with cache.hold("sets", "a") as again:
+            assert again == held
+        cache.put("others", "b", bytes(900))
+        cache.drop("sets", "a")
+        assert (held / "x").stat().st_size == 900
+        assert cache.size_bytes("sets", "a") == 900
+    cache.put("others", "c", bytes(900))
+    assert cache.get("sets", "a") is None
+
+
+def test_what_isnt_a_folder_here_isnt_held(tmp_path: Path) -> None:
+    cache = WorkerCache(tmp_path / "cache", 1000)
+    cache.put("others", "b", b"file")
+    for key in ("b", "none"):
+        with cache.hold("others", key) as held:
+            assert held is None
+
+
+def test_a_holder_that_dies_lets_go(tmp_path: Path) -> None:
+    cache = WorkerCache(tmp_path / "cache", 1000)
+    cache.make("sets", "a", lambda folder: (folder / "x").write_bytes(b"x") and None)
+    program = (
+        "import os, signal, sys; from pathlib import Path;"
+        " from visiondyno.operations.worker_cache import WorkerCache;"
+        " held = WorkerCache(Path(sys.argv[1]), 1000).hold('sets', 'a').__enter__();"
+        " os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "cache")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    cache.drop("sets", "a")
+    assert cache.get("sets", "a") is None

@@ -1,6 +1,7 @@
 """Zip files whose bytes depend on nothing but names and contents."""
 
 import hashlib
+import os
 import stat
 import zipfile
 from collections.abc import Callable, Mapping
@@ -49,12 +50,19 @@ def size_bytes(member: Path | bytes) -> int:
     Raises:
         SpecError: it can't be read.
     """
-    if isinstance(member, bytes):
-        return len(member)
+    return len(member) if isinstance(member, bytes) else status_of(member).st_size
+
+
+def status_of(path: Path) -> os.stat_result:
+    """Size, times and inode of a file.
+
+    Raises:
+        SpecError: it can't be read.
+    """
     try:
-        return member.stat().st_size
+        return path.stat()
     except OSError as error:
-        raise _unreadable(member, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _add(

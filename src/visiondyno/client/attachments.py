@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from visiondyno.client.archive import size_bytes, write_archive
+from visiondyno.client.archive import size_bytes, status_of, write_archive
 from visiondyno.client.client import Client
 from visiondyno.client.data_files import FilesOfReference, data_files, model_files
 from visiondyno.errors import DatasetError, StorageFull, TooLarge
@@ -220,7 +220,7 @@ class _Sending:
         for name, member in sorted(self.files.members.items()):
             facts: Any = member
             if isinstance(member, Path):
-                status = member.stat()
+                status = status_of(member)
                 facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             total.update(repr((name, str(member) if facts is not member else "", facts)).encode())
         return total.hexdigest()

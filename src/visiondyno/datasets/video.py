@@ -24,6 +24,11 @@ from visiondyno.errors import DatasetError
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 JPEG_QUALITY = 95
 
+_CONTAINERS = (b"RIFF", b"\x1aE\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"G")
+_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+"""How files of AVI, Matroska and MPEG begin; MPEG's transport stream is `G` every 188 bytes. And
+the first box of MP4 and MOV, after its length."""
+
 _FORMAT_VERSION = 1
 _FRAME_NAME = re.compile(r"^(?:frame_)?(\d{1,9})(?:\.(?:jpe?g|png|bmp|webp))?$", re.IGNORECASE)
 
@@ -63,6 +68,8 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
             f"Video {path} has no labels, so nothing can be scored on it. Put COCO JSON beside it "
             f"as {json_path.name}, each image's file_name the number of its frame (frame_000012)"
         )
+    if options.within is not None:
+        _check_container(path)
     header = read_video_header(path)
     document = read_json(json_path)
     frames = _name_frames(document, json_path)
@@ -80,6 +87,24 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
     return open_coco_document(
         json_path, document, options, form="video", find=lambda name: folder / name, notes=(note,)
     )
+
+
+def _check_container(path: Path) -> None:
+    """Refuse what isn't a plain container: the decoder would follow a playlist to other files.
+
+    Raises:
+        DatasetError: it begins as none, or can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(12)
+    except OSError as error:
+        raise DatasetError(f"Video {path} can't be read: {error.strerror}") from None
+    if not begin.startswith(_CONTAINERS) and begin[4:8] not in _MP4_BOXES:
+        raise DatasetError(
+            f"Video {path} came with the job and is no MP4, MOV, AVI, MKV, WebM or MPEG file: "
+            "convert it to one"
+        )
 
 
 def read_video_header(path: Path) -> VideoHeader:
