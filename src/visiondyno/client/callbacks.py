@@ -28,7 +28,10 @@ class Callback:
         """
 
     def on_event(self, event: JobEvent) -> None:
-        """Each event of the job, in order: its state, its progress, its end."""
+        """Each event of the job, in order: its state, its progress, its end.
+
+        Events of number 0 come before: what of local files is packed and uploaded.
+        """
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
         """Each epoch once, in order: `epoch`, `train_metrics`, and `val_metrics` if there are."""
