@@ -1,10 +1,15 @@
 """`dyno emulate`."""
 
+import asyncio
+import contextlib
 import importlib.util
+import logging
+import secrets
 import shlex
+import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,7 +30,7 @@ def _workers(
 
 @click.group()
 def command() -> None:
-    """Run a provider's service on this machine, to develop against without paying."""
+    """Run a RunPod endpoint on this machine, to develop against without paying."""
 
 
 @command.command("runpod")
@@ -104,20 +109,12 @@ def command() -> None:
 @click.option("--quiet", is_flag=True, help="No line for each worker and job.")
 def runpod(
     *,
-    endpoint_id: str,
     host: str,
     port: int,
-    api_key: str | None,
     worker_command: str | None,
-    workers: tuple[int, int],
-    idle_timeout_s: float,
-    execution_timeout_s: float,
-    scaler: str,
-    scaler_value: float,
-    gpu: str,
-    speed: float,
     log_folder: Path | None,
     quiet: bool,
+    **given: Any,
 ) -> None:
     """Serve a RunPod serverless endpoint on this machine.
 
@@ -125,74 +122,65 @@ def runpod(
     queue. Jobs and results are kept in memory alone. Ctrl-C stops it and every worker, and tells
     what they would have cost.
     """
+    from visiondyno.emulator.serve import listen
+
+    api_key, speed = given.pop("api_key"), given.pop("speed")
+    config = _config(**given)
+    program = _command(worker_command)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    with contextlib.closing(listen(host, port)) as listener:
+        _serve(config, program, listener, (api_key, speed, log_folder), quiet=quiet)
+
+
+def _config(*, workers: tuple[int, int], scaler: str, gpu: str, **given: Any) -> EndpointConfig:
     from visiondyno.probes.cost import find_price
 
-    config = EndpointConfig(
-        endpoint_id=endpoint_id,
+    return EndpointConfig(
         workers_min=workers[0],
         workers_max=workers[1],
-        idle_timeout_s=idle_timeout_s,
-        execution_timeout_s=execution_timeout_s,
         scaler=Scaler(scaler),
-        scaler_value=scaler_value,
         gpu=gpu,
         usd_per_s=find_price(gpu).usd_per_hour / 3600,
-    )
-    _serve(
-        config,
-        _command(worker_command),
-        (host, port),
-        api_key=api_key,
-        speed=speed,
-        log_folder=log_folder,
-        quiet=quiet,
+        **given,
     )
 
 
 def _serve(
     config: EndpointConfig,
-    worker_command: list[str],
-    address: tuple[str, int],
+    program: list[str],
+    listener: socket.socket,
+    given: tuple[str | None, float, Path | None],
     *,
-    api_key: str | None,
-    speed: float,
-    log_folder: Path | None,
     quiet: bool,
 ) -> None:
-    import asyncio
-    import contextlib
-    import logging
-    import secrets
-
     from visiondyno.emulator.emulator import Emulator
-    from visiondyno.emulator.serve import address_of, listen, serve
+    from visiondyno.emulator.serve import address_of, serve
     from visiondyno.settings import load_settings
 
+    api_key, speed, log_folder = given
     settings = load_settings()
     kept = settings.runpod_api_key
     if api_key is None and kept is None:
         api_key = secrets.token_urlsafe(16)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    with contextlib.closing(listen(*address)) as listener:
-        port = listener.getsockname()[1]
-        folder = settings.folder / "emulator" / f"{config.endpoint_id}-{port}"
-        emulator = Emulator(
-            config,
-            worker_command,
-            api_key=api_key if api_key is not None or kept is None else kept.get_secret_value(),
-            speed=speed,
-            log_folder=_emptied(folder) if log_folder is None else _made(log_folder),
-            tell=(lambda _: None) if quiet else click.echo,
-        )
+    port = listener.getsockname()[1]
+    folder = settings.folder / "emulator" / f"{config.endpoint_id}-{port}"
+    emulator = Emulator(
+        config,
+        program,
+        api_key=api_key if api_key is not None or kept is None else kept.get_secret_value(),
+        speed=speed,
+        log_folder=_emptied(folder) if log_folder is None else _made(log_folder),
+        tell=(lambda _: None) if quiet else click.echo,
+    )
 
-        def tell(_: object) -> None:
-            url = f"{address_of(listener)}/v2/{config.endpoint_id}"
-            _tell_start(config, url, api_key, log_folder or folder)
+    def tell(_: object) -> None:
+        url = f"{address_of(listener)}/v2/{config.endpoint_id}"
+        _tell_start(config, url, api_key, log_folder or folder)
 
-        # Whether a signal ends it as an interrupt or by a return is a matter of when it comes.
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(serve(emulator, listener, tell))
-        _tell_bill(emulator.endpoint.bill(emulator.clock()))
+    # Whether a signal ends it as an interrupt or by a return is a matter of when it comes.
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(emulator, listener, tell))
+    _tell_bill(emulator.endpoint.bill(emulator.clock()))
 
 
 def _tell_start(config: EndpointConfig, url: str, key: str | None, log_folder: Path) -> None:
