@@ -43,6 +43,18 @@ class Client:
         self._thread = LoopThread("visiondyno-client", self._client.close)
         weakref.finalize(self, self._thread.stop, 0.0).atexit = False
 
+    @classmethod
+    def borrowing(cls, client: AsyncClient, loop: LoopThread) -> Self:
+        """One that asks another client on the loop that this one is of, and leaves both open.
+
+        Args:
+            client: whose methods are called.
+            loop: which they are called on; `close` stops it.
+        """
+        borrower = cls.__new__(cls)
+        borrower._client, borrower._thread = client, loop
+        return borrower
+
     @property
     def place(self) -> Place:
         """Where jobs run."""

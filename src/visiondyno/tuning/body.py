@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from visiondyno.client.async_client import AsyncClient
 from visiondyno.errors import NotFound, OperationFailed, SpecError, Unavailable
 from visiondyno.job import JobEvent
 from visiondyno.tuning.objectives import MEASURED, Objective
 from visiondyno.tuning.trial import Json, TrialRecord
+
+if TYPE_CHECKING:
+    import optuna
 
 MEASURABLE = MEASURED | {"parameters"}
 """Objectives that the worker measures before the first epoch."""
@@ -43,14 +46,17 @@ class Result:
 class Told(Protocol):
     """What a running trial tells of."""
 
-    def started(self, job_id: str) -> None:
-        """A worker has it."""
+    def started(self, job_id: str | None) -> None:
+        """A worker has it; None: it has begun, and which jobs it will have isn't known."""
+
+    def suggest(self, name: str, draw: Callable[["optuna.Trial"], Any]) -> Any:
+        """A parameter that the trial asks for while it runs; see `Book.suggest`. In any thread."""
 
     def event(self, event: JobEvent) -> None:
         """Its job said something."""
 
     def report(self, step: int, values: Sequence[float]) -> str | None:
-        """Values of the objectives so far; why it should stop, or None."""
+        """Values of the objectives so far; why it should stop, or None. In any thread."""
 
 
 class Body(ABC):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from visiondyno.errors import SpecError
+from visiondyno.errors import Cancelled, SpecError
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.objectives import Objective, pareto_front
 from visiondyno.tuning.trial import Failure, State, TrialRecord, trial_seed
@@ -90,6 +90,7 @@ class Book:
         self._now = now
         self._lock = threading.RLock()
         self._open: dict[int, optuna.Trial] = {}
+        self._begun_before: dict[int, TrialRecord] = {}
         self.study = optuna.create_study(
             directions=[objective.direction for objective in objectives], sampler=sampler
         )
@@ -124,6 +125,9 @@ class Book:
         with self._lock:
             self.study.add_trials(frozen)
             self.records |= {r.number: r for r in records if r.state.has_ended}
+            self._begun_before = {
+                r.number: r for r in records if r.distributions and not r.state.has_ended
+            }
             if self._pruner is not None:
                 for record in self.records.values():
                     self._pruner.take_up(record)
@@ -135,32 +139,69 @@ class Book:
             params = self._space.suggest(trial)
             number = trial.number
             self._open[number] = trial
+            before = self._begun_before.pop(number, None)
             record = TrialRecord(
                 number,
                 trial_seed(self._seed, number),
-                params,
+                params if before is None else {**before.params, **params},
                 asked_at=self._now(),
                 sampler_notes=self._notes_of(number),
+                distributions={} if before is None else before.distributions,
             )
             self._keep(record)
             return record
+
+    def suggest(self, number: int, name: str, draw: Callable[["optuna.Trial"], Any]) -> Any:
+        """A parameter of a trial that runs, by what its sampler says; noted, and kept.
+
+        Args:
+            number: of the trial.
+            name: of the parameter.
+            draw: asks the trial of Optuna for it.
+
+        Raises:
+            Cancelled: the trial has ended.
+            SpecError: the parameter isn't one that can be kept, or was another one in an earlier
+                run of the study.
+            ValueError: of Optuna: the range is none.
+        """
+        with self._lock:
+            record, trial = self.records[number], self._open.get(number)
+            if trial is None:
+                raise Cancelled(f"Trial {number} has ended; it takes no more parameters.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a value out of range: refused just below
+                value = draw(trial)
+            kind = _as_text(name, trial)
+            if record.distributions.get(name, kind) != kind:
+                raise SpecError(
+                    f"The objective asks for '{name}' from another range, or other choices, than "
+                    "when the study began; begin a new study in another folder."
+                )
+            if record.distributions.get(name) != kind:
+                kinds = {**record.distributions, name: kind}
+                params = {**record.params, **trial.params}
+                self._keep(record.with_(params=params, distributions=kinds))
+            return value
 
     def report(self, number: int, step: int, values: Sequence[float]) -> str | None:
         """Note what a running trial told; why it should stop, in a sentence, or None."""
         with self._lock:
             record = self.records[number]
-            if step in record.reports:
-                return None  # of an attempt that was begun again
+            if step in record.reports or record.state.has_ended:
+                return None  # of an attempt that was begun again, or left alone
             reports = {**record.reports, step: tuple(values)}
             self.records[number] = record.with_(reports=reports)
             if self._pruner is None or any(math.isnan(value) for value in values):
                 return None
             return self._pruner.reason(self._open[number], step, values)
 
-    def note(self, record: TrialRecord) -> None:
-        """The trial has been given to a lane, or back; what it reported stays."""
+    def note(self, record: TrialRecord) -> TrialRecord:
+        """The trial has been given to a lane, or back; what it reported and was suggested stays."""
         with self._lock:
-            self._keep(record.with_(reports=self.records[record.number].reports))
+            record = _with_told(record, self.records[record.number])
+            self._keep(record)
+            return record
 
     def tell(self, record: TrialRecord) -> TrialRecord:
         """The trial has ended. Told once: what ended stays as it is.
@@ -171,12 +212,14 @@ class Book:
             before = self.records[record.number]
             if before.state.has_ended:
                 return before
-            record = record.with_(reports=before.reports, ended_at=self._now())
+            record = _with_told(record, before).with_(ended_at=self._now())
             if record.state is State.COMPLETED:
                 record = self._with_numbers(record)
             else:
                 record = record.with_(values=())
             trial = self._open.pop(record.number)
+            if record.distributions:  # what it was suggested in an earlier run, and not in this
+                record = _of_this_run(record, trial)
             self.study.tell(trial, list(record.values) or None, _optuna_state(record))
             record = record.with_(sampler_notes=self._notes_of(record.number))
             self._keep(record)
@@ -234,6 +277,24 @@ class Book:
         failure = Failure(code, message, record.lane or "")
         return record.with_(state=State.FAILED, values=(), failures=(*record.failures, failure))
 
+    def _known_of(
+        self, record: TrialRecord
+    ) -> "tuple[dict[str, Any], dict[str, optuna.distributions.BaseDistribution]]":
+        """A trial's parameters, and what each was drawn from."""
+        import optuna
+
+        if record.distributions:
+            kinds = {
+                name: optuna.distributions.json_to_distribution(kind)
+                for name, kind in record.distributions.items()
+            }
+            return dict(record.params), kinds
+        fixed = optuna.trial.FixedTrial(dict(record.params), number=record.number)
+        suggested = self._space.suggest(fixed)
+        if dict(suggested) != dict(record.params):
+            raise ValueError(f"trial {record.number} has parameters of another space")
+        return fixed.params, fixed.distributions
+
     def _frozen(self, record: TrialRecord) -> "optuna.trial.FrozenTrial":
         """A trial as Optuna keeps it: the space is asked what its parameters are of.
 
@@ -241,14 +302,11 @@ class Book:
         """
         import optuna
 
-        fixed = optuna.trial.FixedTrial(dict(record.params), number=record.number)
-        suggested = self._space.suggest(fixed)
-        if dict(suggested) != dict(record.params):
-            raise ValueError(f"trial {record.number} has parameters of another space")
+        params, distributions = self._known_of(record)
         if not record.state.has_ended:
             return optuna.trial.create_trial(
                 state=optuna.trial.TrialState.WAITING,
-                system_attrs={**record.sampler_notes, "fixed_params": fixed.params},
+                system_attrs={**record.sampler_notes, "fixed_params": params},
             )
         if record.state is State.COMPLETED and len(record.values) != len(self.objectives):
             raise ValueError(f"trial {record.number} has values of other objectives")
@@ -256,13 +314,39 @@ class Book:
         return optuna.trial.create_trial(
             state=_optuna_state(record),
             values=list(record.values) if record.state is State.COMPLETED else None,
-            params=fixed.params,
-            distributions=fixed.distributions,
+            params=params,
+            distributions=distributions,
             intermediate_values=(
                 {step: values[0] for step, values in record.reports.items()} if single else {}
             ),
             system_attrs=dict(record.sampler_notes),
         )
+
+
+def _with_told(record: TrialRecord, before: TrialRecord) -> TrialRecord:
+    """The same with what its trial told and asked for while it ran."""
+    return record.with_(
+        reports=before.reports, params=before.params, distributions=before.distributions
+    )
+
+
+def _of_this_run(record: TrialRecord, trial: "optuna.Trial") -> TrialRecord:
+    kinds = {name: record.distributions[name] for name in trial.params}
+    return record.with_(params=trial.params, distributions=kinds)
+
+
+def _as_text(name: str, trial: "optuna.Trial") -> str:
+    """What a parameter was drawn from, as Optuna's JSON."""
+    from optuna.distributions import distribution_to_json
+
+    try:
+        text: str = distribution_to_json(trial.distributions[name])
+    except TypeError as error:
+        raise SpecError(
+            f"A choice of '{name}' is neither a number nor a text, true, false or none, so the "
+            "study can't be kept; give texts, and look up what they stand for in the objective."
+        ) from error
+    return text
 
 
 def _optuna_state(record: TrialRecord) -> "optuna.trial.TrialState":

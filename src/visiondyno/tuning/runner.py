@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from visiondyno.errors import (
     BudgetSpent,
@@ -22,10 +22,14 @@ from visiondyno.errors import (
 )
 from visiondyno.executors.base import JobLost
 from visiondyno.job import JobEvent
+from visiondyno.tuning.attempt import Attempt
 from visiondyno.tuning.body import Body, Pruned, Result
 from visiondyno.tuning.book import Book
 from visiondyno.tuning.lanes import Lane, Lanes, NoLanes
 from visiondyno.tuning.trial import Failure, State, TrialRecord
+
+if TYPE_CHECKING:
+    import optuna
 
 _ANOTHER_MAY_DO = (TransportDown, RateLimited, ChildDied, JobLost)
 """The lane's failures, not the trial's: another attempt may do better."""
@@ -202,7 +206,7 @@ class StudyRunner:
     async def _attempt(self, record: TrialRecord, lane: Lane, failures: list[Failure]) -> bool:
         """One attempt; whether another one is to follow."""
         record = record.with_(attempts=record.attempts + 1, lane=lane.name)
-        told = _Attempt(self, record)
+        told = Attempt(self, record)
         try:
             result = await self._limited(record, lane, told)
         except Pruned as pruned:
@@ -219,7 +223,7 @@ class StudyRunner:
             self._end(told.record, State.COMPLETED, result)
         return False
 
-    async def _limited(self, record: TrialRecord, lane: Lane, told: "_Attempt") -> Result:
+    async def _limited(self, record: TrialRecord, lane: Lane, told: Attempt) -> Result:
         """The attempt, whose limit counts from its start on a worker."""
         limit_s = self._limits.trial_timeout_s
         work = asyncio.create_task(self._on_lane(record, lane, told))
@@ -239,7 +243,7 @@ class StudyRunner:
             work.cancel()
             await asyncio.gather(work, begun, return_exceptions=True)
 
-    async def _on_lane(self, record: TrialRecord, lane: Lane, told: "_Attempt") -> Result:
+    async def _on_lane(self, record: TrialRecord, lane: Lane, told: Attempt) -> Result:
         async with lane.session.opened() as client:
             return await self._body.run(record, client, told)
 
@@ -291,9 +295,7 @@ class StudyRunner:
     # ---- what is told
 
     def _put_back(self, record: TrialRecord) -> None:
-        record = record.with_(state=State.QUEUED)
-        self._book.note(record)
-        self._tell(record)
+        self._tell(self._book.note(record.with_(state=State.QUEUED)))
 
     def _end(
         self,
@@ -344,9 +346,19 @@ class StudyRunner:
     def started(self, record: TrialRecord) -> TrialRecord:
         """A worker has the trial."""
         record = record.with_(state=State.RUNNING, started_at=self._now())
-        self._book.note(record)
+        record = self._book.note(record)
         self._tell(record)
         return record
+
+    def suggest(self, number: int, name: str, draw: "Callable[[optuna.Trial], Any]") -> Any:
+        """A parameter that a running trial asks for."""
+        return self._book.suggest(number, name, draw)
+
+    def told_params(self, number: int) -> None:
+        """A running trial has parameters that it hadn't."""
+        record = self._book.records[number]
+        if record.state is State.RUNNING:
+            self._tell(record)
 
     def told_event(self, number: int, event: JobEvent) -> None:
         """The trial's job said something."""
@@ -356,22 +368,3 @@ class StudyRunner:
     def report(self, number: int, step: int, values: Sequence[float]) -> str | None:
         """The trial reports; why it should stop, or None."""
         return self._book.report(number, step, values)
-
-
-class _Attempt:
-    """What one attempt tells; `Told`."""
-
-    def __init__(self, runner: StudyRunner, record: TrialRecord) -> None:
-        self._runner = runner
-        self.record = record
-        self.begun = asyncio.Event()
-
-    def started(self, job_id: str) -> None:
-        self.record = self._runner.started(self.record.with_(job_id=job_id))
-        self.begun.set()
-
-    def event(self, event: JobEvent) -> None:
-        self._runner.told_event(self.record.number, event)
-
-    def report(self, step: int, values: Sequence[float]) -> str | None:
-        return self._runner.report(self.record.number, step, values)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from visiondyno.job import JobEvent, JobState
 from visiondyno.tuning.eta import DurationModel
@@ -85,7 +86,9 @@ class StudyTally:
         if is_of_this_run:
             self._count_attempts(record, 0 if before is None else before.attempts)
         ran = self.running.pop(number, None)
-        if record.state is State.RUNNING:
+        if ran is not None and before is not None and _is_same_attempt(before, record):
+            self.running[number] = replace(ran, params=record.params)
+        elif record.state is State.RUNNING:
             self.running[number] = RunningTrial.begun(record, at)
             self.most_running = max(self.most_running, len(self.running))
             self._health.pop(number, None)
@@ -134,3 +137,8 @@ class StudyTally:
         if record.state.has_ended and record.cost is not None:
             least, most = self.usd or (0.0, 0.0)
             self.usd = (least + record.cost["usd_at_least"], most + record.cost["usd_at_most"])
+
+
+def _is_same_attempt(before: TrialRecord, now: TrialRecord) -> bool:
+    """Whether a trial runs as before, and was only suggested more parameters."""
+    return now.state is State.RUNNING and now.attempts == before.attempts

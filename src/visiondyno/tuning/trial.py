@@ -74,6 +74,8 @@ class TrialRecord:
             know.
         failures: of its attempts, in order; the last one is the trial's where it is FAILED.
         sampler_notes: what the sampler must know of it in a later run, such as its generation.
+        distributions: of parameters that were suggested while it ran: what each was drawn from, as
+            Optuna's JSON. Empty where the study's space says so.
     """
 
     number: int
@@ -95,6 +97,7 @@ class TrialRecord:
     measured: Json = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     sampler_notes: Json = field(default_factory=dict)
+    distributions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float | None:
@@ -111,6 +114,7 @@ class TrialRecord:
         """As it is kept."""
         return asdict(self) | {
             "params": dict(self.params),
+            "distributions": dict(self.distributions),
             "reports": {str(step): list(values) for step, values in self.reports.items()},
         }
 
