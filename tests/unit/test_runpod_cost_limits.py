@@ -88,3 +88,19 @@ def test_a_job_that_moved_between_two_looks_is_paid_from_its_arrival() -> None:
     meter.ended("a", worker_id="second", delay_ms=271_000, execution_ms=29_000)
     for cost in (meter.of("a"), meter.total()):
         assert (cost.worker_s_at_least, cost.worker_s_at_most) == (29, 305)
+
+
+def test_a_stopped_jobs_worker_is_paid_until_its_next_ping() -> None:
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, clock=clock, stop_s=0.0)
+    for job_id, has_run in (("ran", True), ("waited", False)):
+        meter.accepted(meter.admit(None), job_id)
+        clock.now_s += 30.0
+        told = {"delay_ms": 10_000, "execution_ms": 20_000} if has_run else {}
+        meter.ended(
+            job_id, worker_id="w" if has_run else None, has_run=has_run, was_stopped=True, **told
+        )
+        clock.now_s += 100.0
+    ran, waited = meter.of("ran"), meter.of("waited")
+    assert (ran.worker_s_at_least, ran.worker_s_at_most) == (20, 30 + 12 + 5)
+    assert (waited.worker_s_at_least, waited.worker_s_at_most) == (0, 30 + 5)

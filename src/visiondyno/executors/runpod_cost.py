@@ -17,6 +17,10 @@ DEFAULT_STOP_S = 5.0
 """Workers under RunPod's package took 2 to 3 s to stop under our emulator."""
 
 
+UNHEARD_S = 12.0
+"""Workers under RunPod's package ping every 10 s; a ping just after a stop may not know of it."""
+
+
 @dataclass(slots=True, eq=False)
 class Account:
     """One attempt at a job, from the permission to submit it; times are the meter's clock's."""
@@ -45,7 +49,8 @@ class CostMeter:
     A job is told of as it goes: `admit`, then `accepted`, `withdrawn` or `doubted`; `saw` while it
     runs; `ended`. Jobs of one worker share its time: what overlaps is counted once. The bounds hold
     where no start takes longer than `start_s`, and no stop longer than `stop_s`. Workers that are
-    always on, and those that start and get no job, are billed too and can't be seen from here.
+    always on, and those that start and get no job, are billed too and can't be seen from here. A
+    job that is stopped may cost `UNHEARD_S` more than was set aside for it.
 
     Args:
         price: of one worker.
@@ -152,6 +157,7 @@ class CostMeter:
         execution_ms: int | None = None,
         has_run: bool = True,
         was_put_back: bool = False,
+        was_stopped: bool = False,
     ) -> None:
         """The job has ended; a job that isn't open is left as it is.
 
@@ -162,6 +168,8 @@ class CostMeter:
             execution_ms: of its last run.
             has_run: whether a worker had it.
             was_put_back: whether it had more than one run; only the last one's time is told.
+            was_stopped: whether it ended without its worker's answer. Then the endpoint learns from
+                the worker's next ping that it is free, and only then its idle time begins.
         """
         account = self._open_account(job_id)
         if account is None:
@@ -174,6 +182,8 @@ class CostMeter:
         first_s = last_s = self._clock()
         if has_run:
             first_s, last_s = self._run_of(account, execution_ms, was_put_back=was_put_back)
+        if was_stopped and has_run:
+            last_s += UNHEARD_S
         span = self._span(account, first_s, last_s)
         _, account.at_most_s = _added(self._there, account.worker, span)
 

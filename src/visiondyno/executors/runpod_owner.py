@@ -86,7 +86,7 @@ class OwnedJobs:
         if self._meter is None:
             return
         if not events:
-            self._meter.ended(job_id, was_put_back=True)
+            self._meter.ended(job_id, was_put_back=True, was_stopped=True)
             return
         states = [event.state for event in events]
         answer = events[-1].answer
@@ -100,6 +100,7 @@ class OwnedJobs:
             execution_ms=answer.execution_time_ms,
             has_run=had_it,
             was_put_back=JobState.IN_QUEUE in states[first:],
+            was_stopped=states[-1] in (JobState.CANCELLED, JobState.TIMED_OUT),
         )
 
     def check_budget(self) -> None:
