@@ -20,6 +20,8 @@ from visiondyno.tuning.tally import StudyTally
 from visiondyno.tuning.trial import State, TrialRecord
 
 _PATIENCE_S = 10.0
+_ESTIMATE_AGE_S = 0.2
+"""So long the time left is told again to callbacks: it takes more time than all else together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class ProgressBoard:
         self._subscribers: list[Subscriber[AggregatedProgress]] = []
         self._tally = StudyTally(objectives)
         self._usd: tuple[float, float] | None = None
+        self._estimated: tuple[float, Estimate | None] = (0.0, None)
         self._is_over = False
         self._stopped: str | None = None
         for record in taken_up:
@@ -243,7 +246,10 @@ class ProgressBoard:
         at = self._now()
         elapsed_s = max(0.0, at - self._began)
         lanes = tuple(self._lanes())
-        estimate = None if self._is_over else self._estimate(at, elapsed_s, lanes)
+        estimate = None
+        if not self._is_over:
+            may_be_aged = change is not None and change.kind != "trial"
+            estimate = self._estimate(at, elapsed_s, lanes, may_be_aged=may_be_aged)
         tally = self._tally
         best = tally.front[0] if tally.front and len(self._objectives) == 1 else None
         least, most = self._usd or (None, None)
@@ -284,6 +290,16 @@ class ProgressBoard:
         )
 
     def _estimate(
+        self, at: float, elapsed_s: float, lanes: Sequence[LaneReading], *, may_be_aged: bool
+    ) -> Estimate | None:
+        last_at, last = self._estimated
+        if may_be_aged and last is not None and 0 <= at - last_at < _ESTIMATE_AGE_S:
+            return last
+        found = self._fresh_estimate(at, elapsed_s, lanes)
+        self._estimated = (at, found)
+        return found
+
+    def _fresh_estimate(
         self, at: float, elapsed_s: float, lanes: Sequence[LaneReading]
     ) -> Estimate | None:
         tally = self._tally
