@@ -89,8 +89,9 @@ def test_the_command_serves_until_a_signal_and_tells_the_bill(
     assert len(list((tmp_path / "logs").iterdir())) == 1
 
 
-def test_a_new_key_is_shown_and_output_goes_to_the_home(tmp_path: Path) -> None:
-    with emulating(tmp_path, "--endpoint", "own", key=None) as command:
+@pytest.mark.parametrize("kept", [None, ""], ids=["none", "empty"])
+def test_a_new_key_is_shown_and_output_goes_to_the_home(tmp_path: Path, kept: str | None) -> None:
+    with emulating(tmp_path, "--endpoint", "own", key=kept) as command:
         _, _, key = command.start[3].strip().partition("RUNPOD_API_KEY=")
         with httpx.Client(headers={"Authorization": f"Bearer {key}"}) as http:
             assert http.get(f"{command.url}/health").status_code == 200

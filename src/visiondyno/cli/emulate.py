@@ -160,14 +160,15 @@ def _serve(
     api_key, speed, log_folder = given
     settings = load_settings()
     kept = settings.runpod_api_key
-    if api_key is None and kept is None:
+    kept_key = "" if kept is None else kept.get_secret_value()
+    if not (api_key or kept_key):  # an empty one would let everybody in
         api_key = secrets.token_urlsafe(16)
     port = listener.getsockname()[1]
     folder = settings.folder / "emulator" / f"{config.endpoint_id}-{port}"
     emulator = Emulator(
         config,
         program,
-        api_key=api_key if api_key is not None or kept is None else kept.get_secret_value(),
+        api_key=api_key or kept_key,
         speed=speed,
         log_folder=_emptied(folder) if log_folder is None else _made(log_folder),
         tell=(lambda _: None) if quiet else click.echo,
