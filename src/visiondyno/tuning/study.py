@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from visiondyno.places import Place
 from visiondyno.settings import Settings, load_settings
 from visiondyno.specs.tuning import StudySpec
 from visiondyno.tuning.body import Body, JobBody
-from visiondyno.tuning.book import Book
+from visiondyno.tuning.book import Book, Space
 from visiondyno.tuning.data_parts import StudyData, study_data
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.lane_plan import LanePlan
@@ -79,13 +79,13 @@ class StudyResult:
     test: Json | None = None
 
 
-@dataclass(slots=True)
-class _Prepared:
-    """What is known once the data were looked at."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known before the first trial: what is searched, what a trial does, notes."""
 
-    data: StudyData
-    space: SearchSpace
-    attachments: Json = field(default_factory=dict)
+    space: Space
+    body: Body
+    notes: tuple[str, ...] = ()
 
 
 class Study:
@@ -109,6 +109,10 @@ class Study:
         MissingExtra: Optuna isn't installed.
     """
 
+    spec_class: ClassVar[type[StudySpec]] = StudySpec
+    queues_ahead: ClassVar[bool] = True
+    """Whether a trial more than run may lie ready in a queue."""
+
     def __init__(
         self,
         spec: StudySpec | Mapping[str, Any],
@@ -120,7 +124,7 @@ class Study:
         settings: Settings | None = None,
     ) -> None:
         self._settings = settings or load_settings()
-        self._plan = LanePlan(place, workers, self._settings)
+        self._plan = LanePlan(place, workers, self._settings, ahead=self.queues_ahead)
         self._folder = folder
         self._journal: Journal | None = None
         kept: list[Json] = []
@@ -129,7 +133,8 @@ class Study:
                 raise SpecError("Which study? Give its folder with --out.")
             self._journal, asked, kept = Journal.go_on(folder)
         try:
-            self.spec = _gone_on_with(asked, spec) if resume else _as_spec(spec)
+            kind = self.spec_class
+            self.spec = _gone_on_with(asked, spec, kind) if resume else _as_spec(spec, kind)
             self.objectives = parse_objectives(self.spec.objectives)
             self._kept = kept
             self._pruner = make_pruner(
@@ -142,10 +147,11 @@ class Study:
             if self._journal is not None:
                 self._journal.close()
             raise
-        self.limits = Limits(
-            self.spec.trials, self.spec.timeout_s, trial_timeout_s=self.spec.trial_timeout_s
-        )
+        self.limits = self._limits()
         self._lanes: Lanes | None = None
+        self._book: Book | None = None
+        self._notes: tuple[str, ...] = ()
+        self._began_at = self._began_s = 0.0
         earlier = _ended(kept)
         self._taken_up = len(earlier)
         self.board = ProgressBoard(
@@ -167,37 +173,55 @@ class Study:
             VisionDynoError: the data can't be used, or the study can't be kept. Of what trials do
                 wrong the result tells.
         """
-        began_at, began_s = time.time(), time.monotonic()
+        self._began_at, self._began_s = time.time(), time.monotonic()
         try:
             prepared = self._prepare(on_event)
+            self._notes = prepared.data.notes
             self._begin_journal()
-            book = self._book(prepared.space)
-            stopped = self._run(book, prepared)
+            self._book = self._make_book(prepared.space)
+            stopped = self._run(self._book, prepared)
         finally:
             if self._journal is not None:
                 self._journal.close()
+        return self._ended(self._book, stopped)
+
+    def left_behind(self, why: str) -> StudyResult | None:
+        """What a run that raised leaves: the trials that had ended are in it, others are open.
+
+        Args:
+            why: it ended, in a sentence.
+
+        Returns:
+            None where it came to no trial.
+        """
+        return None if self._book is None else self._ended(self._book, why)
+
+    def _ended(self, book: Book, stopped: str | None) -> StudyResult:
         self.board.finish(stopped)
         callbacks = self.board.close()
         cost = self._plan.cost()
-        assert self._lanes is not None, "it ran"
         return StudyResult(
             spec=self.spec,
             objectives=self.objectives,
             trials=tuple(book.all()),
             best=tuple(book.best()),
             stopped=stopped,
-            lanes=tuple(self._lanes.readings()),
+            lanes=() if self._lanes is None else tuple(self._lanes.readings()),
             callbacks=callbacks,
             cost=None if cost is None else cost.to_json(),
-            notes=prepared.data.notes,
-            began_at=began_at,
-            seconds=time.monotonic() - began_s,
+            notes=self._notes,
+            began_at=self._began_at,
+            seconds=time.monotonic() - self._began_s,
             taken_up=self._taken_up,
         )
 
     # ---- before the first trial
 
-    def _prepare(self, on_event: OnEvent) -> _Prepared:
+    def _limits(self) -> Limits:
+        spec = self.spec
+        return Limits(spec.trials, spec.timeout_s, trial_timeout_s=spec.trial_timeout_s)
+
+    def _prepare(self, on_event: OnEvent) -> Prepared:
         tell = as_progress_of(on_event)
         tell({"stage": "looking at the data"})
         data = study_data(
@@ -206,7 +230,7 @@ class Study:
                 {"stage": "preparing the data", "done": done, "total": total}
             ),
         )
-        prepared = _Prepared(data, study_space(self.spec, data))
+        space = study_space(self.spec, data)
         with Client(self._plan.places[0]) as client:
             sent = Attaching(client).attach(
                 {
@@ -217,20 +241,16 @@ class Study:
                 tell,
                 inline_bytes=0,
             )
-        prepared.data = replace(
-            data, training=sent["training_data"], validation=sent["validation_data"]
-        )
-        prepared.attachments = {
-            name: value for name, value in sent.items() if name == "attachments"
-        }
-        return prepared
+        data = replace(data, training=sent["training_data"], validation=sent["validation_data"])
+        attachments = {name: value for name, value in sent.items() if name == "attachments"}
+        return Prepared(space, self._body(data, space, attachments), data.notes)
 
     def _begin_journal(self) -> None:
         if self._folder is not None and self._journal is None:
             asked = self.spec.model_dump(mode="json", exclude_defaults=True)
             self._journal = Journal.begin(self._folder, {"spec": asked})
 
-    def _book(self, space: SearchSpace) -> Book:
+    def _make_book(self, space: SearchSpace) -> Book:
         book = Book(
             self.objectives, space, self._sampler, self._pruner, self.spec.seed, self._journal
         )
@@ -239,10 +259,9 @@ class Study:
 
     # ---- trials
 
-    def _body(self, prepared: _Prepared) -> Body:
+    def _body(self, data: StudyData, space: SearchSpace, attachments: Json) -> Body:
         def job_of(record: TrialRecord) -> Json:
-            job = trial_job(self.spec, prepared.data, prepared.space, record)
-            return {**job, **prepared.attachments}
+            return {**trial_job(self.spec, data, space, record), **attachments}
 
         return JobBody(
             self.objectives,
@@ -251,13 +270,151 @@ class Study:
             allow_estimated=self.spec.allow_estimated,
         )
 
-    def _run(self, book: Book, prepared: _Prepared) -> str | None:
+    def _run(self, book: Book, body: Body) -> str | None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self._run_trials(book, self._body(prepared)))
+            return asyncio.run(self._run_trials(book, body))
         with ThreadPoolExecutor(1, thread_name_prefix="study") as thread:  # as in a notebook
-            work = self._run_trials(book, self._body(prepared))
+            work = self._run_trials(book, body)
+            return thread.submit(asyncio.run, work).result()
+
+    async def _run_trials(self, book: Book, body: Body) -> str | None:
+        lanes = self._plan.lanes()
+        self._lanes = Lanes(lanes, self._plan.at_once, memory_share=FreeMemory())
+        runner = StudyRunner(book, body, self._lanes, self.limits, [self.board])
+        try:
+            await runner.run()
+        finally:
+            for lane in lanes:
+                await lane.session.close()
+        return runner.stopped
+
+
+def _as_spec(spec: StudySpec | Mapping[str, Any], kind: type[StudySpec]) -> StudySpec:
+    from visiondyno.specs.operations import parse
+
+    if isinstance(spec, StudySpec):
+        return spec
+    parsed: StudySpec = parse(kind, dict(spec), "The study is wrong")
+    return parsed
+
+
+def _gone_on_with(
+    asked: Json, given: StudySpec | Mapping[str, Any], kind: type[StudySpec]
+) -> StudySpec:
+    """The study of the journal, with what may be asked otherwise now."""
+    if isinstance(given, StudySpec):
+        given = given.model_dump(exclude_unset=True)
+    before = _asked_before(asked, kind)
+    now = _as_spec({**before.model_dump(exclude_unset=True), **given}, kind)
+    for name in type(now).model_fields:
+        if name not in _MAY_CHANGE and getattr(now, name) != getattr(before, name):
+            raise Conflict(
+                f"The study was begun with {name} {getattr(before, name)!r}, and now it is asked "
+                f"with {getattr(now, name)!r}; leave it out, or begin a new study in another "
+                "folder."
+            )
+    return now
+
+
+def _asked_before(asked: Json, kind: type[StudySpec]) -> StudySpec:
+    spec = asked.get("spec")
+    if isinstance(spec, dict) and ("function" in spec) != ("function" in kind.model_fields):
+        whose = f"of the function '{spec['function']}'" if "function" in spec else "of a space"
+        raise Conflict(
+            f"The study in this folder is {whose}; go on with it as it was begun, or begin a new "
+            "one in another folder."
+        )
+    try:
+        return kind.model_validate(spec)
+    except ValidationError as error:
+        raise SpecError(
+            "The study's journal doesn't say what was asked; begin a new study in another folder."
+        ) from error
+
+
+def _ended(self, book: Book, stopped: str | None) -> StudyResult:
+        self.board.finish(stopped)
+        callbacks = self.board.close()
+        cost = self._plan.cost()
+        return StudyResult(
+            spec=self.spec,
+            objectives=self.objectives,
+            trials=tuple(book.all()),
+            best=tuple(book.best()),
+            stopped=stopped,
+            lanes=() if self._lanes is None else tuple(self._lanes.readings()),
+            callbacks=callbacks,
+            cost=None if cost is None else cost.to_json(),
+            notes=self._notes,
+            began_at=self._began_at,
+            seconds=time.monotonic() - self._began_s,
+            taken_up=self._taken_up,
+        )
+
+    # ---- before the first trial
+
+    def _limits(self) -> Limits:
+        spec = self.spec
+        return Limits(spec.trials, spec.timeout_s, trial_timeout_s=spec.trial_timeout_s)
+
+    def _prepare(self, on_event: OnEvent) -> Prepared:
+        tell = as_progress_of(on_event)
+        tell({"stage": "looking at the data"})
+        data = study_data(
+            self.spec,
+            on_progress=lambda done, total: tell(
+                {"stage": "preparing the data", "done": done, "total": total}
+            ),
+        )
+        space = study_space(self.spec, data)
+        with Client(self._plan.places[0]) as client:
+            sent = Attaching(client).attach(
+                {
+                    "operation": "train",
+                    "training_data": data.training,
+                    "validation_data": data.validation,
+                },
+                tell,
+                inline_bytes=0,
+            )
+        data = replace(data, training=sent["training_data"], validation=sent["validation_data"])
+        attachments = {name: value for name, value in sent.items() if name == "attachments"}
+        return Prepared(space, self._body(data, space, attachments), data.notes)
+
+    def _begin_journal(self) -> None:
+        if self._folder is not None and self._journal is None:
+            asked = self.spec.model_dump(mode="json", exclude_defaults=True)
+            self._journal = Journal.begin(self._folder, {"spec": asked})
+
+    def _make_book(self, space: SearchSpace) -> Book:
+        book = Book(
+            self.objectives, space, self._sampler, self._pruner, self.spec.seed, self._journal
+        )
+        book.take_up(self._kept)
+        return book
+
+    # ---- trials
+
+    def _body(self, data: StudyData, space: SearchSpace, attachments: Json) -> Body:
+        def job_of(record: TrialRecord) -> Json:
+            return {**trial_job(self.spec, data, space, record), **attachments}
+
+        return JobBody(
+            self.objectives,
+            job_of,
+            time_limit_s=self.spec.trial_timeout_s,
+            allow_estimated=self.spec.allow_estimated,
+        )
+
+    def _run(self, book: Book, body: Body) -> str | None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._run_trials(book, body))
+        with ThreadPoolExecutor(1, thread_name_prefix="study") as thread:  # as in a notebook
+            work = self._run_trials(book, body)
             return thread.submit(asyncio.run, work).result()
 
     async def _run_trials(self, book: Book, body: Body) -> str | None:
