@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Any
 
 import click
@@ -77,9 +78,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt) as error:
-        cause = error.__cause__ if isinstance(error, click.Abort) else error
-        number = cause.number if isinstance(cause, _Terminated) else signal.SIGINT
+    except (click.Abort, KeyboardInterrupt):
+        number = _told_to_end[0] if _told_to_end else signal.SIGINT
         what = "Interrupted" if number == signal.SIGINT else "Terminated"
         click.echo(f"{what}; everything it started was stopped.", err=True)
         sys.exit(128 + number)
@@ -103,6 +103,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _end_by_signals_as_by_an_interrupt() -> None:
     """So that what costs elsewhere is stopped; `up` and `worker` set handlers of their own."""
+    _told_to_end.clear()
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         # One that is ignored was told to be: `nohup dyno …` outlives its terminal.
@@ -110,16 +111,19 @@ def _end_by_signals_as_by_an_interrupt() -> None:
             signal.signal(number, _terminate)
 
 
-class _Terminated(KeyboardInterrupt):
-    """A signal that ends a process came."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__()
+_told_to_end: list[int] = []
+"""Numbers of the signals that came, besides SIGINT."""
 
 
-def _terminate(number: int, _: object) -> None:
-    raise _Terminated(number)
+def _terminate(number: int, frame: FrameType | None) -> None:
+    _told_to_end.append(number)
+    interrupt = signal.getsignal(signal.SIGINT)
+    if callable(interrupt) and interrupt is not signal.default_int_handler:
+        # An event loop's: it cancels what runs. An exception from here would break into whatever
+        # the loop is at.
+        interrupt(signal.SIGINT, frame)
+        return
+    raise KeyboardInterrupt
 
 
 def _explain(error: Any) -> None:
