@@ -25,6 +25,7 @@ __all__ = [
     "compare",
     "evaluate",
     "predict",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from visiondyno.errors import VisionDynoError
     from visiondyno.python_face import compare, evaluate, predict
     from visiondyno.report.comparison import Comparison
+    from visiondyno.tuning.face import tune
 
 # Imported at first use: `dyno --help` and a bare `import visiondyno` stay cheap.
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "compare": "visiondyno.python_face",
     "evaluate": "visiondyno.python_face",
     "predict": "visiondyno.python_face",
+    "tune": "visiondyno.tuning.face",
 }
 
 

@@ -41,16 +41,20 @@ class LanePlan:
         place: where trials run: one kind of place, one or several endpoints.
         workers: trials at once.
         settings: addresses and keys.
+        ahead: whether trials lie ready in a queue, so that no worker waits for one.
 
     Raises:
         SpecError: the number of workers can't be, or the place is none.
     """
 
-    def __init__(self, place: Place, workers: int, settings: Settings) -> None:
+    def __init__(
+        self, place: Place, workers: int, settings: Settings, *, ahead: bool = True
+    ) -> None:
         if not 1 <= workers <= _MOST_AT_ONCE:
             raise SpecError(f"'workers' is {workers}; give a number from 1 to {_MOST_AT_ONCE}.")
         self._workers = workers
         self._settings = settings
+        self._ahead = ahead
         fallback, place = place.fallback, replace(place, fallback=None)
         self.places = places_of(place)
         urls = [one.endpoint_url(settings) for one in self.places]
@@ -66,7 +70,7 @@ class LanePlan:
     @property
     def at_once(self) -> int:
         """Trials that are given to lanes at once: in a queue one for every eight lies ready."""
-        return max(lane_capacity(place, self._workers) for place in self.places)
+        return max(self._capacity(place) for place in self.places)
 
     def lanes(self) -> list[Lane]:
         """The lanes, the reserve last."""
@@ -111,7 +115,8 @@ class LanePlan:
         return SharedClient(AsyncClient(place), is_here=not place.is_remote)
 
     def _capacity(self, place: Place) -> int:
-        return lane_capacity(place, self._workers)
+        capacity = lane_capacity(place, self._workers)
+        return capacity if self._ahead else min(capacity, self._workers)
 
     def _name(self, place: Place) -> str:
         url = place.endpoint_url(self._settings)

@@ -176,10 +176,10 @@ class Study:
         self._began_at, self._began_s = time.time(), time.monotonic()
         try:
             prepared = self._prepare(on_event)
-            self._notes = prepared.data.notes
+            self._notes = prepared.notes
             self._begin_journal()
             self._book = self._make_book(prepared.space)
-            stopped = self._run(self._book, prepared)
+            stopped = self._run(self._book, prepared.body)
         finally:
             if self._journal is not None:
                 self._journal.close()
@@ -250,7 +250,7 @@ class Study:
             asked = self.spec.model_dump(mode="json", exclude_defaults=True)
             self._journal = Journal.begin(self._folder, {"spec": asked})
 
-    def _make_book(self, space: SearchSpace) -> Book:
+    def _make_book(self, space: Space) -> Book:
         book = Book(
             self.objectives, space, self._sampler, self._pruner, self.spec.seed, self._journal
         )
@@ -332,131 +332,6 @@ def _asked_before(asked: Json, kind: type[StudySpec]) -> StudySpec:
         raise SpecError(
             "The study's journal doesn't say what was asked; begin a new study in another folder."
         ) from error
-
-
-def _ended(self, book: Book, stopped: str | None) -> StudyResult:
-        self.board.finish(stopped)
-        callbacks = self.board.close()
-        cost = self._plan.cost()
-        return StudyResult(
-            spec=self.spec,
-            objectives=self.objectives,
-            trials=tuple(book.all()),
-            best=tuple(book.best()),
-            stopped=stopped,
-            lanes=() if self._lanes is None else tuple(self._lanes.readings()),
-            callbacks=callbacks,
-            cost=None if cost is None else cost.to_json(),
-            notes=self._notes,
-            began_at=self._began_at,
-            seconds=time.monotonic() - self._began_s,
-            taken_up=self._taken_up,
-        )
-
-    # ---- before the first trial
-
-    def _limits(self) -> Limits:
-        spec = self.spec
-        return Limits(spec.trials, spec.timeout_s, trial_timeout_s=spec.trial_timeout_s)
-
-    def _prepare(self, on_event: OnEvent) -> Prepared:
-        tell = as_progress_of(on_event)
-        tell({"stage": "looking at the data"})
-        data = study_data(
-            self.spec,
-            on_progress=lambda done, total: tell(
-                {"stage": "preparing the data", "done": done, "total": total}
-            ),
-        )
-        space = study_space(self.spec, data)
-        with Client(self._plan.places[0]) as client:
-            sent = Attaching(client).attach(
-                {
-                    "operation": "train",
-                    "training_data": data.training,
-                    "validation_data": data.validation,
-                },
-                tell,
-                inline_bytes=0,
-            )
-        data = replace(data, training=sent["training_data"], validation=sent["validation_data"])
-        attachments = {name: value for name, value in sent.items() if name == "attachments"}
-        return Prepared(space, self._body(data, space, attachments), data.notes)
-
-    def _begin_journal(self) -> None:
-        if self._folder is not None and self._journal is None:
-            asked = self.spec.model_dump(mode="json", exclude_defaults=True)
-            self._journal = Journal.begin(self._folder, {"spec": asked})
-
-    def _make_book(self, space: SearchSpace) -> Book:
-        book = Book(
-            self.objectives, space, self._sampler, self._pruner, self.spec.seed, self._journal
-        )
-        book.take_up(self._kept)
-        return book
-
-    # ---- trials
-
-    def _body(self, data: StudyData, space: SearchSpace, attachments: Json) -> Body:
-        def job_of(record: TrialRecord) -> Json:
-            return {**trial_job(self.spec, data, space, record), **attachments}
-
-        return JobBody(
-            self.objectives,
-            job_of,
-            time_limit_s=self.spec.trial_timeout_s,
-            allow_estimated=self.spec.allow_estimated,
-        )
-
-    def _run(self, book: Book, body: Body) -> str | None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self._run_trials(book, body))
-        with ThreadPoolExecutor(1, thread_name_prefix="study") as thread:  # as in a notebook
-            work = self._run_trials(book, body)
-            return thread.submit(asyncio.run, work).result()
-
-    async def _run_trials(self, book: Book, body: Body) -> str | None:
-        lanes = self._plan.lanes()
-        self._lanes = Lanes(lanes, self._plan.at_once, memory_share=FreeMemory())
-        runner = StudyRunner(book, body, self._lanes, self.limits, [self.board])
-        try:
-            await runner.run()
-        finally:
-            for lane in lanes:
-                await lane.session.close()
-        return runner.stopped
-
-
-def _as_spec(spec: StudySpec | Mapping[str, Any]) -> StudySpec:
-    from visiondyno.specs.operations import parse
-
-    if isinstance(spec, StudySpec):
-        return spec
-    parsed: StudySpec = parse(StudySpec, dict(spec), "The study is wrong")
-    return parsed
-
-
-def _gone_on_with(asked: Json, given: StudySpec | Mapping[str, Any]) -> StudySpec:
-    """The study of the journal, with what may be asked otherwise now."""
-    try:
-        before = StudySpec.model_validate(asked["spec"])
-    except (KeyError, ValidationError) as error:
-        raise SpecError(
-            "The study's journal doesn't say what was asked; begin a new study in another folder."
-        ) from error
-    if isinstance(given, StudySpec):
-        given = given.model_dump(exclude_unset=True)
-    now = _as_spec({**before.model_dump(exclude_unset=True), **given})
-    for name in type(now).model_fields:
-        if name not in _MAY_CHANGE and getattr(now, name) != getattr(before, name):
-            raise Conflict(
-                f"The study was begun with {name} {getattr(before, name)!r}, and now it is asked "
-                f"with {getattr(now, name)!r}; leave it out, or begin a new study in another "
-                "folder."
-            )
-    return now
 
 
 def _ended(kept: list[Json]) -> list[TrialRecord]:
