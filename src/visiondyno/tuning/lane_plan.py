@@ -80,9 +80,16 @@ class LanePlan:
         ]
         if self._fallback is not None:
             session = self._session(self._fallback, None)
-            name = f"{self._fallback.where} (fallback)"
+            name = _fallback_name(self._fallback)
             found.append(Lane(name, session, self._capacity(self._fallback), is_reserve=True))
         return found
+
+    def place_of(self, lane: str | None) -> Place:
+        """The place of the lane of that name; the first one where there is none."""
+        known = {self._name(place): place for place in self.places}
+        if self._fallback is not None:
+            known[_fallback_name(self._fallback)] = self._fallback
+        return known.get(lane or "", self.places[0])
 
     def cost(self) -> Cost | None:
         """What all endpoints cost up to now; None where nothing is paid, or it isn't known."""
@@ -121,6 +128,10 @@ class LanePlan:
     def _name(self, place: Place) -> str:
         url = place.endpoint_url(self._settings)
         return without_password(url or place.where)
+
+
+def _fallback_name(place: Place) -> str:
+    return f"{place.where} (fallback)"
 
 
 def lane_capacity(place: Place, workers: int) -> int:

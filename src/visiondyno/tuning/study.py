@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,17 +19,19 @@ from visiondyno.settings import Settings, load_settings
 from visiondyno.specs.tuning import StudySpec
 from visiondyno.tuning.body import Body, JobBody
 from visiondyno.tuning.book import Book, Space
-from visiondyno.tuning.data_parts import StudyData, study_data
+from visiondyno.tuning.data_parts import Wire, study_data
+from visiondyno.tuning.importances import parameter_importances
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.lane_plan import LanePlan
 from visiondyno.tuning.lanes import LaneReading, Lanes
 from visiondyno.tuning.memory import FreeMemory
 from visiondyno.tuning.objectives import Objective, parse_objectives
+from visiondyno.tuning.optuna_store import NAME, OptunaStore
 from visiondyno.tuning.progress import ProgressBoard
 from visiondyno.tuning.pruning import make_pruner
 from visiondyno.tuning.runner import Limits, StudyRunner
 from visiondyno.tuning.samplers import make_sampler
-from visiondyno.tuning.space import SearchSpace, study_space
+from visiondyno.tuning.space import study_space
 from visiondyno.tuning.subscribers import CallbackReading
 from visiondyno.tuning.trial import Json, TrialRecord
 from visiondyno.tuning.trial_job import trial_job
@@ -61,7 +63,8 @@ class StudyResult:
         began_at: of this run, seconds since the epoch.
         seconds: that this run took.
         taken_up: trials that had ended in earlier runs.
-        test: the best one's metrics on the test data; see `tested.Tested`. None before, or without.
+        test: the best one's metrics on the test data; see `tested.test_best`. None before it.
+        importances: of the parameters; see `importances.parameter_importances`.
     """
 
     spec: StudySpec
@@ -77,15 +80,21 @@ class StudyResult:
     seconds: float = 0.0
     taken_up: int = 0
     test: Json | None = None
+    importances: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known before the first trial: what is searched, what a trial does, notes."""
+    """What is known before the first trial: what is searched, what a trial does, notes.
+
+    Where trials are trainings, `job_of` is the job of each, and `test` the untouched data.
+    """
 
     space: Space
     body: Body
     notes: tuple[str, ...] = ()
+    job_of: Callable[[TrialRecord], Json] | None = None
+    test: Wire | None = None
 
 
 class Study:
@@ -102,6 +111,7 @@ class Study:
     Attributes:
         board: how it stands, for any thread; subscribe before `run`.
         spec: as it is run.
+        prepared: what was found out before the first trial; None before `run`.
 
     Raises:
         SpecError: a name in it is none, or there is nothing to go on with.
@@ -152,15 +162,15 @@ class Study:
         self._book: Book | None = None
         self._notes: tuple[str, ...] = ()
         self._began_at = self._began_s = 0.0
-        earlier = _ended(kept)
-        self._taken_up = len(earlier)
+        self.prepared: Prepared | None = None
+        self._earlier = _ended(kept)
         self.board = ProgressBoard(
             self.objectives,
             self.limits,
             workers,
             lanes=lambda: () if self._lanes is None else self._lanes.readings(),
             spent=self._plan.cost,
-            taken_up=earlier,
+            taken_up=self._earlier,
         )
 
     def run(self, on_event: OnEvent = _ignore) -> StudyResult:
@@ -175,9 +185,10 @@ class Study:
         """
         self._began_at, self._began_s = time.time(), time.monotonic()
         try:
-            prepared = self._prepare(on_event)
+            prepared = self.prepared = self._prepare(on_event)
             self._notes = prepared.notes
             self._begin_journal()
+            self._begin_optuna_store(prepared.space)
             self._book = self._make_book(prepared.space)
             stopped = self._run(self._book, prepared.body)
         finally:
@@ -212,8 +223,13 @@ class Study:
             notes=self._notes,
             began_at=self._began_at,
             seconds=time.monotonic() - self._began_s,
-            taken_up=self._taken_up,
+            taken_up=len(self._earlier),
+            importances=parameter_importances(book.study, self.objectives),
         )
+
+    def place_of(self, lane: str | None) -> Place:
+        """The place that a lane is of; the first one where there is no such lane."""
+        return self._plan.place_of(lane)
 
     # ---- before the first trial
 
@@ -243,12 +259,22 @@ class Study:
             )
         data = replace(data, training=sent["training_data"], validation=sent["validation_data"])
         attachments = {name: value for name, value in sent.items() if name == "attachments"}
-        return Prepared(space, self._body(data, space, attachments), data.notes)
+
+        def job_of(record: TrialRecord) -> Json:
+            return {**trial_job(self.spec, data, space, record), **attachments}
+
+        return Prepared(space, self._body(job_of), data.notes, job_of, data.test)
 
     def _begin_journal(self) -> None:
         if self._folder is not None and self._journal is None:
             asked = self.spec.model_dump(mode="json", exclude_defaults=True)
             self._journal = Journal.begin(self._folder, {"spec": asked})
+
+    def _begin_optuna_store(self, space: Space) -> None:
+        if self._folder is not None:
+            about: Json = {"asked": self.spec.model_dump(mode="json", exclude_defaults=True)}
+            store = OptunaStore(self._folder, self.objectives, space, about, self._earlier)
+            self.board.subscribe(store, NAME)
 
     def _make_book(self, space: Space) -> Book:
         book = Book(
@@ -259,10 +285,7 @@ class Study:
 
     # ---- trials
 
-    def _body(self, data: StudyData, space: SearchSpace, attachments: Json) -> Body:
-        def job_of(record: TrialRecord) -> Json:
-            return {**trial_job(self.spec, data, space, record), **attachments}
-
+    def _body(self, job_of: Callable[[TrialRecord], Json]) -> Body:
         return JobBody(
             self.objectives,
             job_of,
