@@ -100,9 +100,7 @@ def test_a_training_is_the_same_wherever_it_runs(
 
     monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path / "inline"))
     inline, local, redis, runpod = asyncio.run(everywhere())
-    assert (
-        inline == local == redis == runpod
-    )  # all of it: metrics, states, notes
+    assert inline == local == redis == runpod  # all of it: metrics, states, notes
     for output in inline:
         assert len(output["model_state_sha256"]) == 64
     assert len({output["model_state_sha256"] for output in inline}) == len(inline)

@@ -36,7 +36,11 @@ class Told:
             "12:00:00 job j FAILED: waited 0.0 s, retries: 1: gone",
         ),
         (
-            {"id": "j", "status": "FAILED", "error": '{"code": "bad_spec", "message": "No\\nway."}'},
+            {
+                "id": "j",
+                "status": "FAILED",
+                "error": '{"code": "bad_spec", "message": "No\\nway."}',
+            },
             "12:00:00 job j FAILED: No way.",
         ),
         (

@@ -6,6 +6,7 @@ browsers show as a tooltip and screen readers can read.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -91,7 +92,8 @@ def fit_scale(
     """
     low, high = min(values), max(values)
     if log is None:
-        log = low > 0 and high / low > 8
+        # Beyond what numbers can tell apart there is no ratio to draw.
+        log = low > sys.float_info.min and 8 < high / low < 1e300
     if log:
         room = max((high / low) ** margin, 1.02)
         return Scale(low / room, high * room, start, end, log=True)
