@@ -63,7 +63,7 @@ class StudyResult:
         began_at: of this run, seconds since the epoch.
         seconds: that this run took.
         taken_up: trials that had ended in earlier runs.
-        test: the best one's metrics on the test data; see `tested.test_best`. None before it.
+        test: the best one's metrics on the test data; see `tested.with_test`. None before it.
         importances: of the parameters; see `importances.parameter_importances`.
     """
 
@@ -147,11 +147,11 @@ class Study:
             self.spec = _gone_on_with(asked, spec, kind) if resume else _as_spec(spec, kind)
             self.objectives = parse_objectives(self.spec.objectives)
             self._kept = kept
-            self._pruner = make_pruner(
-                self.spec.pruner or "none", self.spec.pruner_arguments, self.objectives
-            )
             self._sampler = make_sampler(
                 self.spec.sampler, self.spec.sampler_arguments, self.spec.seed, len(kept)
+            )
+            self._pruner = make_pruner(
+                self.spec.pruner or "none", self.spec.pruner_arguments, self.objectives
             )
         except BaseException:
             if self._journal is not None:
