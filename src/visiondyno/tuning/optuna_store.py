@@ -118,8 +118,7 @@ def frozen_trial(
     """
     import optuna
 
-    fixed = optuna.trial.FixedTrial(dict(record.params), number=record.number)
-    space.suggest(fixed)
+    params, distributions = _drawn(record, space)
     states = optuna.trial.TrialState
     state = {
         State.COMPLETED: states.COMPLETE,
@@ -136,14 +135,31 @@ def frozen_trial(
         values=list(record.values) if record.state is State.COMPLETED else None,
         datetime_start=_local_time(record.started_at or record.asked_at) if has_ended else None,
         datetime_complete=(_local_time(record.ended_at or record.asked_at) if has_ended else None),
-        params=fixed.params,
-        distributions=fixed.distributions,
+        params=params,
+        distributions=distributions,
         user_attrs=_attributes(record, objectives, reports=not single),
-        system_attrs={} if has_ended else {"fixed_params": fixed.params},
+        system_attrs={} if has_ended else {"fixed_params": params},
         intermediate_values=(
             {step: values[0] for step, values in record.reports.items()} if single else {}
         ),
     )
+
+
+def _drawn(
+    record: TrialRecord, space: Space
+) -> "tuple[dict[str, Any], dict[str, optuna.distributions.BaseDistribution]]":
+    """A trial's parameters, and what each was drawn from: its own record says, or the space."""
+    import optuna
+
+    if record.distributions:
+        known = {
+            name: optuna.distributions.json_to_distribution(kind)
+            for name, kind in record.distributions.items()
+        }
+        return dict(record.params), known
+    fixed = optuna.trial.FixedTrial(dict(record.params), number=record.number)
+    space.suggest(fixed)
+    return fixed.params, fixed.distributions
 
 
 def _attributes(record: TrialRecord, objectives: Sequence[Objective], *, reports: bool) -> Json:
