@@ -18,6 +18,7 @@ _COMMANDS = {
     "report": "Merge reports: their models side by side, and how each model's runs agree.",
     "predict": "Run a model on images; print what it finds, or draw it.",
     "train": "Train a model from a YAML file or from options; write weights, curves and history.",
+    "tune": "Search hyperparameters with many workers at once.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",
     "up": "Start the server: job API, dashboard, submissions, and workers on this machine.",
     "worker": "Run worker processes for a queue on Redis, on this machine.",

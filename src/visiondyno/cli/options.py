@@ -34,6 +34,23 @@ def process_range(
     return least, most
 
 
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(s|m|min|h|d)?")
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def duration_s(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """`90s`, `30m`, `2h` or `1d` as seconds, as is a number alone; None where it wasn't given."""
+    if value is None:
+        return None
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise click.BadParameter("give seconds, or a time such as 90s, 30m or 2h.")
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    if seconds <= 0:
+        raise click.BadParameter("a time must be longer than nothing.")
+    return seconds
+
+
 data = click.option("--data", metavar="REF", help=f"Labelled images: {DATA_HELP}.")
 classes = click.option(
     "--classes",

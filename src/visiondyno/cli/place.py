@@ -7,16 +7,20 @@ import click
 
 from visiondyno.places import Place
 
-_OPTIONS = (
-    click.option(
+
+def _on(default: str) -> Callable[..., Any]:
+    return click.option(
         "--on",
         "where",
-        default="inline",
+        default=default,
         show_default=True,
         metavar="PLACE",
         help="inline (this process), local (workers of this machine), redis, runpod, or the URL "
         "of a server or a RunPod endpoint.",
-    ),
+    )
+
+
+_OPTIONS = (
     click.option(
         "--endpoint",
         metavar="ID",
@@ -50,8 +54,13 @@ _OPTIONS = (
 )
 
 
-def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--on` and what goes with it, as the one argument `place`."""
+def place_options(function: Callable[..., Any], default: str = "inline") -> Callable[..., Any]:
+    """`--on` and what goes with it, as the one argument `place`.
+
+    Args:
+        function: of the command.
+        default: of `--on`.
+    """
 
     def command(
         *arguments: Any,
@@ -75,6 +84,6 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     command.__doc__ = function.__doc__
     command.__dict__.update(function.__dict__)
-    for option in reversed(_OPTIONS):
+    for option in reversed((_on(default), *_OPTIONS)):
         command = option(command)
     return command
