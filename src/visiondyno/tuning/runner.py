@@ -9,20 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from visiondyno.errors import (
-    BudgetSpent,
-    ChildDied,
-    Diverged,
-    Forbidden,
-    RateLimited,
-    TimeLimitExceeded,
-    TransportDown,
-    Unauthorized,
-    VisionDynoError,
-)
-from visiondyno.executors.base import JobLost
+from visiondyno.errors import BudgetSpent, Diverged, TimeLimitExceeded, VisionDynoError
 from visiondyno.job import JobEvent
 from visiondyno.tuning.attempt import Attempt
+from visiondyno.tuning.blame import is_of_the_place, locks_out
 from visiondyno.tuning.body import Body, Pruned, Result
 from visiondyno.tuning.book import Book
 from visiondyno.tuning.lanes import Lane, Lanes, NoLanes
@@ -30,10 +20,6 @@ from visiondyno.tuning.trial import Failure, State, TrialRecord
 
 if TYPE_CHECKING:
     import optuna
-
-_ANOTHER_MAY_DO = (TransportDown, RateLimited, ChildDied, JobLost)
-"""The lane's failures, not the trial's: another attempt may do better."""
-_LANE_IS_CLOSED = (Unauthorized, Forbidden)
 
 _log = logging.getLogger("visiondyno")
 
@@ -261,14 +247,15 @@ class StudyRunner:
             self._put_back(record)  # with more money it can be gone on with
             self._changed.set()
             return False
-        if isinstance(error, _LANE_IS_CLOSED):
+        locked, of_the_place = locks_out(error), is_of_the_place(error)
+        if locked:
             self._lanes.close_lane(lane, error.message)
-        elif isinstance(error, _ANOTHER_MAY_DO):
+        elif of_the_place:
             lane.failed(error)
         else:
             lane.succeeded()
-        may_do = isinstance(error, (*_ANOTHER_MAY_DO, *_LANE_IS_CLOSED))
-        if may_do and record.attempts < self._limits.max_attempts:
+        may_try = record.attempts < self._limits.max_attempts
+        if locked or (of_the_place and may_try):  # there are only so many locked ones
             self._put_back(record.with_(failures=tuple(failures)))
             return True
         self._end(record, State.FAILED, failures=tuple(failures))
