@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _QUEUES = ("local", "redis")
 _FALLBACKS = ("local", "inline")
 _MOST_WORKERS = 256
-_RUNPOD = "https://api.runpod.ai/"
+RUNPOD = "https://api.runpod.ai/"
+"""Where RunPod's endpoints are, and no other service's secret goes."""
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -93,7 +94,7 @@ class Place:
         if _is_url(named) and is_endpoint_url(named):
             return named
         if _ENDPOINT_ID.fullmatch(named):
-            return f"{_RUNPOD}v2/{named}"
+            return f"{RUNPOD}v2/{named}"
         raise SpecError(
             f"'{without_password(named):.200}' is no RunPod endpoint; give its id, or a URL such "
             "as https://api.runpod.ai/v2/ENDPOINT_ID."
@@ -260,7 +261,7 @@ def _endpoint_executor(
 def _runpods_own_key(place: Place, url: str, settings: "Settings") -> str | None:
     """RunPod's secret, for its own host, and for the emulator where `runpod` was asked for."""
     secret = settings.runpod_api_key
-    is_theirs = url.startswith(_RUNPOD) or (place.where == "runpod" and _is_here(url))
+    is_theirs = url.startswith(RUNPOD) or (place.where == "runpod" and _is_here(url))
     return secret.get_secret_value() if is_theirs and secret is not None else None
 
 

@@ -1,11 +1,12 @@
 """Options of the commands whose jobs may run elsewhere."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from visiondyno.places import Place
+from visiondyno.places import RUNPOD, Place
 
 
 def _on(default: str) -> Callable[..., Any]:
@@ -28,10 +29,9 @@ _OPTIONS = (
     ),
     click.option(
         "--api-key",
-        envvar="VISIONDYNO_API_KEY",
         metavar="KEY",
-        help="Where a URL asks for one; for RunPod, RUNPOD_API_KEY is read too. "
-        "[env: VISIONDYNO_API_KEY]",
+        help="Where the place asks for one. [env: VISIONDYNO_API_KEY for a server's URL, "
+        "RUNPOD_API_KEY for RunPod]",
     ),
     click.option(
         "--gpu",
@@ -74,7 +74,7 @@ def place_options(function: Callable[..., Any], default: str = "inline") -> Call
     ) -> Any:
         place = Place(
             where,
-            api_key=api_key,
+            api_key=api_key or _servers_key(where),
             endpoint=endpoint,
             gpu=gpu,
             max_cost_usd=max_cost_usd,
@@ -87,3 +87,9 @@ def place_options(function: Callable[..., Any], default: str = "inline") -> Call
     for option in reversed((_on(default), *_OPTIONS)):
         command = option(command)
     return command
+
+
+def _servers_key(where: str) -> str | None:
+    """The key of the environment for a server; RunPod is told no other service's secret."""
+    is_server = where.startswith(("http://", "https://")) and not where.startswith(RUNPOD)
+    return (os.environ.get("VISIONDYNO_API_KEY") or None) if is_server else None
