@@ -1,5 +1,6 @@
 """`dyno tune`."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,6 +27,7 @@ from visiondyno.tuning.run_record import StudyRun, registered
 from visiondyno.tuning.study import Study, StudyResult
 
 PROGRESS = "progress.jsonl"
+RESULTS = "results.json"
 
 _EPILOG = (
     "Example: dyno tune --data mnist --trials 20 --workers 4 --on local. Ctrl-C ends it, and "
@@ -135,7 +137,7 @@ def command(
     if shown == "json" and as_json:
         raise SpecError(
             "--json and --progress json both write to standard output; leave --json out, and read "
-            f"{out / 'results.json'} at the end."
+            f"{out / RESULTS} at the end."
         )
     asked = asked_of(options.given(given), space, changes, resume=resume)
     named = click.get_current_context().get_parameter_source("where")
@@ -145,7 +147,7 @@ def command(
     study = Study(asked, place, workers=workers, folder=out, resume=resume)
     run = _Run(study, place, workers, out, shown)
     result = run.to_its_end(is_tested=not no_test)
-    _print(result, workers, run.files, as_json=as_json, is_aside=shown == "json")
+    _print(result, workers, out, as_json=as_json, is_aside=shown == "json")
     return 1 if is_in_vain(result) else 0
 
 
@@ -160,12 +162,13 @@ class _Run:
         self._shown = shown
         self._title = f"{_data_of(study)}: {', '.join(o.name for o in study.objectives)}"
         self._kept = _Kept(study, _run_of(study, place, workers, self._title), out)
-        self.files: dict[str, Path] = {}
+        self._is_over = False
 
     def to_its_end(self, *, is_tested: bool) -> StudyResult:
         """Run it, write its results, and test the best trial."""
         home = load_settings().folder
         with registered(home, self._out), self._keeping_what_is_known():
+            self._kept.begin()
             self._study.board.subscribe(self._kept, "what is kept of the progress")
             with self._display():
                 result = self._study.run(_Stages())
@@ -181,7 +184,7 @@ class _Run:
         try:
             yield
         except BaseException as error:
-            if self.files:  # the study was over; only its test was stopped
+            if self._is_over:  # the study was over; only its test was stopped
                 raise
             why = "It was interrupted."
             if not isinstance(error, KeyboardInterrupt):
@@ -197,19 +200,20 @@ class _Run:
     def _write(self, result: StudyResult) -> None:
         from visiondyno.tuning.results import write_results
 
-        self.files = write_results(result, self._out)
+        write_results(result, self._out)
+        self._is_over = True
 
     def _tested(self, result: StudyResult) -> StudyResult:
-        from visiondyno.tuning.tested import test_best
+        from visiondyno.tuning.tested import with_test
 
-        tested = test_best(self._study, result, self._out, _Stages())
+        tested = with_test(self._study, result, self._out, _Stages())
         self._write(tested)
         return tested
 
     def _display(self) -> AbstractContextManager[object]:
         study = self._study
         if self._shown == "json":
-            lines = JsonLines(click.get_text_stream("stdout"), study.objectives)
+            lines = JsonLines(sys.stdout, study.objectives)
             study.board.subscribe(lines, "lines of JSON")
             return nullcontext()
         is_drawn = None if self._shown is None else self._shown == "live"
@@ -228,6 +232,11 @@ class _Kept:
         self._run = run
         self._out = out
         self._lines: JsonLines | None = None
+
+    def begin(self) -> None:
+        """The run has begun; of a study that is gone on with it is told at once."""
+        if self._out.is_dir():
+            self._run.write(self._out)
 
     def __call__(self, progress: AggregatedProgress) -> None:
         if self._lines is None:
@@ -285,13 +294,11 @@ def _say_how_to_go_on(result: StudyResult, out: Path) -> None:
     )
 
 
-def _print(
-    result: StudyResult, workers: int, files: dict[str, Path], *, as_json: bool, is_aside: bool
-) -> None:
+def _print(result: StudyResult, workers: int, out: Path, *, as_json: bool, is_aside: bool) -> None:
     if as_json:
-        click.echo(files["results.json"].read_text(encoding="utf-8"), nl=False)
+        click.echo((out / RESULTS).read_text(encoding="utf-8"), nl=False)
         return
-    for name, text in summary_lines(result, workers, files):
+    for name, text in summary_lines(result, workers, out):
         click.echo(f"{name:<12} {text}", err=is_aside)
     for note in result.notes:
         click.echo(f"Note: {note}", err=is_aside)

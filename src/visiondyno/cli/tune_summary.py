@@ -16,17 +16,15 @@ Lines = list[tuple[str, str]]
 _SAME_CAUSE = Limits(1).same_cause
 _MOST_FRONT = 5
 _MOST_CAUSES = 4
-_FILES = {"study.html": "Page", "results.json": "Results"}
-"""Those that are named, the page first."""
 
 
-def summary_lines(result: StudyResult, workers: int, files: Mapping[str, Path]) -> Lines:
+def summary_lines(result: StudyResult, workers: int, out: Path) -> Lines:
     """The summary as pairs of a name and what it is.
 
     Args:
         result: of the study.
         workers: trials at once.
-        files: that were written, by name.
+        out: its folder.
     """
     lines: Lines = [
         *_best(result),
@@ -38,7 +36,7 @@ def summary_lines(result: StudyResult, workers: int, files: Mapping[str, Path]) 
     ]
     if result.stopped is not None:
         lines.append(("Stopped", result.stopped))
-    lines += [(title, str(files[name])) for name, title in _FILES.items() if name in files]
+    lines += [("Page", str(out / "study.html")), ("Results", str(out / "results.json"))]
     return [(name, text) for name, text in lines if text]
 
 

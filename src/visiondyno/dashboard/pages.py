@@ -16,6 +16,7 @@ from visiondyno.dashboard.login import LoginPages
 from visiondyno.dashboard.overview import Overview
 from visiondyno.dashboard.rendering import ASSETS, Asset, Pages, load_assets
 from visiondyno.dashboard.site import EVERYTHING, SUBMITTING, Handler, Site
+from visiondyno.dashboard.studies import StudyPages
 from visiondyno.dashboard.tasks import TaskPages
 from visiondyno.dashboard.throughput import Throughput
 from visiondyno.dashboard.workers import WorkerPages
@@ -39,12 +40,15 @@ def make_dashboard(service: Service) -> APIRouter:
     overview = Overview(site, throughput)
     jobs, workers = JobPages(site), WorkerPages(site)
     comparisons, tasks, login = ComparisonPages(site), TaskPages(site), LoginPages(site)
+    studies = StudyPages(site)
     views: list[tuple[str, ReadRegions, frozenset[KeyScope]]] = [
         ("", overview.regions, EVERYTHING),
         ("/jobs", jobs.list_regions, EVERYTHING),
         ("/workers", workers.regions, EVERYTHING),
         ("/comparisons", comparisons.list_regions, EVERYTHING),
         ("/comparisons/{comparison_id}", comparisons.regions, EVERYTHING),
+        ("/studies", studies.list_regions, EVERYTHING),
+        ("/studies/{name}", studies.regions, EVERYTHING),
         ("/tasks/{task}", tasks.regions, SUBMITTING),
     ]
     return APIRouter(
@@ -53,6 +57,7 @@ def make_dashboard(service: Service) -> APIRouter:
             *_job_routes(site, jobs),
             *_worker_routes(site, workers),
             *_comparison_routes(site, comparisons),
+            *_study_routes(site, studies),
             *_task_routes(site, tasks),
             site.route("/login", login.page, scopes=None),
             site.action("/login", login.login, scopes=None),
@@ -87,6 +92,14 @@ def _comparison_routes(site: Site, comparisons: ComparisonPages) -> list[Route]:
         site.route("/comparisons/{comparison_id}", comparisons.page),
         site.route("/comparisons/{comparison_id}/report", comparisons.report),
         site.action("/comparisons/{comparison_id}/delete", comparisons.delete),
+    ]
+
+
+def _study_routes(site: Site, studies: StudyPages) -> list[Route]:
+    return [
+        site.route("/studies", studies.list_page),
+        site.route("/studies/{name}", studies.page),
+        site.route("/studies/{name}/report", studies.report),
     ]
 
 
