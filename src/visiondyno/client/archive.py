@@ -57,12 +57,18 @@ def status_of(path: Path) -> os.stat_result:
     """Size, times and inode of a file.
 
     Raises:
-        SpecError: it can't be read.
+        SpecError: it can't be read, or is a pipe or a device, whose reading may never end.
     """
     try:
-        return path.stat()
+        status = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
+    is_folder = stat.S_ISDIR(status.st_mode)  # opening it says so
+    if not (is_folder or stat.S_ISREG(status.st_mode)):
+        raise SpecError(
+            f"{path} is no plain file, so it can't be sent; take it away from the rest."
+        )
+    return status
 
 
 def _add(

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from visiondyno.client.archive import size_bytes, status_of, write_archive
 from visiondyno.client.client import Client
-from visiondyno.client.data_files import FilesOfReference, data_files, model_files
+from visiondyno.client.data_files import ELSEWHERE, FilesOfReference, data_files, model_files
 from visiondyno.errors import DatasetError, StorageFull, TooLarge
 from visiondyno.job import JobEvent, JobState
 from visiondyno.specs.attachments import (
@@ -32,10 +32,6 @@ INLINE_BYTES = 5_000_000
 
 _REQUEST_BYTES = 8_000_000
 """Of a job's whole input; RunPod takes 10 MB."""
-_ELSEWHERE = (
-    "Put the data where the workers are, below the folder that VISIONDYNO_DATA names there, and "
-    "give its name there."
-)
 _TOLD_EVERY_BYTES = 10_000_000
 _SPLIT = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -189,13 +185,13 @@ def _check_size(bundles: Mapping[str, FilesOfReference]) -> None:
         if len(files.members) > MOST_FILES:
             raise DatasetError(
                 f"{name} has {len(files.members):,} files, and {MOST_FILES:,} at most are sent. "
-                f"{_ELSEWHERE}"
+                f"{ELSEWHERE}"
             )
     total_bytes = sum(map(_total_bytes, bundles.values()))
     if total_bytes > LARGEST_BYTES:
         raise TooLarge(
             f"{', '.join(sorted(bundles))} have {total_bytes / 1e9:.1f} GB, and "
-            f"{LARGEST_BYTES / 1e9:g} GB at most are sent with a job. {_ELSEWHERE}"
+            f"{LARGEST_BYTES / 1e9:g} GB at most are sent with a job. {ELSEWHERE}"
         )
 
 

@@ -6,6 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from visiondyno.errors import DatasetError, ModelError
+from visiondyno.specs.attachments import MOST_FILES
+
+ELSEWHERE = (
+    "Put the data where the workers are, below the folder that VISIONDYNO_DATA names there, and "
+    "give its name there."
+)
+"""What to do with more than is sent."""
 
 _UNSENDABLE = frozenset("\\:\0")
 _EMPTY = ".empty"
@@ -39,6 +46,8 @@ def model_files(path: Path) -> FilesOfReference:
 
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the .onnx file inside it.")
+    if not path.is_file():
+        raise ModelError(_not_plain(path))
     members: dict[str, Path | bytes] = {path.name: path}
     card = card_path(path)
     if card.is_file():
@@ -63,15 +72,20 @@ def data_files(path: Path) -> FilesOfReference:
 
     Raises:
         DatasetError: labels or lists can't be read, or name a file by a path that means nothing
-            elsewhere; a file has a name that can't be sent.
+            elsewhere; a file has a name that can't be sent; it is no file or folder, the root of
+            the disk, or a folder with more files than are sent.
     """
     from visiondyno.datasets.idx import part_of
     from visiondyno.datasets.video import VIDEO_SUFFIXES
 
     path = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
     suffix = path.suffix.lower()
+    if path == path.parent:
+        raise DatasetError(f"{path} is a whole disk; give the folder on it that is meant.")
     if path.is_dir():
         files = _folder_files(path)
+    elif not path.is_file():
+        raise DatasetError(_not_plain(path))
     elif part_of(path) is not None:
         files = {one: one for one in path.parent.iterdir() if part_of(one) or _names_classes(one)}
     elif suffix == ".json":
@@ -98,6 +112,11 @@ def _folder_files(folder: Path) -> _Files:
         files.update((one, one) for one in found)
         if not found:
             files[Path(parent, _EMPTY)] = b""
+        if len(files) > MOST_FILES:  # a home or a disk, which nobody wants read to its end
+            raise DatasetError(
+                f"{folder} has more than {MOST_FILES:,} files, and so many at most are sent. "
+                f"{ELSEWHERE}"
+            )
     if (folder / "data.yaml").is_file():
         try:
             files |= _yolo_files(folder / "data.yaml")
@@ -192,6 +211,13 @@ def _below_what_they_share(path: Path, files: _Files) -> FilesOfReference:
 
 def _folders(files: _Files) -> set[Path]:
     return {place.parent for place in files}
+
+
+def _not_plain(path: Path) -> str:
+    return (
+        f"{path} is a pipe, a device or a socket, which can't be sent; save what it gives to a "
+        "file, and give that."
+    )
 
 
 def _unsendable(members: Iterable[str]) -> str | None:
