@@ -79,11 +79,38 @@ def test_a_stopped_worker_waits_for_no_room(scaler: Any) -> None:
     assert scaler.current_occupancy() == 1
 
 
-def test_another_loop_is_left_as_it_is() -> None:
-    class Other:
-        def set_scale(self) -> None:
-            """Nothing."""
+class OldLoop:
+    def set_scale(self) -> None:
+        """Counts nothing."""
 
-    before = dict(vars(Other))
-    mend_loop(Other)
-    assert dict(vars(Other)) == before
+
+class LoopThatCountsOtherwise(OldLoop):
+    jobs = 0
+
+    async def set_scale(self) -> None:  # type: ignore[override]
+        """As it is known."""
+
+    def current_occupancy(self) -> int:
+        return self.jobs
+
+    def is_alive(self) -> bool:
+        return True
+
+
+class LoopThatIsToldMore(rp_scale.JobScaler):  # type: ignore[misc, name-defined]
+    async def set_scale(self, wanted: int) -> None:
+        """To a number that it is told."""
+
+
+class LoopThatDoesNotWait(rp_scale.JobScaler):  # type: ignore[misc, name-defined]
+    def set_scale(self) -> None:
+        """At once."""
+
+
+@pytest.mark.parametrize(
+    "other", [OldLoop, LoopThatCountsOtherwise, LoopThatIsToldMore, LoopThatDoesNotWait]
+)
+def test_another_loop_is_left_as_it_is(other: type[Any]) -> None:
+    before = dict(vars(other))
+    mend_loop(other)
+    assert dict(vars(other)) == before
