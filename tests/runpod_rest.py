@@ -121,7 +121,8 @@ SCHEMAS: dict[tuple[str, str], tuple[dict[str, Kind], tuple[str, ...]]] = {
 class Fault:
     """What happens to the next request of this kind; `after`: it is carried out first.
 
-    `status` 0 breaks the connection off without an answer.
+    `status` 0 breaks the connection off without an answer. What was made `after` all isn't in the
+    next `lists_late` lists.
     """
 
     method: str
@@ -130,6 +131,7 @@ class Fault:
     after: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     says: str = ""
+    lists_late: int = 0
 
 
 class StandIn:
@@ -142,6 +144,7 @@ class StandIn:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, Json | None]] = []
         self.url = ""
+        self.lists_late = 0
         self._numbers = itertools.count(1)
 
     @property
@@ -186,6 +189,9 @@ class StandIn:
         if thing_id:
             return (200, _shown(things[thing_id])) if thing_id in things else (404, {"error": "no"})
         found = list(things.values())
+        if self.lists_late and found:
+            self.lists_late -= 1
+            return 200, [_shown(one) for one in found[:-1]]
         if collection == "templates" and query.get("includeEndpointBoundTemplates") != ["true"]:
             bound = {one["templateId"] for one in self.things["endpoints"].values()}
             found = [one for one in found if one["id"] not in bound]
@@ -251,6 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault.after:
             self.state.answer(self.command, self.path, body)
+            self.state.lists_late = fault.lists_late
         if fault.status:
             said = fault.says or json.dumps(body)
             self._send(fault.status, {"message": said}, fault.headers)

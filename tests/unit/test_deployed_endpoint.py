@@ -179,6 +179,19 @@ def test_a_doubt_never_makes_a_second_one(
     assert counts(account) == [1, 1, 1]
 
 
+@pytest.mark.parametrize("status", [0, 504], ids=["cut", "504"])
+@pytest.mark.parametrize(("method", "collection"), WRITES, ids=["volume", "template", "endpoint"])
+def test_what_is_listed_late_isnt_made_again(
+    account: StandIn, method: str, collection: str, status: int
+) -> None:
+    account.faults.append(Fault(method, collection, status, after=True, lists_late=2))
+    waited: list[float] = []
+    with RunPodRest(account.url, KEY, sleep=waited.append) as rest:
+        deploy_endpoint(rest, replace(WANTED, volume=Volume("EU-RO-1")))
+    assert counts(account) == [1, 1, 1]
+    assert sum(waited) >= 6  # it isn't asked for three times in the same moment
+
+
 def test_a_name_that_the_unanswered_request_took_is_found(account: StandIn) -> None:
     # The look comes too early, so it is made again, and refused: its name is taken by itself.
     account.faults += [

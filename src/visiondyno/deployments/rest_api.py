@@ -37,6 +37,9 @@ _TRIES = 5
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 _LONGEST_WAIT_S = 60.0
+_DOUBT_PAUSES_S = (2.0, 4.0, 8.0)
+"""Before each look for what an unanswered request made: it may be listed late, and RunPod takes
+one name of an endpoint or a volume twice."""
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _MAY_PASS = frozenset({408, 425, 500, 502, 503, 504})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -154,15 +157,23 @@ class RunPodRest:
                 if number == _TRIES or (later.wait_s or 0.0) > _LONGEST_WAIT_S:
                     raise later.error from later.__cause__
                 self._pause(number, later.wait_s)
-                made = look() if look is not None and is_in_doubt else None
+                made = self._seen(look) if look is not None and is_in_doubt else None
             except SpecError:
                 # Of a name that is taken, it may be by what the first request made.
-                made = look() if look is not None and is_in_doubt else None
+                made = self._seen(look) if look is not None and is_in_doubt else None
                 if made is None:
                     raise
             if made is not None:
                 return made
         raise AssertionError("the last try raises")
+
+    def _seen(self, look: Look) -> Json | None:
+        for pause_s in _DOUBT_PAUSES_S:
+            self._sleep(pause_s)
+            made = look()
+            if made is not None:
+                return made
+        return None
 
     def _once(self, method: str, path: str, body: Json | None) -> Any:
         try:
