@@ -1,6 +1,7 @@
 """What a worker does with attachments: unpacked once, called as users do, held in use."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,51 @@ def test_the_folder_around_a_file_is_the_users_too() -> None:
     names = GivenNames({"models/m.onnx": (root, "m.onnx"), "x": (Path("/worker/cache/2"), "d/y")})
     assert names.put_back(f"{root}/m.model.yaml is wrong") == "models/m.model.yaml is wrong"
     assert names.put_back("/worker/cache/2/d/y, /worker/cache/2/d/z") == "x, x/d/z"
+
+
+def test_a_longer_name_isnt_taken_for_a_shorter_one() -> None:
+    root = Path("/worker/cache/1")
+    names = GivenNames({"mine": (root, "set/val"), "m": (Path("/worker/cache/2"), "m.onnx")})
+    assert names.put_back(f"{root}/set/validation/a.jpg") == "mine/set/validation/a.jpg"
+    assert names.put_back(f"{root}/set/val-2 and {root}/set/val.txt") == (
+        "mine/set/val-2 and mine/set/val.txt"
+    )
+    assert names.put_back(f"In {root}/set/val: no {root}/set/val.") == "In mine: no mine."
+    assert names.put_back("/worker/cache/2/m.onnx.data") == "m/m.onnx.data"
+
+
+def test_more_attachments_than_a_process_may_open_at_first_are_held() -> None:
+    count = 40
+    model = attached({"m.onnx": b"x"}, "m.onnx")
+    job = {
+        "operation": "compare",
+        "models": [f"m{number}" for number in range(count)],
+        "attachments": {f"m{number}": model for number in range(count)},
+    }
+    ran = []
+
+    def run(rest: Json, _: OperationContext) -> Json:
+        ran.append(len(rest["models"]))
+        return {}
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + count // 2, hard))
+        run_with_attachments(job, OperationContext(), run)
+        assert ran == [count]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_attachments_than_a_worker_may_ever_open_are_refused(
+    monkeypatch: pytest.MonkeyPatch, coco: Json
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (200, 256))
+    with pytest.raises(SpecError, match="has 1 attachments, and this worker may open 256 files"):
+        run_with_attachments(
+            {**PLAIN, "attachments": {"set": coco}}, OperationContext(), lambda *_: {}
+        )
 
 
 def test_an_error_and_what_it_came_of_are_told_in_the_users_words(home: Path, coco: Json) -> None:

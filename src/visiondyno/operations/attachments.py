@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os.path
 import re
+import resource
 import struct
 import tempfile
 from collections import Counter
@@ -36,6 +37,10 @@ KIND = "attachments"
 boot is a part of the key, because a power cut may leave files shorter than they were."""
 
 _ATTEMPTS = 5
+_NAME_ENDS = r"(?![\w-]|\.\w)"
+"""After a path: `val` isn't a part of `validation`, and a sentence may end with it."""
+_OWN_FILES = 256
+"""Beside those that are held: of the worker itself, and of what an operation opens."""
 _NO_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 _HOSTILE = (DatasetError, ValueError, struct.error, OverflowError)
 Run = Callable[[dict[str, Any], OperationContext], dict[str, Any]]
@@ -93,7 +98,7 @@ class GivenNames:
         # What is in a folder comes before the folder.
         longest = sorted(shown, key=len, reverse=True)
         self._shown = shown
-        self._pattern = re.compile("|".join(map(re.escape, longest)))
+        self._pattern = re.compile(f"(?:{'|'.join(map(re.escape, longest))}){_NAME_ENDS}")
         self._begins = os.path.commonprefix(longest)  # noqa: RUF071 - of texts, not of folders
 
     def path_of(self, _: Kind, reference: str) -> str:
@@ -170,6 +175,7 @@ def _unpacked(
     files = WorkerFiles.of_this_worker()
     boot = read_text(ROOT / "proc/sys/kernel/random/boot_id") or "unknown"
     uses: Counter[str] = Counter()
+    _have_room_for_files(len(given))
     room_bytes = LARGEST_BYTES
     paths: dict[str, tuple[Path, str]] = {}
     with ExitStack() as holding:
@@ -189,6 +195,20 @@ def _unpacked(
                 )
             paths[name] = root, attachment.path
         yield paths
+
+
+def _have_room_for_files(count: int) -> None:
+    """Let this process open so many: each attachment that is held is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OWN_FILES
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise SpecError(
+            f"The job has {count:,} attachments, and this worker may open {hard:,} files in all; "
+            "send what belongs together as one folder, or split the job."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _is_there(path: Path) -> bool:
