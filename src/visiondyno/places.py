@@ -1,6 +1,5 @@
 """Where a client's jobs run, and at what price: from a name to executor and blobs."""
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
@@ -8,6 +7,7 @@ from urllib.parse import urlsplit
 
 from visiondyno.errors import SpecError
 from visiondyno.executors.base import Executor
+from visiondyno.loopback import is_loopback
 from visiondyno.wiring import make_blobs, make_executor, make_queue_executor
 
 if TYPE_CHECKING:
@@ -147,23 +147,14 @@ def make_executor_at(
     url = place.endpoint_url(settings)
     if url is not None:
         return _endpoint_executor(place, url, settings, shared)
-    _refuse_endpoints_options(place)
+    check_place(place, settings)
     if _is_url(place.where):
         from visiondyno.executors.server import ServerExecutor
 
         return ServerExecutor(place.where, place.api_key, settings.endpoint)
     if place.where == "inline":
         return make_executor()
-    if place.where not in _QUEUES:
-        raise _nowhere(place.where)
     workers = place.workers
-    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
-        raise SpecError(f"'workers' is {workers}; give a number from 1 to {_MOST_WORKERS}.")
-    if place.where == "redis" and settings.queue_url is None:
-        raise SpecError(
-            "'redis' needs the address of Redis; set VISIONDYNO_REDIS_URL, for example to "
-            "redis://127.0.0.1:6379/0."
-        )
     wanted: dict[str, object] = {}
     if workers is not None:
         wanted = {"workers_min": workers, "workers_max": workers}
@@ -171,6 +162,27 @@ def make_executor_at(
         wanted.update(redis_url=None, redis_host=None)
     own_workers = True if workers is not None else None
     return make_queue_executor(settings.model_copy(update=wanted), own_workers=own_workers)
+
+
+def check_place(place: Place, settings: "Settings") -> None:
+    """Refuse a place other than an endpoint that can't be one, without asking it anything.
+
+    Raises:
+        SpecError: there is no such place, the settings lack its address, or an option belongs to
+            another kind of place.
+    """
+    _refuse_endpoints_options(place)
+    if _is_url(place.where) or place.where == "inline":
+        return
+    if place.where not in _QUEUES:
+        raise _nowhere(place.where)
+    if place.workers is not None and not 1 <= place.workers <= _MOST_WORKERS:
+        raise SpecError(f"'workers' is {place.workers}; give a number from 1 to {_MOST_WORKERS}.")
+    if place.where == "redis" and settings.queue_url is None:
+        raise SpecError(
+            "'redis' needs the address of Redis; set VISIONDYNO_REDIS_URL, for example to "
+            "redis://127.0.0.1:6379/0."
+        )
 
 
 def make_blobs_at(place: Place, settings: "Settings") -> "BlobStore":
@@ -281,11 +293,7 @@ def _refuse_endpoints_options(place: Place) -> None:
 
 
 def _is_here(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def _is_url(where: str) -> bool:

@@ -73,6 +73,12 @@ def _at_places(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--epochs", type=int, metavar="N", help="Of a trial. [default: 5]")
 @click.option("--seed", type=int, metavar="N", help="Of the study. [default: 0]")
+@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N. [default: auto]")
+@click.option(
+    "--image-size", type=int, metavar="N", help="Scale to N x N. [default: as the images are]"
+)
+@click.option("--channels", type=int, metavar="1|3", help="Of data that only workers have.")
+@click.option("--classes", type=int, metavar="N", help="Of data that only workers have.")
 @click.option("--sampler", metavar="NAME", help="A sampler of Optuna. [default: TPESampler]")
 @click.option("--pruner", metavar="NAME", help="asha, none, or a pruner of Optuna. [default: asha]")
 @click.option(
@@ -206,7 +212,8 @@ class _Run:
     def _tested(self, result: StudyResult) -> StudyResult:
         from visiondyno.tuning.tested import with_test
 
-        tested = with_test(self._study, result, self._out, _Stages())
+        click.echo("testing what was found", err=True)
+        tested = with_test(self._study, result, self._out)
         self._write(tested)
         return tested
 

@@ -8,7 +8,7 @@ from visiondyno.client.async_client import AsyncClient
 from visiondyno.errors import SpecError
 from visiondyno.executors.cost import Cost
 from visiondyno.executors.runpod_cost import CostMeter
-from visiondyno.places import Place, make_meter, without_password
+from visiondyno.places import Place, check_place, make_meter, without_password
 from visiondyno.settings import Settings
 from visiondyno.tuning.lanes import Lane
 from visiondyno.tuning.session import EndpointSession, ServerSession, Session, SharedClient
@@ -62,6 +62,9 @@ class LanePlan:
             raise SpecError(
                 "--fallback is for trials on RunPod endpoints; leave it out, or give --on runpod."
             )
+        for one, url in zip(self.places, urls, strict=True):
+            if url is None:
+                check_place(one, settings)
         self._meters = self._accounts(urls)
         self._fallback = (
             None if fallback is None else Place(fallback, workers=_of(fallback, workers))

@@ -23,7 +23,9 @@ def test_the_overview_says_what_changes(new_site):
                 break
 
 
-@pytest.mark.parametrize("path", ["/jobs?state=FAILED", "/workers", "/comparisons", "/tasks/task2"])
+@pytest.mark.parametrize(
+    "path", ["/jobs?state=FAILED", "/workers", "/comparisons", "/studies", "/tasks/task2"]
+)
 def test_every_list_has_a_live_part_that_its_page_has(site, browser, path):
     page = browser.get(path).text
     live = re.search(r'data-live="([^"]+)"', page)

@@ -9,7 +9,7 @@ import pytest
 from live_site import text_of
 from visiondyno.errors import TransportDown
 
-PAGES = ("/", "/jobs", "/workers", "/comparisons", "/tasks", "/tasks/task2")
+PAGES = ("/", "/jobs", "/workers", "/comparisons", "/studies", "/tasks", "/tasks/task2")
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/jobs/unknown"])
