@@ -22,6 +22,7 @@ from visiondyno.executors.server_wire import (
 )
 from visiondyno.executors.workers import WorkerCommand
 from visiondyno.job import JobEvent
+from visiondyno.loopback import past_proxies
 
 __all__ = ["DEFAULT_URL", "ServerClient"]
 
@@ -62,6 +63,7 @@ class ServerClient:
             headers=key_headers(api_key),
             timeout=_TIMEOUT_S,
             transport=transport,
+            mounts=past_proxies(self.url),
         )
         self._sleep = sleep
 

@@ -26,6 +26,7 @@ from visiondyno.errors import (
     Unauthorized,
     VisionDynoError,
 )
+from visiondyno.loopback import past_proxies
 
 _ATTEMPTS = 5
 _TIMEOUT_S = 60.0
@@ -94,7 +95,9 @@ class HttpBlobs(RemoteBlobs):
         headers = {"Accept-Encoding": "identity", "User-Agent": f"visiondyno/{__version__}"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
-        self._client = httpx.AsyncClient(timeout=timeout_s, headers=headers)
+        self._client = httpx.AsyncClient(
+            timeout=timeout_s, headers=headers, mounts=past_proxies(self._url)
+        )
 
     def __str__(self) -> str:
         return self._url

@@ -20,6 +20,7 @@ from visiondyno.emulator.emulator import Emulator
 from visiondyno.emulator.serve import RunningEmulator
 from visiondyno.errors import MissingExtra, OperationFailed
 from visiondyno.job import JobState
+from visiondyno.loopback import past_proxies
 
 Json = dict[str, Any]
 
@@ -68,7 +69,12 @@ def try_handler(
         environ = _environ(folder / "home", sources)
         with (
             _endpoint(command, key, folder, environ, limit_s) as running,
-            httpx.Client(base_url=running.url, headers=headers, timeout=60.0) as http,
+            httpx.Client(
+                base_url=running.url,
+                headers=headers,
+                timeout=60.0,
+                mounts=past_proxies(running.url),
+            ) as http,
         ):
             for job in jobs:
                 _run(http, job, limit_s, sleep, folder)

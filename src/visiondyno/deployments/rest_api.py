@@ -4,7 +4,6 @@ Requests that only read or that may be made twice are made again where that may 
 something new is made again only after a look whether the first request made it.
 """
 
-import ipaddress
 import json
 import random
 import time
@@ -28,6 +27,7 @@ from visiondyno.errors import (
     VisionDynoError,
 )
 from visiondyno.executors.server_wire import checked_key, checked_url, retry_after_s
+from visiondyno.loopback import is_loopback, past_proxies
 
 Json = dict[str, Any]
 Look = Callable[[], Json | None]
@@ -114,6 +114,7 @@ class RunPodRest:
             headers={"Authorization": f"Bearer {key}", "User-Agent": f"visiondyno/{__version__}"},
             timeout=_TIMEOUT,
             transport=transport,
+            mounts=past_proxies(self.url),
         )
 
     def __enter__(self) -> "RunPodRest":
@@ -246,7 +247,7 @@ def checked_rest_url(url: str) -> str:
     """
     checked = checked_url(url)
     parts = urlsplit(checked)
-    if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise SpecError(
             "VISIONDYNO_RUNPOD_REST_URL isn't encrypted, and the key would be sent there; give an "
             "https:// address."
@@ -278,10 +279,3 @@ class _Later(Exception):
         self.wait_s = wait_s
         self.is_in_doubt = is_in_doubt
         super().__init__(error.message)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,12 +2,14 @@
 
 import asyncio
 import math
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from visiondyno.emulator.clock import ScaledClock
 from visiondyno.emulator.config import EndpointConfig
@@ -172,5 +174,13 @@ class Emulator:
             "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID{query}",
             # They check a data centre's machine: 4 GB of memory, a way into the internet.
             "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+            **_past_proxies(self._url, os.environ),
             **self._environ,
         }
+
+
+def _past_proxies(url: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Workers' pings heed `HTTP_PROXY`, and a proxy would look for us on its own machine."""
+    told = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    names = ",".join(filter(None, [told, urlsplit(url).hostname]))
+    return {"no_proxy": names, "NO_PROXY": names}

@@ -22,6 +22,7 @@ from visiondyno.executors.server_wire import (
     retry_after_s,
 )
 from visiondyno.executors.throttle import Throttle
+from visiondyno.loopback import past_proxies
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -121,6 +122,7 @@ class HttpApi:
             # Every watched job holds a connection.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             transport=transport,
+            mounts=past_proxies(self.url),
             follow_redirects=False,
         )
 
