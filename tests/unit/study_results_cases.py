@@ -8,7 +8,7 @@ from visiondyno.executors.breaker import BreakerReading, BreakerState
 from visiondyno.executors.cost import Cost
 from visiondyno.probes.cost import Price
 from visiondyno.specs.tuning import StudySpec
-from visiondyno.tuning.importances import METHOD
+from visiondyno.tuning.importances import FEWEST_TRIALS, METHOD
 from visiondyno.tuning.lanes import LaneReading
 from visiondyno.tuning.objectives import Objective, pareto_front, parse_objectives
 from visiondyno.tuning.study import StudyResult
@@ -54,8 +54,8 @@ def a_result(
             "method": METHOD,
             "trials": len(done),
             "of": {one.name: {"learning_rate": 0.7, "width": 0.2, "optimizer": 0.1}
-                   for one in parsed},
-            "reason": None,
+                   for one in parsed if len(done) >= FEWEST_TRIALS},
+            "reason": None if len(done) >= FEWEST_TRIALS else "Importances need 10 trials.",
         },
     }  # fmt: skip
     return StudyResult(**found | changes)  # type: ignore[arg-type]
@@ -91,7 +91,8 @@ def _record(
     began = free[lane][place] + 0.3
     free[lane][place] = began + epochs * draw.uniform(1, 3)
     quality = math.exp(-((math.log10(params["learning_rate"]) + 2.6) ** 2)) * 0.6 + 0.38
-    curves = [_values(objectives, quality, epoch, params["width"]) for epoch in range(1, epochs + 1)]
+    steps = range(1, epochs + 1)
+    curves = [_values(objectives, quality, epoch, params["width"]) for epoch in steps]
     failures = () if chance > 0.16 else (Failure("x", draw.choice(_REASONS), lane),)
     return TrialRecord(
         number,
@@ -108,13 +109,13 @@ def _record(
         worker_id=f"worker-{place}",
         cost=a_cost(epochs, 2 * epochs) if paid else None,
         measured={
-            "health": [_health(epoch, quality, is_bad=chance < 0.05) for epoch in range(1, epochs + 1)],
+            "health": [_health(epoch, quality, is_bad=chance < 0.05) for epoch in steps],
             "device": "cuda:0" if lane == _LANES[0] else "cpu",
             "threads": 1,
             "torch": "2.14.1",
         },
         failures=failures,
-    )  # fmt: skip
+    )
 
 
 def _values(

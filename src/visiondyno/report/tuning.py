@@ -173,7 +173,8 @@ def _trade_off_figure(
     across, upwards = (objective_title(objectives[place]["name"]) for place in pair)
     return _figure(
         f"{upwards} against {across}",
-        "The line joins the trials that no other one beats in every objective (Pareto front).",
+        "The line joins the trials that no other one beats in every objective (Pareto front); "
+        "grey ones are beaten.",
         lambda width: trade_off(trials, pair, objectives, front, width),
     )
 
@@ -192,11 +193,10 @@ def _parallel_figure(results: Results, trials: Sequence[StudyTrial]) -> Figure |
     caption += "in another colour."
     if len(done) > MOST_LINES:
         caption += f" {MOST_LINES} of {len(done):,} are drawn, the best among them."
+    if len(names) > _MOST_AXES:
+        caption += f" The first {_MOST_AXES} of {len(names)} parameters have axes."
     if len(names) > _MOST_AXES_NARROW:
-        caption += (
-            f" Of {len(names)} parameters the first {min(len(names), _MOST_AXES)} have axes, "
-            f"{_MOST_AXES_NARROW} on a narrow page."
-        )
+        caption += f" A narrow page has room for {_MOST_AXES_NARROW} of them."
 
     def draw(width: float) -> Markup:
         most = _MOST_AXES_NARROW if width == NARROW else _MOST_AXES

@@ -68,8 +68,10 @@ def _shares(done: Sequence["optuna.trial.FrozenTrial"], index: int, objective: O
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    shares = optuna.importance.get_param_importances(alone, evaluator=evaluator)
+    # Unlike Optuna's own normalisation, which says that all did alike where nothing mattered.
+    shares = evaluator.evaluate(alone)
     total = sum(shares.values())
     if not total > 0:
         return {}
-    return {name: share / total for name, share in shares.items()}
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return {name: share / total for name, share in ranked}

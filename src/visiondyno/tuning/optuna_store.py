@@ -1,6 +1,7 @@
 """A study in Optuna's own file, for `optuna-dashboard` and everything else that reads it."""
 
 import datetime
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,32 +62,19 @@ class OptunaStore:
         record = None if progress.change is None else progress.change.record
         if record is not None and not self._has_ended(record.number):
             self._records[record.number] = record
-        if self._study is None or (record is not None and record.state.has_ended):
-            self._write_ended()
-        if progress.is_over:
-            self._write_all()
+        if self._study is None:
+            self._study = _new_study(self.path, self._objectives, self._about)
+        while self._has_ended(self._written):
+            self._write_next(self._study)
+        while progress.is_over and self._written in self._records:
+            self._write_next(self._study)
 
     def _has_ended(self, number: int) -> bool:
         return number in self._records and self._records[number].state.has_ended
 
-    def _write_ended(self) -> None:
-        while self._has_ended(self._written):
-            self._write_next()
-
-    def _write_all(self) -> None:
-        while self._written in self._records:
-            self._write_next()
-        self._opened()
-
-    def _write_next(self) -> None:
-        trial = frozen_trial(self._records[self._written], self._objectives, self._space)
-        self._opened().add_trial(trial)
+    def _write_next(self, study: "optuna.Study") -> None:
+        study.add_trial(frozen_trial(self._records[self._written], self._objectives, self._space))
         self._written += 1
-
-    def _opened(self) -> "optuna.Study":
-        if self._study is None:
-            self._study = _new_study(self.path, self._objectives, self._about)
-        return self._study
 
 
 def _new_study(path: Path, objectives: Sequence[Objective], about: Json) -> "optuna.Study":
@@ -102,7 +90,9 @@ def _new_study(path: Path, objectives: Sequence[Objective], about: Json) -> "opt
         study_name=STUDY,
         directions=[objective.direction for objective in objectives],
     )
-    study.set_metric_names([objective.name for objective in objectives])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([objective.name for objective in objectives])
     for name, value in about.items():
         study.set_user_attr(name, value)
     return study

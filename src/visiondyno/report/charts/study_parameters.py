@@ -13,6 +13,8 @@ from visiondyno.report.plots import Canvas, Frame, Scale, draw_y_axis, fit_scale
 from visiondyno.report.study_trials import COMPLETED, MARKS, StudyTrial, finite, objective_title
 
 _MOST_CHOICES = 12
+_LOG_FROM = 60
+"""Numbers that span this factor are most likely searched on a logarithmic scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class ParameterAxis:
         numbers = [finite(value) for value in values]
         known = [value for value in numbers if value is not None]
         if len(known) == len(values) and len(set(known)) > 4:
-            return cls(name, fit_scale(known, start, end, log=None, margin=0.04))
+            log = min(known) > 0 and max(known) / min(known) > _LOG_FROM
+            return cls(name, fit_scale(known, start, end, log=log, margin=0.04))
         if len(known) == len(values):
             found: list[Any] = sorted(set(values))
         else:
@@ -65,12 +68,10 @@ class ParameterAxis:
                 if place % step == 0
             ]
         ticks = self.scale.ticks(count)
+        if self.scale.log:
+            return [(self.scale(tick), f"{tick:g}") for tick in ticks]
         gap = min((b - a for a, b in pairwise(ticks)), default=ticks[0])
-        return [(self.scale(tick), _short_number(tick, gap)) for tick in ticks]
-
-
-def _short_number(value: float, gap: float) -> str:
-    return tick_label(value, gap) if abs(value) >= 0.001 or not value else f"{value:.0e}"
+        return [(self.scale(tick), tick_label(tick, gap)) for tick in ticks]
 
 
 def parallel_coordinates(
