@@ -9,9 +9,9 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from study_results_cases import a_cost
 from tuning_cases import OneNumber
 
+from study_results_factory import a_cost
 from visiondyno.tuning.objectives import parse_objectives
 from visiondyno.tuning.optuna_store import NAME, OptunaStore
 from visiondyno.tuning.progress import ProgressBoard

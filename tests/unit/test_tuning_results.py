@@ -11,8 +11,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from study_results_cases import a_result
 
+from study_results_factory import a_result
 from visiondyno.errors import StorageFull
 from visiondyno.report.charts.study_runs import rows_of
 from visiondyno.report.study_facts import duration

@@ -1,0 +1,61 @@
+"""A study's page in a real browser with the network cut off."""
+
+import pytest
+
+from study_results_factory import a_result
+from visiondyno.report.tuning import study_html
+from visiondyno.tuning.results import study_results
+
+pytestmark = pytest.mark.browser
+
+STUDIES = {
+    "many": lambda: a_result(paid=True),
+    "front": lambda: a_result(objectives=("val_accuracy", "latency_ms"), stopped="It ended."),
+    "none": lambda: a_result(0),
+}
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def page_file(request, tmp_path_factory):
+    file = tmp_path_factory.mktemp(request.param) / "study.html"
+    file.write_text(study_html(study_results(STUDIES[request.param]())), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (800, "dark"), (400, "light")])
+def test_a_studys_page_opens_alone_and_fits(browser, page_file, width, scheme):
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+    )
+    page = context.new_page()
+    problems, requests = [], []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(page_file.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for figure in page.locator("figure.plot").all():
+        (shown,) = [one for one in figure.locator("svg:not(.key)").all() if one.is_visible()]
+        size = shown.locator("text").first.evaluate(
+            "e => parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a"
+        )
+        assert size >= 9
+    assert problems == []
+    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
+    context.close()
+
+
+def test_trials_are_sorted_by_a_click(browser, tmp_path):
+    file = tmp_path / "study.html"
+    file.write_text(study_html(study_results(a_result())), encoding="utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(file.as_uri())
+    table = page.get_by_role("region", name="Every trial")
+    table.get_by_role("button", name="Seconds").click()
+    cells = table.locator("tbody tr td:nth-last-child(3)").all_inner_texts()
+    seconds = [float(cell) for cell in cells]
+    assert len(seconds) == 40
+    assert seconds == sorted(seconds)
+    context.close()
