@@ -273,3 +273,15 @@ def test_the_reserve_takes_trials_only_while_every_other_lane_is_out() -> None:
         await lanes.close()
 
     on(main)
+
+
+def test_who_failed_on_every_lane_is_not_kept_for_a_reserve_that_takes_nothing_now() -> None:
+    async def main() -> None:
+        clock = Clock()
+        endpoint = a_lane("endpoint", 1, clock)
+        reserve = a_lane("local", 1, clock, is_reserve=True)
+        lanes = Lanes([endpoint, reserve], at_once=2, sleep=clock.sleep)
+        assert await lanes.take(0, frozenset({"endpoint"})) is endpoint
+        await lanes.close()
+
+    on(main)

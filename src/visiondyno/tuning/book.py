@@ -180,7 +180,7 @@ class Book:
                 )
             if record.distributions.get(name) != kind:
                 kinds = {**record.distributions, name: kind}
-                params = {**record.params, **trial.params}
+                params = {**record.params, name: value}
                 self._keep(record.with_(params=params, distributions=kinds))
             return value
 
@@ -331,8 +331,8 @@ def _with_told(record: TrialRecord, before: TrialRecord) -> TrialRecord:
 
 
 def _of_this_run(record: TrialRecord, trial: "optuna.Trial") -> TrialRecord:
-    kinds = {name: record.distributions[name] for name in trial.params}
-    return record.with_(params=trial.params, distributions=kinds)
+    kinds = {name: kind for name, kind in record.distributions.items() if name in trial.params}
+    return record.with_(params={name: record.params[name] for name in kinds}, distributions=kinds)
 
 
 def _as_text(name: str, trial: "optuna.Trial") -> str:

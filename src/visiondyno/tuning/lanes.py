@@ -277,9 +277,10 @@ class Lanes:
     def _free_lane(self, avoid: frozenset[str]) -> Lane | None:
         narrowed = self._narrowed()
         open_lanes = [lane for lane in self.lanes if lane.closed is None]
-        wanted = [lane for lane in open_lanes if lane.name not in avoid] or open_lanes
         if not all(lane.is_out for lane in self.lanes if not lane.is_reserve):
-            wanted = [lane for lane in wanted if not lane.is_reserve]
+            open_lanes = [lane for lane in open_lanes if not lane.is_reserve]
+        # Who failed everywhere mustn't wait for the reserve for ever.
+        wanted = [lane for lane in open_lanes if lane.name not in avoid] or open_lanes
         free = [
             lane
             for lane in wanted

@@ -195,6 +195,9 @@ class StudyRunner:
         told = Attempt(self, record)
         try:
             result = await self._limited(record, lane, told)
+        except asyncio.CancelledError:
+            self._put_back(told.record)  # the study ends before it does
+            raise
         except Pruned as pruned:
             lane.succeeded()
             self._worker_did_well(record.number, lane)
@@ -248,12 +251,12 @@ class StudyRunner:
             self._changed.set()
             return False
         locked, of_the_place = locks_out(error), is_of_the_place(error)
-        if locked:
-            self._lanes.close_lane(lane, error.message)
-        elif of_the_place:
+        if locked or of_the_place:
             lane.failed(error)
         else:
             lane.succeeded()
+        if locked:
+            self._lanes.close_lane(lane, error.message)
         may_try = record.attempts < self._limits.max_attempts
         if locked or (of_the_place and may_try):  # there are only so many locked ones
             self._put_back(record.with_(failures=tuple(failures)))
