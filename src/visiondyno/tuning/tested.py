@@ -109,7 +109,8 @@ def with_test(
         path = None if folder is None else folder / f"{name}.safetensors"
         try:
             with Client(_place(study, result, record, tested)) as client:
-                tested.append(_tested(study, record, client, path, on_event))
+                limit_s = result.spec.trial_timeout_s
+                tested.append(_tested(study, record, client, (path, limit_s), on_event))
         except Cancelled:
             raise
         except BudgetSpent as error:
@@ -176,8 +177,14 @@ def _place(
 
 
 def _tested(
-    study: Study, record: TrialRecord, client: Client, path: Path | None, on_event: OnEvent
+    study: Study,
+    record: TrialRecord,
+    client: Client,
+    kept: tuple[Path | None, float | None],
+    on_event: OnEvent,
 ) -> TrialTest:
+    """Train and evaluate; `kept` is where the weights are, and the limit of each job in seconds."""
+    path, limit_s = kept
     prepared = study.prepared
     assert prepared is not None, "`_why_not` saw it"
     began_s = time.monotonic()
@@ -188,7 +195,8 @@ def _tested(
             jobs[event.job_id] = event
         on_event(event)
 
-    job, state, output = _trained(prepared, record, client, note)
+    policy = policy_within(client, limit_s)
+    job, state, output = _trained(prepared, record, client, policy, note)
     if path is not None:
         state.save(path)
     metrics = _evaluated(prepared, job, state, client, note)
@@ -213,12 +221,12 @@ def _tested(
 
 
 def _trained(
-    prepared: Prepared, record: TrialRecord, client: Client, on_event: OnEvent
+    prepared: Prepared, record: TrialRecord, client: Client, policy: Json | None, on_event: OnEvent
 ) -> tuple[Json, ModelState, Json]:
     """The trial's job, its weights and its output."""
     assert prepared.job_of is not None, "`_why_not` saw it"
     job = prepared.job_of(record)
-    output = client.run(job, policy=policy_within(client), on_event=on_event)
+    output = client.run(job, policy=policy, on_event=on_event)
     return job, StateTransfer(client, None).receive(output, None), output
 
 
