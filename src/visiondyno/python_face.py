@@ -51,6 +51,8 @@ def compare(
             tell of what is packed and uploaded before.
         **options: the other fields of `visiondyno.specs.operations.BenchmarkInput`.
 
+    Errors of a job elsewhere carry where it ran and what it cost in their notes.
+
     Raises:
         SpecError: an option is wrong.
         DatasetError: the data can't be read.
@@ -142,9 +144,23 @@ def run_operation(
 
     with _client(on) as client:
         job_input = attach(spec.model_dump(mode="json"), client, as_progress_of(on_event))
-        output = client.run(job_input, policy=policy_within(client), on_event=listen)
-        job = None if client.place.where == "inline" else watch.facts(client)
-    return output, job
+        try:
+            output = client.run(job_input, policy=policy_within(client), on_event=listen)
+        except BaseException as error:
+            _note_job(error, watch, client)
+            raise
+        return output, _job(watch, client)
+
+
+def _job(watch: JobWatch, client: Client) -> JobRun | None:
+    return None if client.place.where == "inline" else watch.facts(client)
+
+
+def _note_job(error: BaseException, watch: JobWatch, client: Client) -> None:
+    """With the error: what the job has cost until then, and where it ran."""
+    job = _job(watch, client)
+    for name, text in [] if job is None else job.lines():
+        error.add_note(f"{name}: {text}")
 
 
 @contextmanager

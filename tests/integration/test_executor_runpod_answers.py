@@ -200,6 +200,11 @@ def test_an_error_keeps_its_text_in_each_of_its_forms(
     [
         ({"status": "TIMED_OUT"}, ["IN_QUEUE", "TIMED_OUT"], TimeLimitExceeded),
         (
+            {"status": "TIMED_OUT", "error": "executionTimeout exceeded"},
+            ["IN_QUEUE", "TIMED_OUT"],
+            TimeLimitExceeded,
+        ),
+        (
             {"status": "TIMED_OUT", "executionTime": 9},
             ["IN_QUEUE", "IN_PROGRESS", "TIMED_OUT"],
             TimeLimitExceeded,
@@ -207,7 +212,7 @@ def test_an_error_keeps_its_text_in_each_of_its_forms(
         ({"status": "CANCELLED", "executionTime": 0}, ["IN_QUEUE", "CANCELLED"], Cancelled),
         ({"status": "FAILED", "error": "no worker"}, ["IN_QUEUE", "FAILED"], OperationFailed),
     ],
-    ids=range(4),
+    ids=range(5),
 )
 def test_a_job_that_never_ran_is_not_said_to_have(
     found: Any, path: list[str], kind: type[Exception]

@@ -237,7 +237,7 @@ def test_no_job_is_admitted_that_could_pass_the_limit() -> None:
     second = meter.admit(30_000)
     with pytest.raises(BudgetSpent) as caught:
         meter.admit(30_000)
-    for told in ("200 USD", "0.0000 are spent", "190.0000 are set aside for 2 jobs", "95.0000"):
+    for told in ("200 USD", "190.0000 are set aside for 2", "take 95.0000", "to 285.0000 or more"):
         assert told in caught.value.message
     assert caught.value.exit_code == 2
     meter.withdrawn(second)

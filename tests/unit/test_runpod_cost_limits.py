@@ -1,6 +1,7 @@
 """How long a job may still run within a limit of cost, and a cost as it is written down."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,35 @@ def test_as_long_as_is_affordable_is_admitted_and_a_second_more_is_not(
     if left_s >= 1.0:
         meter.admit(int(left_s * 1000))
         assert (meter.affordable_s() or 0.0) < 2.0  # all of it is set aside
+
+
+@given(
+    st.floats(0.001, 5.0),
+    st.lists(st.integers(5_000, 900_000), max_size=4),
+    st.integers(5_000, 86_400_000),
+    st.floats(0.01, 50.0),
+)
+def test_a_refusal_names_a_limit_that_is_enough(
+    max_cost_usd: float, others_ms: list[int], wanted_ms: int, usd_per_hour: float
+) -> None:
+    def refused(limit_usd: float) -> str | None:
+        price = Price(usd_per_hour, None, "given by the user")
+        meter = CostMeter(price, max_cost_usd=limit_usd)
+        try:
+            for limit_ms in (*others_ms, wanted_ms):
+                meter.admit(limit_ms)
+        except BudgetSpent as error:
+            return error.message
+        return None
+
+    told = refused(max_cost_usd)
+    for _ in others_ms:  # it names what is enough for one more job
+        found = re.search(r"--max-cost to ([0-9.]+) or more", told or "")
+        told = refused(float(found[1])) if found else told
+    if told is not None:
+        found = re.search(r"--max-cost to ([0-9.]+) or more", told)
+        assert found is not None
+        assert refused(float(found[1])) is None
 
 
 def test_without_a_limit_any_time_is_affordable() -> None:

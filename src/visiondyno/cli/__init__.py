@@ -79,9 +79,10 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         number = _told_to_end[0] if _told_to_end else signal.SIGINT
         what = "Interrupted" if number == signal.SIGINT else "Terminated"
+        _show_notes(error if isinstance(error, KeyboardInterrupt) else error.__cause__)
         click.echo(f"{what}; everything it started was stopped.", err=True)
         sys.exit(128 + number)
     except VisionDynoError as error:
@@ -129,5 +130,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _explain(error: Any) -> None:
     click.echo(f"Error: {error.message}", err=True)
+    _show_notes(error)
     if os.environ.get("VISIONDYNO_DEBUG") and getattr(error, "traceback", None):
         click.echo(error.traceback, err=True)
+
+
+def _show_notes(error: BaseException | None) -> None:
+    """What an error carries beside its message, such as what its job has cost."""
+    for note in getattr(error, "__notes__", ()):
+        click.echo(note, err=True)

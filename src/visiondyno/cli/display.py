@@ -1,6 +1,7 @@
 """What every progress display on standard error has in common."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
@@ -29,6 +30,15 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    def _line(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _tell_fallback(self, said: Mapping[str, Any]) -> None:
+        """Where a job runs instead, and why: at once, for it may take much longer there."""
+        if said.get("stage") == "fallback":
+            self._line(f"running on {said['executor']} instead: {said['fallback_reason']}")
 
     def _print_off_terminal(self, line: str) -> None:
         if not self._console.is_terminal:

@@ -23,8 +23,11 @@ class ProgressDisplay(Display):
         if said is None:
             return
         if "log" in said:
-            self._console.print(said["log"], markup=False, highlight=False, soft_wrap=True)
+            self._line(said["log"])
         if "stage" not in said:
+            return
+        if said["stage"] == "fallback":
+            self._tell_fallback(said)
             return
         model = said.get("model")
         stage = f"{model}: {said['stage']}" if model else str(said["stage"])

@@ -195,7 +195,7 @@ def _changes(texts: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _job_lines(watch: TrainingWatch) -> list[tuple[str, str]]:
-    return [] if watch.job is None or watch.job.executor == "inline" else watch.job.lines()
+    return watch.job.lines() if watch.job is not None and watch.job.is_told else []
 
 
 def _files(out: Path) -> dict[str, str]:

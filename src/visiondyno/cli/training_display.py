@@ -39,6 +39,9 @@ class TrainingDisplay(Display, Callback):
         stage = said.get("stage")
         if stage is None or stage == "epoch":
             return
+        if stage == "fallback":
+            self._tell_fallback(said)
+            return
         if stage == "resumed":
             self._line(f"going on after epoch {said['epoch']}, from the checkpoint")
             return
@@ -65,9 +68,6 @@ class TrainingDisplay(Display, Callback):
         cells = [*epoch_cells(record, self._columns), f"{now_s - self._since_s:.1f}"]
         self._since_s = now_s
         self._line(_row(f"{record['epoch']}/{self._epochs}", cells))
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _row(first: str, cells: list[str]) -> str:

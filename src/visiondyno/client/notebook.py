@@ -129,7 +129,7 @@ def _train(shell: "InteractiveShell", line: str, cell: str) -> None:
             "that its worker kept."
         ) from None
     shell.user_ns[asked.into] = state, watch.history
-    if watch.job is not None and watch.job.executor != "inline":
+    if watch.job is not None and watch.job.is_told:
         for name, text in watch.job.lines():
             print(f"{name}: {text}")  # noqa: T201  # a cell's output
     for note in watch.notes:

@@ -198,7 +198,7 @@ class TrainingWatch(Callback):
             facts["An epoch, with validation"] = f"{number(self.seconds_an_epoch)} s"
         if self.samples_per_s is not None:
             facts["Training samples a second"] = f"{self.samples_per_s:,.0f}"
-        if self.job is not None and self.job.executor != "inline":
+        if self.job is not None and self.job.is_told:
             facts.update(self.job.lines())
         return facts
 

@@ -338,8 +338,8 @@ class RunPodExecutor(Executor):
     def _metered(self) -> CostMeter:
         if self._meter is None:
             raise SpecError(
-                "What jobs cost isn't known without a price; name the GPU of the endpoint's "
-                "workers."
+                "No price is known of the endpoint's workers; name their GPU with --gpu, such as "
+                "A4000, or give USD an hour."
             )
         return self._meter
 

@@ -246,16 +246,30 @@ class CostMeter:
         spent_s, this_s = self._ended_s(), self._most_s(account)
         others_s = sum(self._most_s(one) for one in self._open)
         if self.max_cost_usd is not None and spent_s + others_s + this_s > self._paid_s:
-            usd_per_s = self.price.usd_per_hour / 3600
-            raise BudgetSpent(
-                f"The next job could pass the limit of {self.max_cost_usd:.4g} USD: up to "
-                f"{spent_s * usd_per_s:.4f} are spent, {others_s * usd_per_s:.4f} are set aside "
-                f"for {len(self._open)} jobs under way, and this one may take "
-                f"{this_s * usd_per_s:.4f}. Raise --max-cost, give a shorter executionTimeout, or "
-                "wait for jobs under way."
-            )
+            raise self._refusal(self.max_cost_usd, limit_s, spent_s, others_s, this_s)
         self._open.add(account)
         return account
+
+    def _refusal(
+        self, limit_usd: float, limit_s: float, spent_s: int, others_s: int, this_s: int
+    ) -> BudgetSpent:
+        """What the limit was to pay for, and which one would be enough."""
+        usd_per_s = self.price.usd_per_hour / 3600
+        ran = f"up to {limit_s:g} s of run time"
+        around = "its worker's start, idle time and stop"
+        parts = [f"it may take {this_s * usd_per_s:.4f} ({ran}, and {around})"]
+        if spent_s:
+            parts.append(f"up to {spent_s * usd_per_s:.4f} are spent")
+        if others_s:
+            parts.append(
+                f"{others_s * usd_per_s:.4f} are set aside for {len(self._open)} under way"
+            )
+        enough_usd = math.ceil((spent_s + others_s + this_s) * usd_per_s * 1e4) / 1e4
+        steps = f"Raise --max-cost to {enough_usd:.4f} or more, or give a shorter time limit"
+        return BudgetSpent(
+            f"The next job could pass the limit of {limit_usd:.4g} USD: {', '.join(parts)}. "
+            f"{steps}{', or wait for jobs under way' if others_s else ''}."
+        )
 
     def _most_s(self, account: Account) -> int:
         """What one attempt could take in all."""

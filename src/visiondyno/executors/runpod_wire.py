@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+from httpx import codes
 
 from visiondyno.errors import (
     Cancelled,
@@ -30,13 +31,18 @@ _BEFORE_TRACE = " \ntraceback: "
 """In the text of what a handler raised that yields."""
 _SENTENCES = ("error", "detail", "message", "title")
 _REFUSED: dict[int, tuple[type[VisionDynoError], str]] = {
-    400: (SpecError, "Correct the job's input, policy or webhook"),
-    401: (Unauthorized, "Check the API key (RUNPOD_API_KEY)"),
-    403: (Forbidden, "Check what the API key may do"),
-    404: (NotFound, "Check the endpoint's URL"),
-    413: (TooLarge, "Put large data into the blob store and refer to it"),
-    422: (SpecError, "Correct the job's input, policy or webhook"),
+    400: (SpecError, "Correct the job's input, policy or webhook."),
+    401: (Unauthorized, "Check the API key: RUNPOD_API_KEY, or --api-key, which goes before it."),
+    403: (Forbidden, "Check what the API key may do."),
+    404: (NotFound, "Check the endpoint's URL."),
+    413: (TooLarge, "Put large data into the blob store and refer to it."),
+    422: (SpecError, "Correct the job's input, policy or webhook."),
 }
+
+_NO_KEY = (
+    "No API key was sent: give it with --api-key. RUNPOD_API_KEY goes to RunPod, and with "
+    "--on runpod to an endpoint on this machine."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,9 @@ class JobStatus:
     def _error(self) -> JobError:
         given = self.found.get("error")
         if given not in (None, "", {}):
-            return job_error(given)
+            found = job_error(given)
+            is_bare = self.state is JobState.TIMED_OUT and found.code == OperationFailed.code
+            return found if not is_bare else _timed_out(found.message)
         match self.state:
             case JobState.CANCELLED:
                 silent: VisionDynoError = Cancelled("The job was cancelled.")
@@ -137,6 +145,14 @@ class JobStatus:
                     "The job failed and the endpoint doesn't say why; look at the worker's log."
                 )
         return JobError.from_exception(silent, None)
+
+
+def _timed_out(said: str) -> JobError:
+    error = TimeLimitExceeded(
+        f"The job was stopped by its time limit ({said.rstrip('.')}); give it a longer one, or a "
+        "higher --max-cost where that set it."
+    )
+    return JobError.from_exception(error, None)
 
 
 def read_stream(found: Json) -> tuple[bool, list[Json]]:
@@ -184,8 +200,11 @@ def refusal(response: httpx.Response) -> VisionDynoError:
     kind, next_step = _REFUSED.get(response.status_code, (None, ""))
     if kind is None:
         return foreign_error(response)
-    said = _said(response)
-    url = response.request.url
+    request = response.request
+    if response.status_code == codes.UNAUTHORIZED and "Authorization" not in request.headers:
+        next_step = _NO_KEY
+    said = _said(response).rstrip(".")
+    url = request.url
     return kind(f"{url} answered {response.status_code}{f' ({said})' if said else ''}. {next_step}")
 
 

@@ -52,6 +52,11 @@ class JobRun(_Value):
     cost_unknown: str | None = None
     fallback_reason: str | None = None
 
+    @property
+    def is_told(self) -> bool:
+        """Whether people are told of it: not where it ran in this process, as it was asked to."""
+        return self.executor != "inline" or self.fallback_reason is not None
+
     def lines(self) -> list[tuple[str, str]]:
         """Name and text of each fact that there is, for people."""
         parts = []
