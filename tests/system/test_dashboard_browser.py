@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from live_site import LiveSiteWithWorkers
+from told_study import half_done, running_study
 from visiondyno.errors import TransportDown
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -282,22 +283,49 @@ def test_an_action_on_a_lost_server_is_told_at_its_form(browser, tmp_path):
         pass
 
 
-PAGES = ("/", "/jobs", "/workers", "/comparisons", "/tasks", "/tasks/task2", "/jobs/unknown")
+PAGES = (
+    "/",
+    "/jobs",
+    "/workers",
+    "/comparisons",
+    "/studies",
+    "/tasks",
+    "/tasks/task2",
+    "/jobs/unknown",
+)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (390, "light")])
-def test_every_page_fits_and_can_be_read(site, browser, width, scheme):
+def test_every_page_fits_and_can_be_read(site, browser, tmp_path, width, scheme):
     site.run_to_end(operation="evaluate", model="no/such.onnx", data="street:demo")
     failed = site.call(site.service.jobs.find(_newest()))[0]
-    with Viewer(browser, site, width, scheme) as page:
-        for path in (*PAGES, f"/jobs/{failed.id}"):
+    with (
+        running_study(site, tmp_path) as (study, name),
+        Viewer(browser, site, width, scheme) as page,
+    ):
+        half_done(study)
+        for path in (*PAGES, f"/jobs/{failed.id}", f"/studies/{name}"):
             page.goto(path)
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, path
             weak = page.evaluate(_WEAK_TEXT)
             assert weak == [], path
-            name = path.strip("/").replace("/", "-").replace(failed.id, "failed") or "overview"
-            shoot(page, f"{name}-{width}-{scheme}")
+            shown = path.strip("/").replace("/", "-").replace(failed.id, "failed") or "overview"
+            shoot(page, f"{shown.replace(name, 'study')}-{width}-{scheme}")
+
+
+def test_a_study_is_followed_until_its_end(site, browser, tmp_path):
+    with Viewer(browser, site) as page:
+        with running_study(site, tmp_path) as (study, name):
+            page.goto("/studies")
+            page.locator(f'[data-key="{name}"] a').click()
+            page.get_by_text("No trial has begun yet").wait_for()
+            half_done(study)
+            page.get_by_text("2 of 8 ended").wait_for()
+            assert page.get_by_label("Trial 2").evaluate("bar => bar.value") == 0.75
+            assert page.get_by_role("img", name="val_accuracy of 1 completed trial").count() == 1
+        page.get_by_text("Its process is gone.").wait_for()
+        assert page.locator("#fresh").is_hidden()
 
 
 def test_the_skip_link_leads_past_the_navigation(site, browser):

@@ -108,10 +108,8 @@ class StudyPages:
 def _told(standing: StudyStanding, run: StudyRun) -> dict[str, Any]:
     ended = sorted(standing.ended.values(), key=lambda trial: trial.at, reverse=True)
     running = sorted(standing.running.values(), key=lambda trial: trial.number)
-    plots = [
-        (objective.name, history_plot(ended, objective))
-        for objective in parse_objectives(run.objectives)
-    ]
+    objectives = parse_objectives(run.objectives)
+    plots = [(objective.name, history_plot(ended, objective)) for objective in objectives]
     front = set((standing.last or {}).get("front", ()))
     return {
         "last": standing.last,
@@ -120,6 +118,7 @@ def _told(standing: StudyStanding, run: StudyRun) -> dict[str, Any]:
         "ended": ended[:SHOWN_TRIALS],
         "more_ended": max(0, len(ended) - SHOWN_TRIALS),
         "front": front,
+        "one_objective": objectives[0].name if len(objectives) == 1 else None,
         "plots": [(name, plot) for name, plot in plots if plot is not None],
     }
 

@@ -54,9 +54,9 @@ def _drawing(
         is_best = place == 0 or best[place] != best[place - 1]
         text = f"trial {trial}: {objective.name} {number(value, 4)}"
         canvas.marker(*at, 0 if is_best else 7, text, size=4.5 if is_best else 3.2)
-    head = f'<svg class="{css}" viewBox="0 0 {width} {height}" role="img" aria-label='
+    head = f'<div class="{css}"><svg viewBox="0 0 {width} {height}" role="img" aria-label='
     return Markup(  # noqa: S704  # every text in it was escaped as it was drawn
-        f'{head}"{escape(label)}">{"".join(canvas.parts)}</svg>'
+        f'{head}"{escape(label)}">{"".join(canvas.parts)}</svg></div>'
     )
 
 
