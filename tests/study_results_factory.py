@@ -50,6 +50,11 @@ def a_result(
         "notes": ("Its splits are used: train, val, and test for the test",),
         "began_at": BEGAN_AT,
         "seconds": max(max(ends) for ends in free.values()) - BEGAN_AT,
+        "searched": {
+            "learning_rate": {"low": 1e-5, "high": 0.1, "log": True},
+            "width": {"low": 8, "high": 64, "log": False},
+            "optimizer": {"choices": ["adam", "adamw", "sgd"]},
+        },
         "importances": {
             "method": METHOD,
             "trials": len(done),

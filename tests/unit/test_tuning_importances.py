@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from visiondyno.tuning.importances import FEWEST_TRIALS, METHOD, parameter_importances
+from visiondyno.tuning.importances import FEWEST_TRIALS, METHOD, parameter_importances, searched
 from visiondyno.tuning.objectives import parse_objectives
 
 ONE = parse_objectives(["score:maximize"])
@@ -53,6 +53,20 @@ def test_which_way_is_better_decides():
     best_of_least = parameter_importances(a_study(down, act, 200), down)["of"]["score"]
     assert best_of_most["b"] > 0.8
     assert best_of_least["a"] > 0.8
+
+
+def test_what_was_searched_is_told_of_parameters_of_some_trials_too():
+    def act(trial):
+        rate = trial.suggest_float("rate", 1e-4, 1.0, log=True)
+        if trial.suggest_categorical("kind", ["a", "b"]) == "b":
+            trial.suggest_int("count", 1, 9)
+        return rate
+
+    assert searched(a_study(ONE, act, 12)) == {
+        "rate": {"low": 1e-4, "high": 1.0, "log": True},
+        "kind": {"choices": ("a", "b")},
+        "count": {"low": 1, "high": 9, "log": False},
+    }
 
 
 def test_too_few_trials_have_none_and_say_so():

@@ -222,7 +222,12 @@ def test_the_page_says_what_happened():
     assert "The test of trial 3 failed." in study_html(study_results(STUDIES["test-failed"]()))
     assert "it flatters" in study_html(study_results(STUDIES["one"]()))
     assert "No trial was completed." in study_html(study_results(STUDIES["none"]()))
-    assert "of earlier runs" in study_html(study_results(STUDIES["earlier-runs"]()))
+    earlier = study_html(study_results(STUDIES["earlier-runs"]()))
+    assert "trials of earlier runs of the study" in earlier
+    assert "Time of this run" in earlier
+    over = study_html(study_results(a_result(9, began_at=1_800_000_000.0, taken_up=9)))
+    assert "When and where trials ran" in over
+    assert "of earlier runs" not in over
 
 
 def test_every_text_from_outside_is_escaped():

@@ -35,7 +35,8 @@ def cards(results: Results) -> list[tuple[str, str, str]]:
     more = ", ".join(ended) + (f"; {plural(retried, 'failed attempt')}" if retried else "")
     found.append(("Trials", f"{counts['trials']:,}", more))
     time = results["time"]
-    found.append(("Time", duration(time["seconds"]), f"{duration(time['trials_s'])} of trials"))
+    heading = "Time of this run" if counts["of_earlier_runs"] else "Time"
+    found.append((heading, duration(time["seconds"]), f"{duration(time['trials_s'])} of trials"))
     cost = results["cost"]
     if cost is not None:
         test = cost["test_usd"]

@@ -33,6 +33,7 @@ class StudyTrial:
         lane: empty where it never had one.
         curve: (step, value of the first objective) of each report that is finite.
         health: `epoch`, `val_loss`, `gradient_norm_max` … of its epochs.
+        log: parameters of the study that are drawn evenly over orders of magnitude.
     """
 
     number: int
@@ -44,6 +45,7 @@ class StudyTrial:
     lane: str
     curve: Sequence[tuple[int, float]]
     health: Sequence[Mapping[str, Any]]
+    log: frozenset[str] = frozenset()
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """(epoch, value) of each epoch whose `name` is a finite number."""
@@ -57,10 +59,12 @@ class StudyTrial:
 def study_trials(results: Mapping[str, Any]) -> list[StudyTrial]:
     """The trials of `results.json`, by number."""
     names = [objective["name"] for objective in results["objectives"]]
-    return [_trial(found, names) for found in results["trials"]]
+    searched = results["searched"]
+    log = frozenset(name for name, kind in searched.items() if kind.get("log"))
+    return [_trial(found, names, log) for found in results["trials"]]
 
 
-def _trial(found: Mapping[str, Any], names: Sequence[str]) -> StudyTrial:
+def _trial(found: Mapping[str, Any], names: Sequence[str], log: frozenset[str]) -> StudyTrial:
     reports = {int(step): told for step, told in found["reports"].items()}
     values = found["values"]
     if found["state"] == PRUNED and reports:
@@ -79,6 +83,7 @@ def _trial(found: Mapping[str, Any], names: Sequence[str]) -> StudyTrial:
         lane=found["lane"] or "",
         curve=[(step, value) for step, value in first if value is not None],
         health=found["measured"].get("health", ()),
+        log=log,
     )
 
 

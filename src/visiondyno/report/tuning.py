@@ -43,6 +43,8 @@ FULL = 1100
 """Width in pixels of a drawing that takes the whole of a desktop's page."""
 _MOST_AXES, _MOST_AXES_NARROW = 9, 4
 _MOST_SLICES = 16
+_FEW = 50
+"""Completed trials, of which the best tenth is less than five."""
 
 
 def study_html(results: Results) -> str:
@@ -147,10 +149,12 @@ def _history_figure(
 
 def _importance_figure(name: str, shares: Mapping[str, float], found: Mapping[str, Any]) -> Figure:
     shown = dict(list(shares.items())[:12])
+    few = found["trials"] < _FEW
+    rough = f" Rough: a tenth of {found['trials']} is few." if few else ""
     return _figure(
         f"What mattered for {objective_title(name)}",
         f"{found['method']} over {plural(found['trials'], 'completed trial')}: how far the values "
-        "of the best tenth are spread otherwise than those of all. Not which value is best.",
+        f"of the best tenth are spread otherwise than those of all. Not which is best.{rough}",
         lambda width: importance_bars(shown, name, width),
     )
 
@@ -260,6 +264,9 @@ def _timeline_figure(results: Results, trials: Sequence[StudyTrial]) -> Figure |
     began_s = results["time"]["began_at"]
     # Earlier runs of the study may lie days before: they would leave no room for this one.
     of_this_run = [trial for trial in trials if (trial.began_s or 0.0) >= began_s - 1]
+    if not of_this_run:
+        of_this_run = [trial for trial in trials if trial.began_s is not None]
+        began_s = min((trial.began_s or 0.0 for trial in of_this_run), default=0.0)
     rows = rows_of(of_this_run)
     if not rows:
         return None

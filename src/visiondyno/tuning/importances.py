@@ -18,6 +18,9 @@ METHOD = "PED-ANOVA"
 in the best tenth of the trials are spread otherwise than in all of them."""
 
 
+_PARTS = ("low", "high", "log", "choices")
+
+
 def parameter_importances(study: "optuna.Study", objectives: Sequence[Objective]) -> Json:
     """Shares of importance, of each objective by itself.
 
@@ -44,6 +47,16 @@ def parameter_importances(study: "optuna.Study", objectives: Sequence[Objective]
             found["of"][objective.name] = shares
     if not found["of"]:
         found["reason"] = "Every trial had the same parameters or the same value."
+    return found
+
+
+def searched(study: "optuna.Study") -> Json:
+    """What each parameter was drawn from: `low`, `high` and `log`, or `choices`, by its name."""
+    found: Json = {}
+    for trial in study.get_trials(deepcopy=False):
+        for name, kind in trial.distributions.items():
+            if name not in found:
+                found[name] = {part: getattr(kind, part) for part in _PARTS if hasattr(kind, part)}
     return found
 
 

@@ -67,6 +67,7 @@ def study_results(result: StudyResult) -> Json:
         "failures": _failures(result.trials),
         "lanes": [asdict(lane) for lane in result.lanes],
         "importances": result.importances,
+        "searched": result.searched,
         "cost": _cost(result),
         "time": _time(result),
         "callbacks": [asdict(reading) for reading in result.callbacks],

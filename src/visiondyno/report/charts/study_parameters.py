@@ -13,8 +13,6 @@ from visiondyno.report.plots import Canvas, Frame, Scale, draw_y_axis, fit_scale
 from visiondyno.report.study_trials import COMPLETED, MARKS, StudyTrial, finite, objective_title
 
 _MOST_CHOICES = 12
-_LOG_FROM = 60
-"""Numbers that span this factor are most likely searched on a logarithmic scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class ParameterAxis:
         numbers = [finite(value) for value in values]
         known = [value for value in numbers if value is not None]
         if len(known) == len(values) and len(set(known)) > 4:
-            log = min(known) > 0 and max(known) / min(known) > _LOG_FROM
+            log = name in trials[0].log and min(known) > 0
             return cls(name, fit_scale(known, start, end, log=log, margin=0.04))
         if len(known) == len(values):
             found: list[Any] = sorted(set(values))
