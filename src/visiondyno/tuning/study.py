@@ -20,7 +20,7 @@ from visiondyno.specs.tuning import StudySpec
 from visiondyno.tuning.body import Body, JobBody
 from visiondyno.tuning.book import Book, Space
 from visiondyno.tuning.data_parts import Wire, study_data
-from visiondyno.tuning.importances import parameter_importances
+from visiondyno.tuning.importances import parameter_importances, searched
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.lane_plan import LanePlan
 from visiondyno.tuning.lanes import LaneReading, Lanes
@@ -65,6 +65,7 @@ class StudyResult:
         taken_up: trials that had ended in earlier runs.
         test: the best one's metrics on the test data; see `tested.with_test`. None before it.
         importances: of the parameters; see `importances.parameter_importances`.
+        searched: what each parameter was drawn from; see `importances.searched`.
     """
 
     spec: StudySpec
@@ -81,6 +82,7 @@ class StudyResult:
     taken_up: int = 0
     test: Json | None = None
     importances: Json = field(default_factory=dict)
+    searched: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,7 @@ class Study:
             seconds=time.monotonic() - self._began_s,
             taken_up=len(self._earlier),
             importances=parameter_importances(book.study, self.objectives),
+            searched=searched(book.study),
         )
 
     def place_of(self, lane: str | None) -> Place:
