@@ -21,6 +21,7 @@ from visiondyno.tuning.book import Book
 from visiondyno.tuning.function_body import FunctionBody
 from visiondyno.tuning.function_study import AskedLater
 from visiondyno.tuning.function_trial import FunctionTrial
+from visiondyno.tuning.jobs_left import stop_jobs_left
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.lanes import Lanes
 from visiondyno.tuning.objectives import parse_objectives
@@ -302,6 +303,29 @@ def test_a_resumed_trial_that_asks_for_another_range_fails_with_that(tmp_path: P
     kept = [record(0, state=State.RUNNING, distributions={"x": kind})]
     book, _, _ = study(lambda t: t.suggest_float("x", 5.0, 6.0), tmp_path, 1, kept=kept)
     assert "another range" in book.records[0].failures[0].message
+
+
+def test_jobs_that_a_killed_process_left_are_cancelled_before_the_study_goes_on() -> None:
+    async def main() -> None:
+        client = AsyncClient(inline())
+        lane = a_lane("here", session=SharedClient(client, is_here=True))
+        job_ids = [await client.submit(ENDLESS) for _ in range(2)]
+        told = [
+            TrialRecord(0, 1, {}, lane="here", job_id=job_ids[0]),
+            TrialRecord(1, 1, {}, lane="here", job_id=job_ids[1]),
+            TrialRecord(1, 1, {}, State.FAILED, lane="here", job_id=job_ids[1], ended_at=5.0),
+            TrialRecord(2, 1, {}, lane="gone", job_id="x"),
+            TrialRecord(3, 1, {}, lane="here", job_id="forgotten"),
+            TrialRecord(4, 1, {}),
+        ]
+        await stop_jobs_left([record.to_json() for record in told], [lane])
+        with pytest.raises(Cancelled):
+            await client.result(job_ids[0])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.result(job_ids[1]), 0.05)
+        await client.close()
+
+    asyncio.run(main())
 
 
 # ---- visiondyno.tune

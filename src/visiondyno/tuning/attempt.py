@@ -39,6 +39,8 @@ class Attempt:
         self._runner.told_params(self.record.number)
 
     def event(self, event: JobEvent) -> None:
+        if event.job_id != self.record.job_id:
+            self.record = self._runner.note_job(self.record, event.job_id)
         self._runner.told_event(self.record.number, event)
 
     def report(self, step: int, values: Sequence[float]) -> str | None:

@@ -199,7 +199,10 @@ class Book:
     def note(self, record: TrialRecord) -> TrialRecord:
         """The trial has been given to a lane, or back; what it reported and was suggested stays."""
         with self._lock:
-            record = _with_told(record, self.records[record.number])
+            before = self.records[record.number]
+            if before.state.has_ended:
+                return before
+            record = _with_told(record, before)
             self._keep(record)
             return record
 

@@ -350,6 +350,10 @@ class StudyRunner:
         if record.state is State.RUNNING:
             self._tell(record)
 
+    def note_job(self, record: TrialRecord, job_id: str) -> TrialRecord:
+        """A trial has this job: should this process be killed, the next one can stop it."""
+        return self._book.note(record.with_(job_id=job_id))
+
     def told_event(self, number: int, event: JobEvent) -> None:
         """The trial's job said something."""
         for watcher in self._watchers:

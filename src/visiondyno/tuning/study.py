@@ -21,6 +21,7 @@ from visiondyno.tuning.body import Body, JobBody
 from visiondyno.tuning.book import Book, Space
 from visiondyno.tuning.data_parts import Wire, study_data
 from visiondyno.tuning.importances import parameter_importances, searched
+from visiondyno.tuning.jobs_left import stop_jobs_left
 from visiondyno.tuning.journal import Journal
 from visiondyno.tuning.lane_plan import LanePlan
 from visiondyno.tuning.lanes import LaneReading, Lanes
@@ -310,6 +311,7 @@ class Study:
         self._lanes = Lanes(lanes, self._plan.at_once, memory_share=FreeMemory())
         runner = StudyRunner(book, body, self._lanes, self.limits, [self.board])
         try:
+            await stop_jobs_left(self._kept, lanes)
             await runner.run()
         finally:
             for lane in lanes:
