@@ -93,3 +93,26 @@ def test_a_folder_of_too_many_files_isnt_read_to_its_end(
     with pytest.raises(DatasetError, match=r"home has more than 2 files.*VISIONDYNO_DATA"):
         sent(client, "home")
     assert entered == ["home", "a"]
+
+
+@pytest.mark.parametrize("models", [["detecter.onnx"], ["detecter.onnx", "other.onnx"]])
+def test_no_worker_is_paid_to_find_out_that_a_models_name_is_mistyped(
+    client: Client, here: Path, models: list[str]
+) -> None:
+    (here / "detector.onnx").write_bytes(b"1")
+    job = {"operation": "benchmark", "models": models, "data": "digits:val"}
+    with pytest.raises(ModelError, match=r"no model file detecter.onnx; did you mean .*detector"):
+        attach(job, client)
+
+
+@pytest.mark.parametrize(
+    "models",
+    [["detector.onnx", "mistyped.onnx"], ["/there/only.onnx"], ["visiondyno:street-n"]],
+    ids=["one of two", "absolute", "shipped"],
+)
+def test_what_a_worker_may_have_or_can_do_without_goes_on(
+    client: Client, here: Path, models: list[str]
+) -> None:
+    (here / "detector.onnx").write_bytes(b"1")
+    job = {"operation": "benchmark", "models": models, "data": "digits:val"}
+    assert attach(job, client)["models"] == models

@@ -16,6 +16,7 @@ from visiondyno.client.client import Client
 from visiondyno.client.data_files import ELSEWHERE, FilesOfReference, data_files, model_files
 from visiondyno.errors import DatasetError, StorageFull, TooLarge
 from visiondyno.job import JobEvent, JobState
+from visiondyno.runtimes.references import resolve_reference
 from visiondyno.specs.attachments import (
     FIELD,
     LARGEST_BYTES,
@@ -102,6 +103,7 @@ class Attaching:
         absolute = with_references(dict(job_input), found.absolute)
         if not place.is_remote:
             return dict(absolute)
+        found.check_models()
         bundles = {name: _files(kind, path) for name, (kind, path) in found.all.items()}
         if not bundles:
             return dict(job_input)
@@ -139,9 +141,22 @@ class _LocalReferences:
 
     def __init__(self) -> None:
         self.all: dict[str, tuple[Kind, Path]] = {}
+        self._models: list[str] = []
+
+    def check_models(self) -> None:
+        """Refuse a job none of whose models is anywhere: a worker is paid to find that out.
+
+        Raises:
+            ModelError: says which files are meant.
+        """
+        missing = [name for name in self._models if _is_missing_file(name)]
+        if missing and len(missing) == len(self._models):
+            resolve_reference(missing[0])
 
     def absolute(self, kind: Kind, reference: str) -> str:
         """The reference with an absolute path, where it is one; notes it."""
+        if kind == "model":
+            self._models.append(reference)
         for name, split in _forms(kind, reference):
             path = Path(name).expanduser()
             if _exists(path):
@@ -163,6 +178,16 @@ def _forms(kind: Kind, reference: str) -> list[tuple[str, str]]:
     stem, colon, last = reference.rpartition(":")
     split = [(stem, f":{last}")] if colon and stem.strip() and _SPLIT.fullmatch(last) else []
     return [(reference, ""), *split]
+
+
+def _is_missing_file(reference: str) -> bool:
+    """Whether it is a file's name that means one here, and there is none.
+
+    An absolute one may be on the workers.
+    """
+    path = Path(reference)
+    is_file = path.suffix.lower() == ".onnx" and ":" not in reference
+    return is_file and not path.is_absolute() and not _exists(path.expanduser())
 
 
 def _exists(path: Path) -> bool:
