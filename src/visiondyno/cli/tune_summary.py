@@ -53,7 +53,8 @@ def is_in_vain(result: StudyResult) -> bool:
         return True
     told = [t for t in result.trials if t.state.has_ended and not _diverged(t)]
     last = sorted(told, key=_end)[-_SAME_CAUSE:]
-    return all(trial.state is State.FAILED for trial in last)
+    causes = {t.failures[-1].cause for t in last if t.state is State.FAILED and t.failures}
+    return len(causes) == 1 and all(trial.state is State.FAILED for trial in last)
 
 
 def efficiency(result: StudyResult, workers: int) -> float | None:
