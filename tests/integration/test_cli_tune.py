@@ -288,7 +288,7 @@ def test_real_digits_are_learned_as_well_by_one_worker_as_by_four(shared_testdat
     accuracies = []
     for workers in (1, 4):
         out = f"study{workers}"
-        asked = ("--space", "short.yaml", "--workers", str(workers), "--trials", "4", "--out", out)
+        asked = ("--space", "short.yaml", "--workers", str(workers), "--trials", "3", "--out", out)
         assert tune(*data, *asked) == 0
         (tested,) = results(out)["test"]["trials"]
         assert tested["is_same"]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from study_cases import trial
@@ -32,7 +33,7 @@ def failed(number: int, ended_at: float, failure: Failure = BROKEN) -> TrialReco
     return trial(number, State.FAILED, failures=(failure,), started_at=9.0, ended_at=ended_at)
 
 
-def study(*trials: TrialRecord, **fields: object) -> StudyResult:
+def study(*trials: TrialRecord, **fields: Any) -> StudyResult:
     best = tuple(one for one in trials if one.state is State.COMPLETED)[:1]
     result = StudyResult(
         spec=StudySpec(data="digits"), objectives=ACCURACY, trials=trials, best=best,
@@ -90,11 +91,11 @@ def test_of_several_objectives_the_front_is_said(count: int, more: list[str]) ->
     assert [text for name, text in lines if not name] == more
 
 
-TESTED = {
+TESTED: dict[str, Any] = {
     "trial": 0, "metrics": {"accuracy": 0.875, "loss": 0.5}, "accuracy_interval": (0.75, 0.9375),
     "samples": 1000, "is_same": True,
 }  # fmt: skip
-NOTHING = {"skipped": None, "trials": [], "failed": []}
+NOTHING: dict[str, Any] = {"skipped": None, "trials": [], "failed": []}
 
 
 def test_the_test_is_said_with_its_interval() -> None:
@@ -152,7 +153,8 @@ def test_trials_of_earlier_runs_do_not_count_for_this_ones_efficiency() -> None:
         (study(completed(0, 0.5), lanes=(replace(LANE, closed="No."), LANE), stopped="Time."),
          False),
     ],
-    ids=["done", "empty", "failed", "time", "same-cause", "diverged", "causes", "closed", "one-closed"],
+    ids=["done", "empty", "failed", "time", "same-cause", "diverged", "causes", "closed",
+         "one-closed"],
 )  # fmt: skip
 def test_only_failures_are_in_vain(result: StudyResult, in_vain: bool) -> None:
     assert is_in_vain(result) is in_vain
