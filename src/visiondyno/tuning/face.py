@@ -12,8 +12,10 @@ from visiondyno.specs.tuning import SpaceSpec, StudySpec
 from visiondyno.tuning.function_body import ObjectiveFunction
 from visiondyno.tuning.function_study import FunctionStudy
 from visiondyno.tuning.progress import AggregatedProgress
+from visiondyno.tuning.results import write_results
 from visiondyno.tuning.space import load_space
 from visiondyno.tuning.study import OnEvent, Study, StudyResult
+from visiondyno.tuning.tested import with_test
 
 Searched = str | os.PathLike[str] | SpaceSpec | StudySpec | Mapping[str, Any] | ObjectiveFunction
 _OF_PLACES = tuple(name for name in PlaceOptions.__annotations__ if name != "workers")
@@ -29,6 +31,7 @@ def tune(  # noqa: PLR0913 - each is said by name
     on: str | Place = "local",
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    test: bool = True,
     callbacks: Sequence[Callable[[AggregatedProgress], object]] = (),
     on_event: OnEvent = ignore,
     **options: Any,
@@ -47,8 +50,11 @@ def tune(  # noqa: PLR0913 - each is said by name
             need them.
         workers: trials at once.
         on: where: `local`, `inline`, `redis`, `runpod`, a URL, or a `Place`.
-        out: the study's folder, from which `resume` goes on; None keeps it in memory alone.
+        out: the study's folder, from which `resume` goes on, and where results, page and weights
+            are written; None keeps it in memory alone.
         resume: go on with the study in `out`; everything else that it was asked is known.
+        test: train the best trial's model once more and score it on the untouched test data, where
+            there are any.
         callbacks: each is called with every change, on a thread of its own, in order.
         on_event: told of what is done before the first trial: data opened, packed, sent.
         **options: the other fields of `StudySpec`, such as `epochs`, `seed`, `sampler`, `pruner`,
@@ -78,7 +84,14 @@ def tune(  # noqa: PLR0913 - each is said by name
         study = Study(spec, place, workers=workers, folder=folder, resume=resume)
     for callback in callbacks:
         study.board.subscribe(callback)
-    return study.run(on_event)
+    result = study.run(on_event)
+    if folder is not None:
+        write_results(result, folder)  # before more is tried
+    if test:
+        result = with_test(study, result, folder, on_event)
+        if folder is not None:
+            write_results(result, folder)
+    return result
 
 
 def _place(on: str | Place, options: dict[str, Any]) -> Place:
