@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from tuning_cases import a_book
 
 from visiondyno.errors import SpecError
+from visiondyno.tuning import pruning
 from visiondyno.tuning.objectives import dominates, parse_objectives
 from visiondyno.tuning.pruning import Halving, OptunasPruner, make_pruner
+from visiondyno.tuning.pruning import _fronts as fronts_of
 from visiondyno.tuning.trial import State, TrialRecord
 
 ONE = parse_objectives(["val_accuracy"])
@@ -153,3 +156,54 @@ def test_what_is_no_pruner_is_refused(
 ) -> None:
     with pytest.raises(SpecError, match=said):
         make_pruner(name, arguments, objectives)
+
+
+@given(st.integers(2, 4).flatmap(lambda m: st.lists(st.tuples(*[st.integers(0, 4)] * m))))
+def test_fronts_of_many_objectives_are_those_of_the_definition(
+    points: list[tuple[int, ...]],
+) -> None:
+    if not points:
+        return
+    objectives = parse_objectives([f"x{i}:minimize" for i in range(len(points[0]))])
+    front_of = {}
+    left = dict(enumerate(points))
+    while left:
+        front = [
+            number
+            for number, point in left.items()
+            if not any(dominates(objectives, other, point) for other in left.values())
+        ]
+        front_of |= dict.fromkeys(front, len(set(front_of.values())))
+        left = {number: point for number, point in left.items() if number not in front}
+    found = fronts_of(np.array(points, float))
+    assert list(found) == [front_of[number] for number in range(len(points))]
+
+
+def test_a_chain_of_dominated_trials_is_sorted_in_few_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Accuracy and loss mostly agree: then each front has one trial, and peeling them off one by
+    # one takes as many comparisons as the third power of the trials.
+    compared = 0
+    real = pruning._Front.dominates
+
+    def counted(front: pruning._Front, point: np.ndarray) -> bool:
+        nonlocal compared
+        compared += 1
+        return real(front, point)
+
+    monkeypatch.setattr(pruning._Front, "dominates", counted)
+    chain = np.arange(2000.0)
+    assert list(fronts_of(np.column_stack([chain, chain]))) == list(range(2000))
+    assert compared < 2000 * 12
+
+
+def test_a_diverged_trial_of_an_earlier_run_counts_as_little_as_in_its_own() -> None:
+    before, after = Halving(TWO), Halving(TWO)
+    for number in range(9):
+        values = (0.1 * number, 5.0) if number else (math.nan, math.nan)
+        if number:
+            before.reason(trial(number), 1, values)
+        after.take_up(TrialRecord(number, 0, {}, State.PRUNED, reports={1: values}))
+    mine = trial(9), 1, (0.65, 5.0)
+    assert after.reason(*mine) == before.reason(*mine)

@@ -31,7 +31,14 @@ RECORDS = st.builds(
     worker_id=st.one_of(st.none(), st.text()),
     delay_ms=st.one_of(st.none(), st.integers(0)),
     execution_ms=st.one_of(st.none(), st.integers(0)),
-    cost=st.one_of(st.none(), st.dictionaries(st.text(max_size=4), NUMBERS)),
+    cost=st.one_of(
+        st.none(),
+        st.fixed_dictionaries(
+            dict.fromkeys(
+                ("usd_at_least", "usd_at_most"), st.floats(allow_nan=False, allow_infinity=False)
+            )
+        ),
+    ),
     measured=st.dictionaries(st.text(max_size=4), NUMBERS),
     failures=st.lists(st.builds(Failure, st.text(), st.text(), st.text()), max_size=3).map(tuple),
     sampler_notes=st.dictionaries(st.text(max_size=4), st.integers()),

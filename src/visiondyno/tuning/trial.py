@@ -1,12 +1,19 @@
 """One trial of a study: what it is asked, how it stands, and what became of it."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self, cast
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Json = dict[str, Any]
+
+_YEAR_5000_S = 95_617_584_000.0
 
 
 class State(StrEnum):
@@ -119,22 +126,38 @@ class TrialRecord:
         }
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> "TrialRecord":
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
         """What `to_json` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: it isn't that.
+            ValueError: it isn't that.
         """
-        given = dict(kept)
-        return cls(
-            **given
-            | {
-                "state": State(given["state"]),
-                "values": tuple(given["values"]),
-                "reports": {int(step): tuple(one) for step, one in given["reports"].items()},
-                "failures": tuple(Failure(**one) for one in given["failures"]),
-            }
-        )
+        from pydantic import ValidationError
+
+        try:
+            record = cast("Self", _kept_trials().validate_python(kept))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{where or 'a trial'}: {first['msg']}") from error
+        times_s = [record.asked_at, record.started_at or 0.0, record.ended_at or 0.0]
+        if not all(0 <= seconds < _YEAR_5000_S for seconds in times_s):
+            raise ValueError(f"trial {record.number} has a time that none can be")
+        if record.cost is not None and not _is_cost(record.cost):
+            raise ValueError(f"the cost of trial {record.number} is none")
+        return record
+
+
+@cache
+def _kept_trials() -> "TypeAdapter[TrialRecord]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(TrialRecord)
+
+
+def _is_cost(kept: Json) -> bool:
+    bounds = [kept.get("usd_at_least"), kept.get("usd_at_most")]
+    return all(isinstance(usd, int | float) and math.isfinite(usd) for usd in bounds)
 
 
 def trial_seed(study_seed: int, number: int) -> int:
