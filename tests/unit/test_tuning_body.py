@@ -1,6 +1,7 @@
 """What a trial's job is asked, what it tells, and what a study takes of it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,31 @@ def test_a_metric_that_training_does_not_give_is_named_with_those_it_gives() -> 
     with pytest.raises(SpecError, match=r"gives no 'val_rmse'.* val_accuracy, val_loss"):
         tried(body_of("val_rmse"), heard)
     assert heard.reports == []
-    with pytest.raises(SpecError, match=r"gives no 'mine'.*parameters"):
-        tried(body_of("mine:minimize"), heard, scripted(GOOD))
+
+
+def test_a_metric_that_training_does_not_give_is_told_after_one_epoch() -> None:
+    heard, said = Heard(), []
+
+    def operation(job_input: Json, context: OperationContext) -> Json:
+        for number in range(1, 1000):
+            said.append(number)
+            context.progress("epoch", epoch=number, **GOOD, epochs=999)
+            time.sleep(0.01)
+        return {"history": []}
+
+    with pytest.raises(SpecError, match=r"gives no 'val_rmse'.* val_accuracy, val_loss"):
+        tried(body_of("val_rmse"), heard, InlineExecutor(operation))
+    assert len(said) < 999
+
+
+def test_what_no_training_gives_is_refused_before_the_first_job() -> None:
+    with pytest.raises(SpecError, match=r"'accuracy'\. Did you mean 'val_accuracy'\?"):
+        body_of("accuracy")
+    with pytest.raises(SpecError, match=r"'latency'\. Did you mean 'latency_ms'\?"):
+        body_of("latency:minimize")
+    with pytest.raises(SpecError, match=r"No training gives 'mine'\. There are val_accuracy, "):
+        body_of("mine:minimize")
+    body_of("mine:minimize", values_of=lambda output: (1.0,))
 
 
 # ---- what is asked

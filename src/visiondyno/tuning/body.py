@@ -1,21 +1,19 @@
 """What a trial does on its lane."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visiondyno.client.async_client import AsyncClient
-from visiondyno.errors import NotFound, OperationFailed, SpecError, Unavailable
+from visiondyno.errors import NotFound, OperationFailed, SpecError, Unavailable, VisionDynoError
 from visiondyno.job import JobEvent
-from visiondyno.tuning.objectives import MEASURED, Objective
+from visiondyno.tuning.objectives import MEASURABLE, Objective, check_of_trainings
 from visiondyno.tuning.trial import Json, TrialRecord
 
 if TYPE_CHECKING:
     import optuna
-
-MEASURABLE = MEASURED | {"parameters"}
-"""Objectives that the worker measures before the first epoch."""
 
 MAX_HEALTH_EPOCHS = 1000
 
@@ -131,6 +129,9 @@ class JobBody(Body):
         values_of: the objectives' values in an output; None: those of `train`.
         time_limit_s: a job that runs for longer is killed where it runs; None: the place's own.
         allow_estimated: whether an estimated energy may be an objective.
+
+    Raises:
+        SpecError: an objective is nothing that a training gives.
     """
 
     def __init__(
@@ -144,6 +145,9 @@ class JobBody(Body):
     ) -> None:
         self._objectives = tuple(objectives)
         self._job_of = job_of
+        if values_of is None:
+            check_of_trainings(self._objectives)
+        self._is_of_training = values_of is None
         self._values_of = values_of or self._values_of_training
         self._policy: Json | None = None
         if time_limit_s is not None:
@@ -167,13 +171,19 @@ class JobBody(Body):
                 result.worker_id = event.answer.worker_id
                 result.delay_ms = event.answer.delay_time_ms
                 result.execution_ms = event.answer.execution_time_ms
-            self._take(event.progress or {}, result.measured, curve, told)
+            with _of_this_version():
+                self._take(event.progress or {}, result.measured, curve, told)
 
         job = self._asking_for_all(self._job_of(record))
         try:
             output = await client.run(job, policy=self._policy, on_event=on_event)
         finally:
             result.cost = _cost(client, result.job_id)
+        with _of_this_version():
+            self._take_output(output, result, curve)
+        return result
+
+    def _take_output(self, output: Json, result: Result, curve: TrainingCurve) -> None:
         for epoch in output.get("history", ()):
             _note_epoch(epoch, result.measured, curve)  # of which no event may have come
         kept = ("measurements", "environment", "device", "threads", "torch", "notes")
@@ -182,7 +192,6 @@ class JobBody(Body):
             for objective in self._objectives:
                 self._check_measurement(objective, output["measurements"])
         result.values = tuple(float(value) for value in self._values_of(output))
-        return result
 
     def result_so_far(self, number: int) -> Result:
         return self._so_far.get(number, Result())
@@ -203,6 +212,10 @@ class JobBody(Body):
         if said.get("stage") != "epoch":
             return
         _note_epoch(said, measured, curve)
+        if self._is_of_training:  # the other epochs would cost the same and not give it either
+            for objective in self._objectives:
+                if objective.part and said.get(objective.part):
+                    _check_metric(objective, said)
         values = self._reported(said, measured.get("measurements", {}))
         if values is None:
             return
@@ -256,6 +269,20 @@ class JobBody(Body):
                 "mostly restates processor time. Let the study run where energy is counted "
                 "('dyno doctor' tells), or take the estimate with --allow-estimated."
             )
+
+
+@contextmanager
+def _of_this_version() -> Iterator[None]:
+    """What a worker of another version says fails its trial, and not the study."""
+    try:
+        yield
+    except VisionDynoError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise OperationFailed(
+            "The worker's answer isn't that of a training of this version "
+            f"({type(error).__name__}: {error}); give its image the version of this client."
+        ) from error
 
 
 def _note_epoch(epoch: Json, measured: Json, curve: TrainingCurve) -> None:

@@ -3,14 +3,21 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from visiondyno.errors import SpecError
+from visiondyno.training.metrics import LESS_IS_BETTER, MORE_IS_BETTER
 
 Direction = Literal["minimize", "maximize"]
 
 MEASURED = frozenset({"latency_ms", "energy_joules", "throughput_images_per_s"})
 """Measured on the worker after the training."""
+
+MEASURABLE = MEASURED | {"parameters"}
+"""What a worker says of a model itself, whatever it is trained on."""
+
+_OF_EPOCHS = (*sorted(LESS_IS_BETTER | MORE_IS_BETTER), "samples_processed")
 
 _MORE_IS_BETTER = frozenset(
     {"accuracy", "top5_accuracy", "f1", "precision", "recall", "r2", "map_50_95"}
@@ -90,6 +97,24 @@ def parse_objectives(texts: Iterable[str]) -> tuple[Objective, ...]:
     if twice is not None:
         raise SpecError(f"The objective '{twice}' is given twice; name each once.")
     return found
+
+
+def check_of_trainings(objectives: Iterable[Objective]) -> None:
+    """Refuse what no training gives, before one has cost anything.
+
+    Raises:
+        SpecError: an objective is neither a metric of `train_` or `val_`, nor one of `MEASURABLE`.
+    """
+    for objective in objectives:
+        if objective.name in MEASURABLE or (objective.part and objective.metric in _OF_EPOCHS):
+            continue
+        known = [*(f"val_{name}" for name in _OF_EPOCHS), *sorted(MEASURABLE)]
+        close = get_close_matches(objective.name, known, 1, cutoff=0.7)
+        meant = f" Did you mean '{close[0]}'?" if close else ""
+        raise SpecError(
+            f"No training gives '{objective.name}'.{meant} There are {', '.join(known)}, and "
+            "train_ instead of val_."
+        )
 
 
 def dominates(
