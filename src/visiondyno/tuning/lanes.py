@@ -18,6 +18,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 60.0
+_LONGEST_ASKED_S = 3600.0
 _LOOK_S = 0.25
 """How often those who wait look again for a lane whose pause or breaker has ended."""
 
@@ -144,7 +145,8 @@ class Lane:
         self.width = max(1, self.width // 2)
         longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._in_a_row)
         asked_s = getattr(error, "retry_after_s", None) or 0.0
-        self._free_at_s = self._clock() + asked_s + self._draw(0.0, longest_s)
+        free_at_s = self._clock() + min(asked_s, _LONGEST_ASKED_S) + self._draw(0.0, longest_s)
+        self._free_at_s = max(self._free_at_s, free_at_s)  # another one was asked to wait longer
 
     def close(self, why: str) -> None:
         """It takes no trials any more."""
@@ -204,7 +206,9 @@ class Lanes:
         """How many trials may run now."""
         open_lanes = [lane for lane in self.lanes if lane.closed is None]
         first = [lane for lane in open_lanes if not lane.is_reserve]
-        open_width = sum(lane.width for lane in first or open_lanes)
+        if all(lane.is_out for lane in first):
+            first = open_lanes
+        open_width = sum(lane.width for lane in first)
         return min(self.at_once, open_width)
 
     async def take(self, priority: int, avoid: frozenset[str] = frozenset()) -> Lane:

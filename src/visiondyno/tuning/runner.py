@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from visiondyno.errors import BudgetSpent, Diverged, TimeLimitExceeded, VisionDynoError
+from visiondyno.errors import BudgetSpent, Diverged, SpecError, TimeLimitExceeded, VisionDynoError
 from visiondyno.job import JobEvent
 from visiondyno.tuning.attempt import Attempt
 from visiondyno.tuning.blame import is_of_the_place, locks_out
 from visiondyno.tuning.body import Body, Pruned, Result
 from visiondyno.tuning.book import Book
+from visiondyno.tuning.endings import end_all
 from visiondyno.tuning.lanes import Lane, Lanes, NoLanes
 from visiondyno.tuning.trial import Failure, State, TrialRecord
 
@@ -97,6 +98,10 @@ class StudyRunner:
         self._clock = clock
         self._changed = asyncio.Event()
         self._open = 0
+        self._attempts = 0
+        self._attempt_ended = asyncio.Event()
+        self._too_dear: set[int] = set()
+        self._defect: BaseException | None = None
         self._last_cause: str | None = None
         self._causes_in_a_row = 0
         self.stopped: str | None = None
@@ -110,10 +115,13 @@ class StudyRunner:
         """
         asking = ThreadPoolExecutor(1, thread_name_prefix="ask")
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
+            async with asyncio.timeout(self._limits.timeout_s) as limit:
                 await self._run(asking)
         except TimeoutError:
-            self.stopped = f"Its time limit of {self._limits.timeout_s:g} s was over."
+            if not limit.expired():
+                raise
+            over = f"Its time limit of {self._limits.timeout_s:g} s was over."
+            self.stopped = self.stopped or over
         finally:
             asking.shutdown(wait=True)
             await self._lanes.close()
@@ -128,25 +136,24 @@ class StudyRunner:
                 self._tell(record)
                 task = asyncio.create_task(self._trial(record))
                 tasks.add(task)
+                task.add_done_callback(tasks.discard)
                 task.add_done_callback(self._one_has_ended)
-            while any(not task.done() for task in tasks) and self.stopped is None:
+            while tasks and self.stopped is None:
                 await self._change()
         finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for one in ended:
-            if isinstance(one, BaseException) and not isinstance(one, asyncio.CancelledError):
-                raise one
+            left = tuple(tasks)
+            await end_all(left)
+        defects = [self._defect, *(task.exception() for task in left if not task.cancelled())]
+        for defect in defects:
+            if defect is not None:
+                raise defect
 
     # ---- when to ask
 
     async def _may_ask(self) -> bool:
         """Wait until another trial is wanted; False once none will be."""
         while True:
-            asked = sum(not r.state.has_ended for r in self._book.records.values())
-            ended = len(self._book.records) - asked
-            if self.stopped is not None or ended + asked >= self._limits.trials:
+            if self.stopped is not None or len(self._book.records) >= self._limits.trials:
                 return False
             if self._book.is_exhausted:  # as by a grid's sampler
                 return False
@@ -164,9 +171,10 @@ class StudyRunner:
 
     def _one_has_ended(self, task: "asyncio.Task[None]") -> None:
         self._open -= 1
-        failed = not task.cancelled() and task.exception() is not None
-        if failed and self.stopped is None:
-            self.stopped = "It can't go on."  # `_run` raises the reason
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._defect = self._defect or error  # `_run` raises it
+            self.stopped = self.stopped or "It can't go on."
         self._changed.set()
 
     # ---- one trial
@@ -181,12 +189,19 @@ class StudyRunner:
                 self.stopped = self.stopped or error.message
                 self._changed.set()
                 return
+            self._attempts += 1
             try:
                 again = await self._attempt(record, lane, failures)
             finally:
+                self._attempts -= 1
+                self._attempt_ended.set()
                 self._lanes.give_back(lane)
             if not again:
                 return
+            if record.number in self._too_dear:
+                self._too_dear.discard(record.number)
+                self._attempt_ended.clear()
+                await self._attempt_ended.wait()
             record = self._book.records[record.number]
 
     async def _attempt(self, record: TrialRecord, lane: Lane, failures: list[Failure]) -> bool:
@@ -204,7 +219,8 @@ class StudyRunner:
             self._end(told.record, State.PRUNED, measured={"pruned": str(pruned)})
         except VisionDynoError as error:
             failure = Failure(error.code, error.message, lane.name)
-            await self._worker_failed(record.number, lane)
+            if not isinstance(error, Diverged | SpecError):  # which no worker can help
+                await self._worker_failed(record.number, lane)
             return self._failed(told.record, lane, failure, error, failures)
         else:
             lane.succeeded()
@@ -228,9 +244,7 @@ class StudyRunner:
                     )
             return await work
         finally:
-            begun.cancel()
-            work.cancel()
-            await asyncio.gather(work, begun, return_exceptions=True)
+            await end_all((work, begun))
 
     async def _on_lane(self, record: TrialRecord, lane: Lane, told: Attempt) -> Result:
         async with lane.session.opened() as client:
@@ -244,12 +258,11 @@ class StudyRunner:
         error: VisionDynoError,
         failures: list[Failure],
     ) -> bool:
+        if isinstance(error, BudgetSpent) and record.state is not State.RUNNING:
+            return self._refused(record.with_(attempts=record.attempts - 1), error)
         failures.append(failure)
         if isinstance(error, BudgetSpent):
-            self.stopped = self.stopped or error.message
-            self._put_back(record)  # with more money it can be gone on with
-            self._changed.set()
-            return False
+            return self._refused(record.with_(failures=tuple(failures)), error)
         locked, of_the_place = locks_out(error), is_of_the_place(error)
         if locked or of_the_place:
             lane.failed(error)
@@ -262,6 +275,19 @@ class StudyRunner:
             self._put_back(record.with_(failures=tuple(failures)))
             return True
         self._end(record, State.FAILED, failures=tuple(failures))
+        return False
+
+    def _refused(self, record: TrialRecord, error: BudgetSpent) -> bool:
+        """The limit of cost leaves too little; whether it may leave more when others have ended.
+
+        What running trials could cost at most is set aside, and most of it comes back.
+        """
+        self._put_back(record)
+        if self._attempts > 1:
+            self._too_dear.add(record.number)
+            return True
+        self.stopped = self.stopped or error.message
+        self._changed.set()
         return False
 
     # ---- workers

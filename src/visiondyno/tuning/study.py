@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ from visiondyno.tuning.runner import Limits, StudyRunner
 from visiondyno.tuning.samplers import make_sampler
 from visiondyno.tuning.space import study_space
 from visiondyno.tuning.subscribers import CallbackReading
-from visiondyno.tuning.trial import Json, TrialRecord
+from visiondyno.tuning.trial import Json, State, TrialRecord
 from visiondyno.tuning.trial_job import trial_job
 
 _MAY_CHANGE = frozenset({"trials", "timeout_s", "trial_timeout_s"})
@@ -166,7 +167,7 @@ class Study:
         self._notes: tuple[str, ...] = ()
         self._began_at = self._began_s = 0.0
         self.prepared: Prepared | None = None
-        self._earlier = _ended(kept)
+        self._earlier = _ended(kept, len(self.objectives))
         self.board = ProgressBoard(
             self.objectives,
             self.limits,
@@ -310,12 +311,11 @@ class Study:
         lanes = self._plan.lanes()
         self._lanes = Lanes(lanes, self._plan.at_once, memory_share=FreeMemory())
         runner = StudyRunner(book, body, self._lanes, self.limits, [self.board])
-        try:
+        async with AsyncExitStack() as sessions:  # one that can't be closed keeps no other open
+            for lane in lanes:
+                sessions.push_async_callback(lane.session.close)
             await stop_jobs_left(self._kept, lanes)
             await runner.run()
-        finally:
-            for lane in lanes:
-                await lane.session.close()
         return runner.stopped
 
 
@@ -362,12 +362,13 @@ def _asked_before(asked: Json, kind: type[StudySpec]) -> StudySpec:
         ) from error
 
 
-def _ended(kept: list[Json]) -> list[TrialRecord]:
+def _ended(kept: list[Json], objectives: int) -> list[TrialRecord]:
     last: dict[int, TrialRecord] = {}
     for one in kept:
         try:
             record = TrialRecord.from_json(one)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except ValueError:
             continue  # `Book.take_up` says what is wrong
-        last[record.number] = record
+        if record.state is not State.COMPLETED or len(record.values) == objectives:
+            last[record.number] = record
     return [record for record in last.values() if record.state.has_ended]
