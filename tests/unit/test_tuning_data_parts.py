@@ -17,7 +17,7 @@ from visiondyno.datasets.splits import splits_at
 from visiondyno.errors import Cancelled, DatasetError
 from visiondyno.specs.training_data import ImageData, TrainingData
 from visiondyno.specs.tuning import StudySpec
-from visiondyno.tuning.data_parts import ImageShape, StudyData, study_data
+from visiondyno.tuning.data_parts import ImageShape, StudyData, anywhere, study_data
 
 COMMON_CACHE = os.environ["XDG_CACHE_HOME"]
 """Of all tests: has the images of the idx files from an earlier run."""
@@ -249,3 +249,22 @@ def test_a_study_reads_back_as_it_was_written() -> None:
     assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
     assert spec.size == (3, 4)
     assert spec.model_copy(update={"image_size": 7}).size == (7, 7)
+
+
+def test_a_relative_folder_means_the_same_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_splits(tmp_path / "mine", "train", "test")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    here = anywhere("mine")
+    assert here == str(tmp_path / "mine")
+    assert anywhere("mine:train") == f"{here}:train"
+    assert anywhere("link") == str(tmp_path / "link")
+    for as_it_is in ("digits", "digits:train", "mnist", "only-workers-have-it", here):
+        assert anywhere(as_it_is) == as_it_is
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert anywhere("../mine") == here
+    monkeypatch.setenv("VISIONDYNO_DATA", str(tmp_path))
+    assert anywhere("mine") == "mine"

@@ -274,7 +274,7 @@ class _Stages:
 def _data_of(study: Study) -> str:
     spec = study.spec
     if spec.data is not None:
-        return spec.data
+        return Path(spec.data).name or spec.data
     return spec.training_data if isinstance(spec.training_data, str) else "own data"
 
 

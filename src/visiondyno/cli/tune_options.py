@@ -8,6 +8,7 @@ from typing import Any
 from visiondyno.errors import Conflict, SpecError
 from visiondyno.places import Place
 from visiondyno.report.yaml_spec import read_value
+from visiondyno.tuning.data_parts import anywhere
 from visiondyno.tuning.journal import NAME as JOURNAL
 from visiondyno.tuning.run_record import StudyRun
 from visiondyno.tuning.space import load_space
@@ -33,6 +34,8 @@ def asked_of(
         SpecError: a file or a value can't be read, two contradict, or there are no data.
     """
     asked = dict(given)
+    if "data" in asked:  # --resume may be said in another folder
+        asked["data"] = anywhere(asked["data"])
     if space is not None:
         if "mode" in asked:
             raise SpecError(

@@ -1,5 +1,6 @@
 """On which data a study trains, compares its trials and tests the best one."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,25 @@ def study_data(
     if third is None:
         notes = (*notes, "There is no test part: nothing is known of data no trial was chosen on")
     return StudyData(first, second, third, shape, facts.is_here, notes)
+
+
+def anywhere(reference: str) -> str:
+    """The reference as it is to be kept: it means the same data from whichever folder is worked in.
+
+    Args:
+        reference: to data; what isn't a relative path to some here stays as it is.
+    """
+    if builtin_dataset(reference) is not None:
+        return reference
+    try:
+        path, split = find_data(reference, default_cache_dir())
+    except (DatasetError, OSError, ValueError):
+        return reference
+    suffix = f":{split}" if split is not None and reference.endswith(f":{split}") else ""
+    named = Path(reference.removesuffix(suffix)).expanduser()
+    if named.is_absolute() or not named.exists() or not named.samefile(path):
+        return reference
+    return f"{os.path.abspath(named)}{suffix}"  # noqa: PTH100 - links stay as they are
 
 
 def _parts_of(reference: str) -> tuple[tuple[TrainingData | None, ...], tuple[str, ...]]:

@@ -9,6 +9,7 @@ from visiondyno.client.async_client import ignore
 from visiondyno.errors import SpecError
 from visiondyno.places import Place, PlaceOptions
 from visiondyno.specs.tuning import SpaceSpec, StudySpec
+from visiondyno.tuning.data_parts import anywhere
 from visiondyno.tuning.function_body import ObjectiveFunction
 from visiondyno.tuning.function_study import FunctionStudy
 from visiondyno.tuning.progress import AggregatedProgress
@@ -71,6 +72,8 @@ def tune(  # noqa: PLR0913 - each is said by name
         VisionDynoError: the study can't be kept.
     """
     place = _place(on, options)
+    if isinstance(data, str | os.PathLike):
+        data = anywhere(os.fspath(data))
     asked = {"data": data, "trials": trials, "objectives": _several(objectives)}
     given = {name: value for name, value in asked.items() if value is not None} | options
     folder = None if out is None else Path(out)
