@@ -50,7 +50,7 @@ def same_training(output: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_a_training_whose_worker_is_killed_in_mid_epoch_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:
-    job_input = training(epochs=25)
+    job_input = training(epochs=150)  # not over before its first epoch is heard of
     with faulty_endpoint(tmp_path) as endpoint, endpoint.client(max_cost_usd=1.0) as client:
         events = list[JobEvent]()
         killed = list[int]()
