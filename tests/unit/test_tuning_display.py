@@ -2,6 +2,7 @@
 
 import io
 import random
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -120,6 +121,24 @@ def test_off_a_terminal_each_ended_trial_is_a_plain_line() -> None:
         "trial   1  pruned     Below the best half.  [2/4]",
         "trial   2  failed     The loss is nan. (diverged, on local)  [3/4]",
         "trial   3  completed  val_accuracy 0.500  [4/4]",
+    ]
+
+
+def test_why_a_trial_is_tried_again_is_told_once_for_each_place_and_cause() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    board = ProgressBoard(ACCURACY, Limits(4), 4, now=Clock())
+    gone = Failure("unreachable", "No server answers.", "here")
+    with TuningDisplay(board, ACCURACY, "mnist", console):
+        board.on_trial(trial(0, State.QUEUED))
+        board.on_trial(trial(0, State.QUEUED, attempts=1, failures=(gone,)))
+        board.on_trial(trial(0, State.QUEUED, attempts=2, failures=(gone, gone)))
+        board.on_trial(trial(1, State.QUEUED, attempts=1, failures=(gone,)))
+        elsewhere = replace(gone, where="there")
+        board.on_trial(trial(1, State.QUEUED, attempts=2, failures=(gone, elsewhere)))
+        board.close()
+    assert console.file.getvalue().splitlines() == [
+        "trial   0  again      No server answers. (unreachable, on here)",
+        "trial   1  again      No server answers. (unreachable, on there)",
     ]
 
 

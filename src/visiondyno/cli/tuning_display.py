@@ -17,7 +17,7 @@ from visiondyno.tuning.lanes import LaneReading
 from visiondyno.tuning.objectives import Objective
 from visiondyno.tuning.progress import AggregatedProgress, ProgressBoard
 from visiondyno.tuning.running import RunningTrial
-from visiondyno.tuning.trial import State, TrialRecord
+from visiondyno.tuning.trial import Failure, State, TrialRecord
 
 _WIDE = 100
 """Columns of a terminal from which on running trials show their parameters."""
@@ -31,6 +31,8 @@ _MOST_LANES = 8
 
 class TuningDisplay:
     """The study's progress, redrawn four times a second; a line for each trial that ended.
+
+    What a place fails by gets a line too, once, when a trial is to be tried again for it.
 
     Where standard error is no terminal there are the lines alone. Use as a context manager around
     the study.
@@ -60,6 +62,7 @@ class TuningDisplay:
             transient=True,
         )
         self._lock = threading.Lock()
+        self._told_of: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         self._board.subscribe(self._tell, "the terminal's display")
@@ -80,12 +83,31 @@ class TuningDisplay:
         return study_view(self._board.progress(), self._names, self._title, self._console)
 
     def _tell(self, progress: AggregatedProgress) -> None:
-        change = progress.change
-        if change is None or change.record is None or not change.record.state.has_ended:
+        record = None if progress.change is None else progress.change.record
+        if record is None:
             return
-        line = ended_line(change.record, progress, self._names)
+        if record.state.has_ended:
+            line = ended_line(record, progress, self._names)
+        elif record.state is State.QUEUED and record.failures and self._is_new(record.failures[-1]):
+            line = again_line(record)
+        else:
+            return
         with self._lock:
             self._console.print(line, soft_wrap=True)
+
+    def _is_new(self, failure: Failure) -> bool:
+        """Whether this place hasn't failed like this before: a thousand 429s are told once."""
+        told = (failure.where, failure.cause)
+        is_new = told not in self._told_of
+        self._told_of.add(told)
+        return is_new
+
+
+def again_line(record: TrialRecord) -> Text:
+    """Why a trial is tried again, in a line: nobody shall wait and not know for what."""
+    failure = record.failures[-1]
+    line = Text(f"trial {record.number:>3}  again      ", style="yellow")
+    return line.append(f"{failure.message} ({failure.code}, on {failure.where})")
 
 
 def ended_line(record: TrialRecord, progress: AggregatedProgress, names: Sequence[str]) -> Text:
