@@ -200,6 +200,23 @@ def test_a_spent_budget_ends_the_study() -> None:
     assert states(book) == {State.COMPLETED: 2, State.QUEUED: 1}, "it can be gone on with"
 
 
+def test_trials_that_are_all_too_dear_do_not_wake_each_other_for_ever() -> None:
+    asked = []
+
+    async def act(record: TrialRecord, client: AsyncClient, told: Told) -> Result:
+        asked.append(record.number)
+        assert len(asked) < 50, "it goes round in circles"
+        for _ in range(3):
+            await asyncio.sleep(0)
+        raise BudgetSpent("The next job could pass the limit of 1 USD.")
+
+    runner, book, _ = run(
+        ScriptedBody(act), Limits(8), lanes=[a_lane("one", 2), a_lane("two", 2)], at_once=4
+    )
+    assert runner.stopped == "The next job could pass the limit of 1 USD."
+    assert states(book).keys() == {State.QUEUED}
+
+
 def test_a_pruned_trial_has_no_value_and_keeps_its_reports() -> None:
     class Never:
         def take_up(self, record: TrialRecord) -> None:

@@ -194,7 +194,8 @@ class StudyRunner:
                 again = await self._attempt(record, lane, failures)
             finally:
                 self._attempts -= 1
-                self._attempt_ended.set()
+                if record.number not in self._too_dear:  # what was refused sets no money free
+                    self._attempt_ended.set()
                 self._lanes.give_back(lane)
             if not again:
                 return
