@@ -201,20 +201,26 @@ def test_a_spent_budget_ends_the_study() -> None:
 
 
 def test_trials_that_are_all_too_dear_do_not_wake_each_other_for_ever() -> None:
-    asked = []
+    asked: list[int] = []
+    begun = [asyncio.Event() for _ in range(60)]
 
     async def act(record: TrialRecord, client: AsyncClient, told: Told) -> Result:
+        mine = len(asked)
         asked.append(record.number)
-        assert len(asked) < 50, "it goes round in circles"
-        for _ in range(3):
+        begun[mine].set()
+        assert mine < 50, "it goes round in circles"
+        if mine < 2:  # refused while another one is being asked for
+            await begun[mine + 1].wait()
+        for _ in range(100):
             await asyncio.sleep(0)
+            if begun[mine + 1].is_set():
+                break
         raise BudgetSpent("The next job could pass the limit of 1 USD.")
 
-    runner, book, _ = run(
-        ScriptedBody(act), Limits(8), lanes=[a_lane("one", 2), a_lane("two", 2)], at_once=4
-    )
+    runner, book, _ = run(ScriptedBody(act), Limits(8))
     assert runner.stopped == "The next job could pass the limit of 1 USD."
-    assert states(book).keys() == {State.QUEUED}
+    assert asked == [0, 1, 2]
+    assert states(book) == {State.QUEUED: 3}
 
 
 def test_a_pruned_trial_has_no_value_and_keeps_its_reports() -> None:
