@@ -158,6 +158,11 @@ def _wrong(name: str, *arguments: str, told: str) -> Any:
         _wrong("unknown-pruner", "--data", "digits", "--pruner", "guess", told="asha"),
         _wrong("no-direction", "--data", "digits", "--objective", "beauty", told="beauty:minimize"),
         _wrong("twice", "--data", "digits", "--objective", "val_loss,val_loss", told="twice"),
+        _wrong("no-objective", "--data", "digits", "--objective", ",", told="val_accuracy"),
+        _wrong(
+            "not-of-trainings", "--data", "digits", "--objective", "accuracy",
+            told="Did you mean 'val_accuracy'?",
+        ),
         _wrong("no-workers", "--data", "digits", "--workers", "0", told="from 1 to"),
         _wrong(
             "inline", "--data", "digits", "--on", "inline", "--workers", "4", told="one trial at"
@@ -211,6 +216,21 @@ def test_what_cannot_be_done_is_told_in_a_sentence_and_leaves_nothing(
     assert "defect" not in message
     assert not (folder / "dyno-tuning").exists()
     assert [path.name for path in (folder / "used").iterdir()] == ["notes.txt"]
+
+
+def test_a_test_that_is_stopped_leaves_the_results_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("visiondyno.tuning.tested._tested", interrupted)
+        assert tune(*TESTED, *FAST, "--trials", "1", "--out", "out") == 130
+    assert results("out")["test"] is None
+    assert "dyno tune --resume --out out" in capsys.readouterr().err
+    assert tune("--resume", "--out", "out") == 0
+    assert results("out")["test"]["trials"][0]["samples"] == 32
 
 
 def test_a_second_study_in_the_same_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

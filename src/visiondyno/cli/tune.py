@@ -35,6 +35,15 @@ _EPILOG = (
 )
 
 
+def _some(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> list[str] | None:
+    found = options.split_list(context, parameter, value)
+    if value and found is None:  # the default isn't what was asked for
+        raise click.BadParameter("give one such as val_accuracy.")
+    return found
+
+
 def _at_places(function: Callable[..., Any]) -> Callable[..., Any]:
     return place_options(function, default="local")
 
@@ -60,7 +69,7 @@ def _at_places(function: Callable[..., Any]) -> Callable[..., Any]:
     "--objective",
     "objectives",
     multiple=True,
-    callback=options.split_list,
+    callback=_some,
     metavar="NAME[,NAME]",
     help="What is searched for, such as val_accuracy,latency_ms,energy_joules; add :minimize or "
     ":maximize to other names. [default: val_accuracy]",
@@ -190,7 +199,12 @@ class _Run:
         try:
             yield
         except BaseException as error:
-            if self._is_over:  # the study was over; only its test was stopped
+            if self._is_over:
+                click.echo(
+                    f"The study was over, and its results are in {self._out}; only the test was "
+                    f"stopped. Go on with it with: dyno tune --resume --out {self._out}",
+                    err=True,
+                )
                 raise
             why = "It was interrupted."
             if not isinstance(error, KeyboardInterrupt):
