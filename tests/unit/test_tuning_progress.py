@@ -120,6 +120,12 @@ def test_trials_of_earlier_runs_count_and_their_requests_do_not() -> None:
     assert now.estimated_time_remaining == pytest.approx(30.0)
 
 
+def test_a_study_that_goes_on_with_fewer_trials_than_it_has_counts_those_it_has() -> None:
+    done = [trial(number, State.COMPLETED, values=(0.5,)) for number in range(3)]
+    now = a_board(2, taken_up=done).progress()
+    assert (now.ended_trials, now.total_trials) == (3, 3)
+
+
 def test_a_running_trial_shows_epoch_values_and_what_it_does() -> None:
     board = a_board()
     board.on_trial(trial(3, State.RUNNING, attempts=1, started_at=1000.0))

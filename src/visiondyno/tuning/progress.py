@@ -259,7 +259,7 @@ class ProgressBoard:
             change=change,
             at=at,
             elapsed_s=elapsed_s,
-            total_trials=self._limits.trials,
+            total_trials=max(self._limits.trials, sum(states.values())),  # or of earlier runs
             queued_trials=states[State.QUEUED],
             running_trials=states[State.RUNNING],
             completed_trials=states[State.COMPLETED],
