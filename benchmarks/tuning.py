@@ -38,7 +38,7 @@ from visiondyno.wiring import make_queue_executor
 
 TRIAL_S = 2.0
 ROUNDS = 5
-TRIALS = {1: 8, 2: 16, 4: 32, 8: 64, 64: 512}
+TRIALS = {2: 16, 4: 32, 8: 64, 64: 512}
 """By number of workers: eight trials each, an ideal of 16 s."""
 BESIDE_OPTUNA = (8, 64)
 
