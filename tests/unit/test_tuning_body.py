@@ -169,6 +169,13 @@ def diverging(batch_size: int) -> Json:
     return TRAIN | {"hyperparameters": hyper}
 
 
+def test_a_trial_isnt_stopped_after_its_last_epoch() -> None:
+    heard = Heard(stop_at=2)
+    result = tried(body_of("val_accuracy"), heard, scripted(GOOD, BETTER))
+    assert [step for step, _ in heard.reports] == [1, 2]
+    assert result.values == (0.8,), "it has cost what it costs, and has its value"
+
+
 def test_trainings_that_diverge_at_different_places_fail_by_one_cause() -> None:
     failures = []
     for batch_size in (8, 16):

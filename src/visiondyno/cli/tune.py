@@ -226,7 +226,8 @@ class _Run:
     def _tested(self, result: StudyResult) -> StudyResult:
         from visiondyno.tuning.tested import with_test
 
-        click.echo("testing what was found", err=True)
+        if result.best:
+            click.echo("testing what was found", err=True)
         tested = with_test(self._study, result, self._out)
         self._write(tested)
         return tested

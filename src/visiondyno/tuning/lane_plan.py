@@ -75,6 +75,11 @@ class LanePlan:
         """Trials that are given to lanes at once: in a queue one for every eight lies ready."""
         return max(self._capacity(place) for place in self.places)
 
+    @property
+    def only_place(self) -> Place | None:
+        """The one place that all trials need; None where another one can take them."""
+        return self.places[0] if len(self.places) == 1 and self._fallback is None else None
+
     def lanes(self) -> list[Lane]:
         """The lanes, the reserve last."""
         found = [

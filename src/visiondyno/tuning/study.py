@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from visiondyno.client.attachments import Attaching, as_progress_of
 from visiondyno.client.client import Client
-from visiondyno.errors import Conflict, SpecError
+from visiondyno.errors import Conflict, SpecError, TransportDown, VisionDynoError
 from visiondyno.job import JobEvent
 from visiondyno.places import Place
 from visiondyno.settings import Settings, load_settings
@@ -184,11 +184,13 @@ class Study:
             on_event: told of what is done before the first trial: data opened, packed, sent.
 
         Raises:
+            TransportDown: nothing answers at the only place there is.
             VisionDynoError: the data can't be used, or the study can't be kept. Of what trials do
                 wrong the result tells.
         """
         self._began_at, self._began_s = time.time(), time.monotonic()
         try:
+            self._look_at_place()
             prepared = self.prepared = self._prepare(on_event)
             self._notes = prepared.notes
             self._begin_journal()
@@ -241,6 +243,19 @@ class Study:
     def _limits(self) -> Limits:
         spec = self.spec
         return Limits(spec.trials, spec.timeout_s, trial_timeout_s=spec.trial_timeout_s)
+
+    def _look_at_place(self) -> None:
+        """Ask the only place before anything is done: trials would each find out for minutes."""
+        place = self._plan.only_place
+        if place is None or not place.is_remote:
+            return
+        with Client(place) as client:
+            try:
+                client.health()
+            except TransportDown:
+                raise
+            except VisionDynoError:
+                return  # it is there; its lane tells what trials meet
 
     def _prepare(self, on_event: OnEvent) -> Prepared:
         tell = as_progress_of(on_event)
