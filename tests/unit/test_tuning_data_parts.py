@@ -14,7 +14,7 @@ from visiondyno.datasets.idx import part_of as idx_part
 from visiondyno.datasets.pull.catalogue import DOWNLOADABLE, pulled_folder
 from visiondyno.datasets.registry import default_cache_dir, open_dataset
 from visiondyno.datasets.splits import splits_at
-from visiondyno.errors import Cancelled, DatasetError
+from visiondyno.errors import Cancelled, DatasetError, SpecError
 from visiondyno.specs.training_data import ImageData, TrainingData
 from visiondyno.specs.tuning import StudySpec
 from visiondyno.tuning.data_parts import ImageShape, StudyData, anywhere, study_data
@@ -51,6 +51,12 @@ def test_digits_have_splits_for_all_three() -> None:
     assert found.is_here
     grey = open_dataset("digits:val:20")
     assert (grey.sample(0).height, len(grey.classes)) == (32, 10), "as it is said without looking"
+
+
+def test_another_number_of_classes_than_the_data_have_is_refused() -> None:
+    assert parts("digits", classes=10).shape == ImageShape(1, 32, 32, 10)
+    with pytest.raises(SpecError, match="--classes is 3, and the data have 10; leave it out"):
+        parts("digits", classes=3)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ _OPTIONS = (
     click.option(
         "--endpoint",
         metavar="ID",
-        help="Of runpod: the endpoint's id or URL. [env: RUNPOD_ENDPOINT_ID]",
+        help="Of runpod: the endpoint's id or URL; of a study several, with commas between them. "
+        "[env: RUNPOD_ENDPOINT_ID]",
     ),
     click.option(
         "--api-key",

@@ -16,7 +16,7 @@ from visiondyno.datasets.registry import (
     open_dataset,
 )
 from visiondyno.datasets.splits import splits_at
-from visiondyno.errors import DatasetError
+from visiondyno.errors import DatasetError, SpecError
 from visiondyno.specs.inline_data import InlineData
 from visiondyno.specs.training_data import DataPart, ImageData, TrainingData
 from visiondyno.specs.tuning import StudySpec
@@ -232,6 +232,19 @@ class _Facts:
         self.is_here = _is_here(data)
 
     def shape(self) -> ImageShape:
+        found = self._known()
+        if found is None:
+            return self._given()
+        asked = self._spec.classes
+        if asked is not None and asked != found.classes:
+            raise SpecError(
+                f"--classes is {asked}, and the data have {found.classes}; leave it out: it is for "
+                "data that aren't on this machine."
+            )
+        return found
+
+    def _known(self) -> ImageShape | None:
+        """From the data themselves, or what is published of them."""
         if isinstance(self._data, InlineData):
             return _inline_shape(self._data)
         if isinstance(self._data, ImageData):
@@ -240,7 +253,7 @@ class _Facts:
                 return self._as_asked(*known)
             if self.is_here:
                 return self._opened(self._data)
-        return self._given()
+        return None
 
     def _as_asked(self, channels: int, height: int, width: int, classes: int) -> ImageShape:
         assert isinstance(self._data, ImageData), "others have no size to ask for"
