@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from visiondyno.job import JobEvent, JobState
 from visiondyno.tuning.objectives import parse_objectives
@@ -122,3 +123,28 @@ def epoch_event(epoch: int, epochs: int = 10, **fields: object) -> JobEvent:
 def told(said: dict[str, object], number: int = 1) -> JobEvent:
     """An event with this progress."""
     return JobEvent(job_id="job", number=number, state=JobState.IN_PROGRESS, progress=said)
+
+
+def a_board(trials: int = 4, **more: Any) -> ProgressBoard:
+    """A board of a study of so many trials."""
+    return ProgressBoard(
+        more.pop("objectives", ACCURACY),
+        more.pop("limits", Limits(trials)),
+        more.pop("at_once", 4),
+        now=more.pop("now", Clock()),
+        **more,
+    )
+
+
+def end(board: ProgressBoard, number: int, *values: float, **more: Any) -> None:
+    """Tell the board that a trial ended with these values."""
+    board.on_trial(
+        trial(
+            number,
+            more.pop("state", State.COMPLETED),
+            started_at=1000.0,
+            ended_at=1010.0,
+            values=values,
+            **more,
+        )
+    )
