@@ -80,7 +80,7 @@ def test_a_folder_of_a_study_that_is_not_kept_goes_with_it() -> None:
         (None, {}, "give 'data'"),
         (square, {"on": Place("inline"), "gpu": "A4000"}, "'gpu' goes with"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
 def test_what_tune_cannot_do_is_said_in_a_sentence(
     objective: Any, options: dict[str, Any], says: str
