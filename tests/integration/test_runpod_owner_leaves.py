@@ -165,8 +165,9 @@ def test_a_script_that_makes_an_exit_of_sigterm_leaves_no_job(
     endpoint: RunningEmulator, http: httpx.Client, tmp_path: Path
 ) -> None:
     """As docs/runpod.md advises."""
-    exits = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
-    process = started(endpoint, tmp_path, f"{_SCRIPT}{exits}\nclient.result(job_id)")
+    # First of all: the signal comes as soon as the endpoint has the job.
+    exits = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
+    process = started(endpoint, tmp_path, f"{exits}\n{_SCRIPT}client.result(job_id)")
     said = ended_by(process, http, signal.SIGTERM)
     assert process.returncode == 143, said
     assert open_jobs(http) == 0
