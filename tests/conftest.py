@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache")
 # Two test processes on two cores: threads of torch that wait for each other by spinning take
 # minutes for what one does in seconds. Must stand before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Where the tests run in the background of a shell without job control, SIGINT is ignored, and every
+# process that they start would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_TESTDATA = Path(__file__).resolve().parents[2] / "shared" / "testdata"
 
