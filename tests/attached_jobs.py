@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visiondyno.blobs.folder import FolderBlobs
+from visiondyno.client.attachments import attach
 from visiondyno.client.client import Client
 from visiondyno.places import Place
 
@@ -61,3 +62,12 @@ def folder_of(path: Path, name: str) -> dict[str, bytes]:
 def unpacked(home: Path) -> list[Path]:
     """What a worker keeps of attachments."""
     return sorted((home / "cache" / "entries" / "attachments").glob("*"))
+
+
+def sent(client: Client, data: str) -> tuple[str, dict[str, bytes]]:
+    """Of a job's data the path in the archive, and what is in that."""
+    job = attach({"operation": "evaluate", "model": "fake:detection", "data": data}, client)
+    assert job["data"] == data
+    assert job["model"] == "fake:detection"
+    (attachment,) = job["attachments"].values()
+    return attachment["path"], members_of(attachment["archive"])

@@ -8,9 +8,9 @@ does, the docstring here says what was chosen.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 from visiondyno.errors import SpecError
+from visiondyno.executors.throttle import RUNPOD_QUOTAS, Quota
 
 LONGEST_POLICY_MS = 7 * 24 * 3600 * 1000
 SHORTEST_WAIT_MS, LONGEST_WAIT_MS, DEFAULT_WAIT_MS = 1_000, 300_000, 90_000
@@ -37,26 +37,6 @@ class Scaler(StrEnum):
 
     QUEUE_DELAY = "queue-delay"
     REQUEST_COUNT = "request-count"
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """So many requests of one operation in 10 s, and at once; None: no limit."""
-
-    in_10_s: int
-    at_once: int | None = None
-
-
-QUOTAS: Mapping[str, Quota] = MappingProxyType(
-    {
-        "run": Quota(1000, 200),
-        "runsync": Quota(2000, 400),
-        "status": Quota(2000, 400),
-        "stream": Quota(2000, 400),
-        "cancel": Quota(100, 20),
-        "purge-queue": Quota(2),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +83,7 @@ class EndpointConfig:
     stop_grace_s: float = 10.0
     shortest_execution_timeout_ms: int = 5_000
     shortest_ttl_ms: int = 10_000
-    quotas: Mapping[str, Quota] = field(default_factory=lambda: QUOTAS)
+    quotas: Mapping[str, Quota] = field(default_factory=lambda: RUNPOD_QUOTAS)
 
     def __post_init__(self) -> None:
         if not self.endpoint_id or not self.endpoint_id.replace("-", "").isalnum():

@@ -3,9 +3,7 @@
 from collections import defaultdict, deque
 from collections.abc import Mapping
 
-from visiondyno.emulator.config import Quota
-
-WINDOW_S = 10.0
+from visiondyno.executors.throttle import WINDOW_S, Quota
 
 
 class RequestQuotas:
@@ -30,7 +28,7 @@ class RequestQuotas:
         while taken and taken[0] <= now_s - WINDOW_S:
             taken.popleft()
         is_crowded = quota.at_once is not None and self._open[operation] >= quota.at_once
-        if is_crowded or len(taken) >= quota.in_10_s:
+        if is_crowded or len(taken) >= quota.requests:
             return False
         taken.append(now_s)
         self._open[operation] += 1

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 WINDOW_S = 10.0
 """What a quota's number of requests is for."""
@@ -25,14 +26,16 @@ class Quota:
     at_once: int | None = None
 
 
-RUNPOD_QUOTAS: Mapping[str, Quota] = {
-    "run": Quota(1000, 200),
-    "runsync": Quota(2000, 400),
-    "status": Quota(2000, 400),
-    "stream": Quota(2000, 400),
-    "cancel": Quota(100, 20),
-    "purge-queue": Quota(2),
-}
+RUNPOD_QUOTAS: Mapping[str, Quota] = MappingProxyType(
+    {
+        "run": Quota(1000, 200),
+        "runsync": Quota(2000, 400),
+        "status": Quota(2000, 400),
+        "stream": Quota(2000, 400),
+        "cancel": Quota(100, 20),
+        "purge-queue": Quota(2),
+    }
+)
 """By route; from https://docs.runpod.io/serverless/endpoints/operation-reference, 2026-11. RunPod
 allows more where many workers run, and states nothing for other routes."""
 

@@ -255,7 +255,7 @@ def _plain(value: Any) -> Any:
 _HEADER = "# What a study found: the same as results.json. 'spec' repeats it.\n"
 
 
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # C if there
     """Quotes texts that other readers of YAML take for numbers, and never refers back."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's name for it

@@ -7,32 +7,11 @@ from typing import Any
 
 import pytest
 
-from attached_jobs import ClientElsewhere, members_of
+from attached_jobs import sent
 from visiondyno.client import data_files
 from visiondyno.client.attachments import attach
 from visiondyno.client.client import Client
 from visiondyno.errors import DatasetError, ModelError, SpecError
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[ClientElsewhere]:
-    with ClientElsewhere(tmp_path / "blobs") as client:
-        yield client
-
-
-def sent(client: Client, data: str) -> tuple[str, dict[str, bytes]]:
-    """Of a job's data the path in the archive, and what is in that."""
-    job = attach({"operation": "evaluate", "model": "fake:detection", "data": data}, client)
-    (attachment,) = job["attachments"].values()
-    return attachment["path"], members_of(attachment["archive"])
 
 
 @pytest.mark.parametrize("reference", ["pipe.onnx", "/dev/zero"], ids=["pipe", "device"])

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attached_jobs import ClientElsewhere, members_of
+from attached_jobs import ClientElsewhere, members_of, sent
 from dataset_factory import (
     write_image_folder,
 )
@@ -29,29 +28,6 @@ from visiondyno.specs.attachments import with_references
 
 Json = dict[str, Any]
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[ClientElsewhere]:
-    with ClientElsewhere(tmp_path / "blobs") as client:
-        yield client
-
-
-def sent(client: Client, data: str) -> tuple[str, dict[str, bytes]]:
-    """Of a job's data the path in the archive, and what is in that."""
-    job = attach({"operation": "evaluate", "model": "fake:detection", "data": data}, client)
-    assert job["data"] == data
-    assert job["model"] == "fake:detection"
-    (attachment,) = job["attachments"].values()
-    return attachment["path"], members_of(attachment["archive"])
 
 
 # ---- archives

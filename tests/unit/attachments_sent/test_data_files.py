@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from attached_jobs import ClientElsewhere, members_of
+from attached_jobs import members_of, sent
 from dataset_factory import (
     SIZES,
     coco_document,
@@ -30,29 +29,6 @@ from visiondyno.runtimes.card_file import card_path, card_text
 
 Json = dict[str, Any]
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[ClientElsewhere]:
-    with ClientElsewhere(tmp_path / "blobs") as client:
-        yield client
-
-
-def sent(client: Client, data: str) -> tuple[str, dict[str, bytes]]:
-    """Of a job's data the path in the archive, and what is in that."""
-    job = attach({"operation": "evaluate", "model": "fake:detection", "data": data}, client)
-    assert job["data"] == data
-    assert job["model"] == "fake:detection"
-    (attachment,) = job["attachments"].values()
-    return attachment["path"], members_of(attachment["archive"])
 
 
 # ---- which files

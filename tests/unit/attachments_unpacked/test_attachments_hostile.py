@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from attached_jobs import as_text, attached, folder_of, unpacked, zipped
+from attached_jobs import as_text, attached, unpacked, zipped
 from dataset_factory import coco_document, encoded, write_coco, write_video
 from tiny_models import write_detector
 from visiondyno import worker
@@ -32,27 +32,6 @@ from visiondyno.operations.context import OperationContext
 
 Json = dict[str, Any]
 PLAIN = {"operation": "evaluate", "model": "fake:detection", "data": "set"}
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VISIONDYNO_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("VISIONDYNO_BLOBS_URL", raising=False)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def coco(tmp_path: Path) -> Json:
-    write_coco(tmp_path / "coco")
-    return attached(folder_of(tmp_path / "coco", "set"), "set")
-
-
-@pytest.fixture
-def detector(tmp_path: Path) -> Json:
-    path = write_detector(tmp_path / "m.onnx", [[0, 0, 4, 4, 0.5, 1]])
-    return attached({"m.onnx": path.read_bytes()}, "m.onnx")
 
 
 def refusal(attachment: Any, name: str = "set") -> str:
