@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from visiondyno.client.model_state import ModelState, TrainedSoFar
-from visiondyno.client.whole_file import write_whole
 from visiondyno.errors import BaseMissing, ModelError, NotFound, SpecError, StorageFull
 from visiondyno.state import decode, encode_held
+from visiondyno.whole_file import write_whole
 
 DTYPES = ("<f4", "<f8", "<f2", "<i8", "|u1", "|i1", "|b1")
 

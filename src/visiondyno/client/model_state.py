@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from visiondyno.client.whole_file import write_whole
 from visiondyno.errors import ModelError, NotFound, SpecError, VisionDynoError
 from visiondyno.state import from_module, from_safetensors, identity, load_into, to_safetensors
 from visiondyno.state.writing import size_bytes
 from visiondyno.training.program_export import is_module
+from visiondyno.whole_file import write_whole
 
 Array = npt.NDArray[Any]
 

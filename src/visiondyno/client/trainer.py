@@ -26,9 +26,9 @@ from visiondyno.client.progress import ProgressLine
 from visiondyno.client.pruning import Pruning
 from visiondyno.client.sent_data import SentData
 from visiondyno.client.state_transfer import Lossy, StateTransfer
-from visiondyno.client.whole_file import write_whole
 from visiondyno.errors import SpecError
 from visiondyno.job import JobEvent
+from visiondyno.whole_file import write_whole
 
 History = list[dict[str, Any]]
 """A record of each epoch: `epoch`, `train_metrics`, and `val_metrics` where there is data."""

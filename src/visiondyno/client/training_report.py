@@ -15,13 +15,13 @@ from visiondyno.client.client import Client
 from visiondyno.client.job_facts import JobWatch
 from visiondyno.client.model_state import ModelState
 from visiondyno.client.training_config import TrainingConfig, read_config
-from visiondyno.client.whole_file import write_whole
 from visiondyno.errors import Conflict, SpecError
 from visiondyno.job import JobEvent
 from visiondyno.report.format import number, plural
 from visiondyno.report.job_run import JobRun
 from visiondyno.report.training import TrainingRecord, best_of, history_csv, training_html
 from visiondyno.training.metrics import MORE_IS_BETTER
+from visiondyno.whole_file import write_whole
 
 STATE, CONFIG, PAGE = "model.safetensors", "config.yaml", "training.html"
 HISTORY_JSON, HISTORY_CSV = "history.json", "history.csv"

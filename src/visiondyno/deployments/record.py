@@ -1,16 +1,19 @@
 """What was deployed, kept in the home so that later commands know image, GPU and time limits."""
 
+import contextlib
 import hashlib
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from visiondyno.errors import SpecError, StorageFull
+from visiondyno.errors import SpecError
+from visiondyno.whole_file import write_whole
 
+_ROOM = (
+    "make room, or set VISIONDYNO_HOME to a folder that can be written, and run the command again"
+)
 _FOLDER = "deployments"
 _IMAGES = "images"
 _ID = re.compile(r"/v2/([A-Za-z0-9_-]{1,128})/?$")
@@ -141,19 +144,8 @@ def _read(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def _keep(path: Path, record: BaseModel) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with contextlib.suppress(OSError):  # the writing says why
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("xb") as file:
-                file.write(record.model_dump_json(indent=1).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageFull(
-            f"What was deployed can't be recorded in {path} ({error.strerror}); make room, or set "
-            "VISIONDYNO_HOME to a folder that can be written, and run the command again."
-        ) from error
+    write_whole(
+        path, record.model_dump_json(indent=1).encode(), "The record of what was deployed", _ROOM
+    )

@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from visiondyno import __version__
-from visiondyno.client.whole_file import write_whole
 from visiondyno.report.tuning import study_html
 from visiondyno.tuning.objectives import Objective
 from visiondyno.tuning.study import StudyResult
 from visiondyno.tuning.trial import Failure, Json, State, TrialRecord
+from visiondyno.whole_file import write_whole
 
 SCHEMA = "visiondyno.study_results/1"
 JSON, YAML, PAGE = "results.json", "results.yaml", "study.html"

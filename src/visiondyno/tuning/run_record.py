@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from visiondyno.client.whole_file import write_whole
 from visiondyno.errors import StorageFull
+from visiondyno.whole_file import write_whole
 
 NAME = "run.json"
 FORMAT = "visiondyno.study_run/1"
