@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 CORE_VENV := .venv-core
+PEERS_VENV := .venv-peers
 BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core chaos check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core
+.PHONY: help demo test test-core chaos check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -42,6 +43,8 @@ format: setup-check ## apply the formatter and the safe lint fixes
 bench-%: setup-dev ## run benchmarks/NAME.py and write benchmarks/results/NAME.json
 	@$(BIN)/python benchmarks/$(subst -,_,$*).py
 
+bench-serving bench-load: setup-peers # their peers, beside what bench-% sets up
+
 train-street: setup-dev ## train the two shipped detectors anew (CPU, minutes)
 	@$(BIN)/python scripts/train_street.py
 
@@ -49,7 +52,7 @@ train-depth: setup-dev ## train the shipped depth model anew (CPU, minutes)
 	@$(BIN)/python scripts/train_depth.py
 
 clean: ## remove environments, caches and build outputs
-	rm -rf $(VENV) $(CORE_VENV) build dist htmlcov demo-report dyno-report gate-report out tests/output
+	rm -rf $(VENV) $(CORE_VENV) $(PEERS_VENV) build dist htmlcov demo-report dyno-report gate-report out tests/output
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -62,3 +65,5 @@ setup-dev:
 	@scripts/setup.sh $(VENV) dev
 setup-test-core:
 	@scripts/setup.sh $(CORE_VENV) test-core
+setup-peers:
+	@scripts/setup.sh $(PEERS_VENV) peers

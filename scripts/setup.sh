@@ -5,6 +5,7 @@
 #   check      core, linters and type checker
 #   test-core  core and the tests' needs; no torch
 #   dev        all of these, torch and Ultralytics
+#   peers      core and the servers and load generators that benchmarks are paired with
 # Versions are pinned by constraints.txt. PYTHON names the interpreter (default python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,10 +16,11 @@ python=${PYTHON:-python3}
 
 case $level in
   core)      package=.                      groups=()           services=no ;;
-  check)     package='.[postgres,redis,s3]' groups=(check)      services=no ;;
-  test-core) package='.[postgres,redis,s3]' groups=(test)       services=yes ;;
-  dev)       package='.[torch,ultralytics,timm,transformers,keras,mlflow,wandb,notebook,tune,postgres,redis,s3]' groups=(test check) services=yes ;;
-  *) echo "setup.sh: no level '$level'; choose core, check, test-core or dev." >&2; exit 2 ;;
+  check)     package='.[postgres,redis,s3,grpc,otel,gcp]' groups=(check)      services=no ;;
+  test-core) package='.[postgres,redis,s3,grpc,otel,gcp]' groups=(test)       services=yes ;;
+  dev)       package='.[torch,ultralytics,timm,transformers,keras,mlflow,wandb,notebook,tune,postgres,redis,s3,grpc,otel,gcp]' groups=(test check generate) services=yes ;;
+  peers)     package=.                      groups=(peers)      services=no ;;
+  *) echo "setup.sh: no level '$level'; choose core, check, test-core, dev or peers." >&2; exit 2 ;;
 esac
 
 # The stamp names what was installed, so that a changed pin or dependency installs again. The
@@ -26,7 +28,7 @@ esac
 wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh src/visiondyno/__init__.py \
   | sha256sum | cut -c1-64)
 is_ready() { [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.ready-$1" 2>/dev/null)" = "$wanted" ]; }
-if is_ready "$level" || { [ "$level" != test-core ] && is_ready dev; }; then
+if is_ready "$level" || { [[ $level != test-core && $level != peers ]] && is_ready dev; }; then
   exit 0
 fi
 
@@ -42,7 +44,15 @@ if [ "$services" = yes ]; then
   command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
   command -v redis-server >/dev/null || missing+=(redis-server)
   compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+  command -v promtool >/dev/null || missing+=(prometheus)
   command -v npm >/dev/null || missing+=(nodejs npm)
+  [ ${#missing[@]} = 0 ] || scripts/install_system.sh "${missing[@]}"
+fi
+
+if [ "$level" = peers ]; then
+  missing=()
+  command -v wrk >/dev/null || missing+=(wrk)
+  command -v ab >/dev/null || missing+=(apache2-utils)
   [ ${#missing[@]} = 0 ] || scripts/install_system.sh "${missing[@]}"
 fi
 

@@ -1,0 +1,77 @@
+"""What one round of a load test recorded: one row a request, nothing averaged yet."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Outcome(IntEnum):
+    """How a request ended."""
+
+    GOOD = 0
+    """A whole answer with an expected status (and body, where one is expected)."""
+    BAD_STATUS = 1
+    """A whole answer with another status."""
+    BAD_BODY = 2
+    """The status was good, the body wasn't what was expected."""
+    TIMEOUT = 3
+    """No whole answer within the time limit. Its latency is at least the limit: censored."""
+    CONNECT_FAILED = 4
+    """No connection: refused, unreachable, no such name, a TLS failure."""
+    CUT = 5
+    """The connection ended or broke HTTP before the whole answer."""
+    NOT_SENT = 6
+    """The test was stopped, or the generator ran out of something, before it was sent."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """One row a request, in order of schedule. Times in ns on one monotonic clock.
+
+    Attributes:
+        scheduled_ns: (n,) int64: when it was meant to be sent (closed loop: when it was sent).
+        sent_ns: (n,) int64: when its last byte was handed to the system; -1: never.
+        first_byte_ns: (n,) int64: when the answer's first byte came; -1: none came.
+        done_ns: (n,) int64: when the answer was whole, or the failure was known.
+        status: (n,) int16: HTTP status; 0: none.
+        outcome: (n,) uint8: `Outcome`.
+        answer_bytes: (n,) int64: of the answer's body.
+        connected: (n,) bool: it opened a new connection.
+        stages_ms: what the target told of its own time (`Server-Timing`), by stage; each (n,)
+            float64 with NaN where it wasn't told.
+        errors: some messages of failures with how often each came.
+        cpu_s: processor time of the generator over the round.
+        elapsed_s: of the round, from the first scheduled moment to the last end.
+    """
+
+    scheduled_ns: NDArray[np.int64]
+    sent_ns: NDArray[np.int64]
+    first_byte_ns: NDArray[np.int64]
+    done_ns: NDArray[np.int64]
+    status: NDArray[np.int16]
+    outcome: NDArray[np.uint8]
+    answer_bytes: NDArray[np.int64]
+    connected: NDArray[np.bool_]
+    stages_ms: dict[str, NDArray[np.float64]]
+    errors: dict[str, int]
+    cpu_s: float
+    elapsed_s: float
+
+    def __len__(self) -> int:
+        return len(self.scheduled_ns)
+
+    @property
+    def latency_ms(self) -> NDArray[np.float64]:
+        """(n,) from the scheduled moment to the whole answer (or the failure)."""
+        return (self.done_ns - self.scheduled_ns) / 1e6
+
+    @property
+    def lag_ms(self) -> NDArray[np.float64]:
+        """(n,) from the scheduled moment to the sending: the generator's error; NaN: never sent."""
+        return np.where(self.sent_ns < 0, np.nan, (self.sent_ns - self.scheduled_ns) / 1e6)
+
+    def having(self, *outcomes: Outcome) -> NDArray[np.bool_]:
+        """(n,) whether the request ended in one of these ways."""
+        return np.isin(self.outcome, [int(outcome) for outcome in outcomes])

@@ -1,0 +1,1 @@
+"""The inference server: one balancer in front of replica processes that hold the model."""
