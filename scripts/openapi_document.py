@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from visiondyno.api import make_api
+from visiondyno.api.app import make_api
 from visiondyno.settings import Settings
 from visiondyno.wiring import make_executor, make_service
 

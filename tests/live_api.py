@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from comparison_factory import detector_comparison
 from contracts.executor_contract import run_test_operation
-from visiondyno.api import make_api
+from visiondyno.api.app import make_api
 from visiondyno.errors import NotFound
 from visiondyno.executors.base import Executor
 from visiondyno.executors.inline import InlineExecutor, Run

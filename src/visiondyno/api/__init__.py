@@ -1,5 +1,4 @@
-"""The HTTP API over the service: every route, its limits, and its OpenAPI document."""
+"""The HTTP API over the service: every route, its limits, and its OpenAPI document.
 
-from visiondyno.api.app import make_api
-
-__all__ = ["make_api"]
+Nothing is imported here: other servers of ours take only its edge, without service and store.
+"""

@@ -13,7 +13,8 @@ from visiondyno.api import benchmark, blobs, docs, health, jobs, metrics, runpod
 from visiondyno.api.edge import Edge
 from visiondyno.api.events import JobEventView
 from visiondyno.api.gate import Gate
-from visiondyno.api.metrics import HttpMetrics, JobMetrics
+from visiondyno.api.http_metrics import HttpMetrics
+from visiondyno.api.metrics import JobMetrics
 from visiondyno.api.problems import Problem, install_problem_handlers
 from visiondyno.service import Service
 

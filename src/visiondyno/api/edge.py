@@ -6,7 +6,7 @@ import time
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from visiondyno.api.metrics import HttpMetrics
+from visiondyno.api.http_metrics import HttpMetrics
 from visiondyno.api.problems import respond_to
 
 _log = logging.getLogger(__name__)
