@@ -4,31 +4,24 @@ The workers of the local queue are other processes, under a supervisor that ends
 """
 
 import asyncio
-import errno
-import gc
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 
 from visiondyno.api.app import make_api
 from visiondyno.api.hosts import LoopbackOnly
+from visiondyno.api.listening import address_of, listen
 from visiondyno.dashboard.pages import make_dashboard
-from visiondyno.errors import SpecError
 from visiondyno.executors.base import Executor
 from visiondyno.service import Service
 from visiondyno.settings import Settings
 from visiondyno.wiring import make_service
 
-T = TypeVar("T")
-
-_BACKLOG = 2048
 _CLOSE_CONNECTIONS_S = 5
 _LET_GO_S = 4
-_GC_THRESHOLDS = (100_000, 50, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +35,6 @@ class Started:
 
     url: str
     new_key: str | None
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` as a server wants it: on uvloop where there is one, with few collections.
-
-    Thousands of jobs in flight are thousands of small objects that live on. At the default of 700
-    the garbage collector walks them again and again, and half of the dispatch rate goes into that.
-    """
-    gc.set_threshold(*_GC_THRESHOLDS)
-    try:
-        from uvloop import new_event_loop
-    except ImportError:  # Windows, PyPy
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(work)
 
 
 def make_app(service: Service) -> FastAPI:
@@ -84,7 +62,7 @@ async def serve(
         SpecError: the port is taken, or a setting is wrong.
         TransportDown: store or queue can't be reached.
     """
-    listener = _listen(settings)
+    listener = listen(settings.host, settings.port)
     try:
         service = make_service(settings, executor)
         async with service:
@@ -102,7 +80,7 @@ async def serve(
             while not (server.started or serving.done()):
                 await asyncio.sleep(0.01)
             if server.started:
-                on_started(Started(_url(settings, listener), new_key))
+                on_started(Started(address_of(listener), new_key))
             await serving
     finally:
         listener.close()
@@ -122,34 +100,6 @@ class _Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             letting_go.cancel()
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Bound before anything else is opened: a second server on the port disturbs nothing."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise SpecError(
-                f"Port {settings.port} on {settings.host} is taken: is another server running? "
-                "Stop it, or choose another port with --port."
-            ) from error
-        raise SpecError(
-            f"The server can't listen on {settings.host}:{settings.port} ({error.strerror}); "
-            "give another --host or --port."
-        ) from error
-    listener.listen(_BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-def _url(settings: Settings, listener: socket.socket) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - as shown
-    return f"http://{host}:{listener.getsockname()[1]}"
 
 
 async def _first_key(service: Service) -> str | None:

@@ -5,7 +5,8 @@ import logging
 import sys
 
 from chaos.processes import ENTRY
-from visiondyno.server import run, serve
+from visiondyno.api.listening import run
+from visiondyno.server import serve
 from visiondyno.settings import load_settings
 from visiondyno.wiring import make_queue_executor
 

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from emulated_endpoint import HANDLER, KEY, until
+from visiondyno.api.listening import listen
 from visiondyno.cli.emulate import command as emulate
-from visiondyno.emulator.serve import listen
 from visiondyno.errors import MissingExtra, SpecError
 
 WAITS = f"{sys.executable} -c 'import time; time.sleep(600)'"
@@ -143,7 +143,7 @@ def test_a_taken_port_is_a_sentence() -> None:
             listen("127.0.0.1", taken.getsockname()[1])
     finally:
         taken.close()
-    with pytest.raises(SpecError, match="can't be had"):
+    with pytest.raises(SpecError, match="can't listen"):
         listen("192.0.2.1", 0)
     with pytest.raises(SpecError, match="isn't a port"):
         listen("127.0.0.1", 70_000)

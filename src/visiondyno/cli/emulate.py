@@ -122,7 +122,7 @@ def runpod(
     queue. Jobs and results are kept in memory alone. Ctrl-C stops it and every worker, and tells
     what they would have cost.
     """
-    from visiondyno.emulator.serve import listen
+    from visiondyno.api.listening import listen
 
     api_key, speed = given.pop("api_key"), given.pop("speed")
     config = _config(**given)
@@ -153,8 +153,9 @@ def _serve(
     *,
     quiet: bool,
 ) -> None:
+    from visiondyno.api.listening import address_of
     from visiondyno.emulator.emulator import Emulator
-    from visiondyno.emulator.serve import address_of, serve
+    from visiondyno.emulator.serve import serve
     from visiondyno.settings import load_settings
 
     api_key, speed, log_folder = given

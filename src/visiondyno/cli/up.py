@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from visiondyno.api.listening import run
 from visiondyno.cli import options
-from visiondyno.server import Started, run, serve
+from visiondyno.server import Started, serve
 from visiondyno.settings import Settings, load_settings
 from visiondyno.wiring import make_queue_executor
 

@@ -1,7 +1,6 @@
 """The emulator as a server: on this thread, or on one of its own."""
 
 import asyncio
-import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -9,41 +8,11 @@ from typing import Self
 
 import uvicorn
 
+from visiondyno.api.listening import address_of, listen
 from visiondyno.emulator.app import make_app
 from visiondyno.emulator.emulator import Emulator
-from visiondyno.errors import SpecError
 
 _CLOSE_CONNECTIONS_S = 2
-_BACKLOG = 2048
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0: any free one.
-
-    Raises:
-        SpecError: the port is taken, or the address isn't this machine's.
-    """
-    if not 0 <= port < 65_536:
-        raise SpecError(f"{port} isn't a port; give 0 to 65535.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        why = "is taken" if error.errno == errno.EADDRINUSE else f"can't be had ({error.strerror})"
-        raise SpecError(
-            f"Port {port} on {host} {why}; choose another with --port or --host."
-        ) from error
-    # Connections inherit it; without, small answers wait 40 ms for an acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setblocking(False)
-    return listener
-
-
-def address_of(listener: socket.socket) -> str:
-    """The URL at which this machine reaches it."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def serve(
