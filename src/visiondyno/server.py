@@ -4,6 +4,7 @@ The workers of the local queue are other processes, under a supervisor that ends
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from visiondyno.dashboard.pages import make_dashboard
 from visiondyno.executors.base import Executor
 from visiondyno.service import Service
 from visiondyno.settings import Settings
+from visiondyno.telemetry.access import AccessLog
+from visiondyno.telemetry.traces import Tracing, start_tracing
 from visiondyno.wiring import make_service
 
 _CLOSE_CONNECTIONS_S = 5
@@ -37,9 +40,11 @@ class Started:
     new_key: str | None
 
 
-def make_app(service: Service) -> FastAPI:
-    """The API with the dashboard at `/`. It neither starts nor closes the service."""
-    app = make_api(service)
+def make_app(
+    service: Service, access_log: AccessLog | None = None, tracing: Tracing | None = None
+) -> FastAPI:
+    """The API with the dashboard at `/`. It neither starts nor closes any of what it is given."""
+    app = make_api(service, access_log=access_log, tracing=tracing)
     app.include_router(make_dashboard(service))
     if not service.settings.keys_required:
         app.add_middleware(LoopbackOnly, origins=service.settings.cors_origins)
@@ -62,13 +67,20 @@ async def serve(
         SpecError: the port is taken, or a setting is wrong.
         TransportDown: store or queue can't be reached.
     """
-    listener = listen(settings.host, settings.port)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(listen(settings.host, settings.port))
+        access_log = None
+        if settings.access_log is not None:
+            access_log = AccessLog(settings.access_log, settings.log_format)
+            stack.callback(access_log.close)
+        tracing = start_tracing("visiondyno")
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
         service = make_service(settings, executor)
         async with service:
             new_key = await _first_key(service)
             config = uvicorn.Config(
-                make_app(service),
+                make_app(service, access_log, tracing),
+                log_config=None,  # ours: its own would be text among lines of JSON
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
@@ -82,8 +94,6 @@ async def serve(
             if server.started:
                 on_started(Started(address_of(listener), new_key))
             await serving
-    finally:
-        listener.close()
 
 
 class _Server(uvicorn.Server):

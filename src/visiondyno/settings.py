@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from visiondyno.errors import SpecError
+from visiondyno.telemetry.logs import LogFormat
 
 
 def _names(*names: str) -> AliasChoices:
@@ -44,6 +45,8 @@ class Settings(BaseSettings):
             of no other.
         runpod_rest_url: where `dyno deploy runpod` makes and changes endpoints.
         tasks_dir: a folder of evaluation tasks (YAML) beside the built-in ones.
+        log_format: of server and workers: `text` for people, `json` for programs.
+        access_log: a line for each request goes to this file, or to standard output (`-`).
     """
 
     model_config = SettingsConfigDict(
@@ -104,6 +107,8 @@ class Settings(BaseSettings):
     ] = None
     runpod_rest_url: str = "https://rest.runpod.io/v1"
     tasks_dir: Path | None = None
+    log_format: LogFormat = "text"
+    access_log: str | None = None
 
     @property
     def folder(self) -> Path:

@@ -145,6 +145,7 @@ def worker_environ(settings: "Settings") -> dict[str, str]:
     if settings.blobs_api_key is not None:
         found["VISIONDYNO_BLOBS_API_KEY"] = settings.blobs_api_key.get_secret_value()
     found["VISIONDYNO_CACHE_BYTES"] = str(settings.cache_bytes)
+    found["VISIONDYNO_LOG_FORMAT"] = settings.log_format
     return found
 
 

@@ -1,11 +1,11 @@
 """The HTTP API over a service, as one FastAPI application."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.middleware.cors import CORSMiddleware
 
 from visiondyno import __version__
@@ -14,9 +14,13 @@ from visiondyno.api.edge import Edge
 from visiondyno.api.events import JobEventView
 from visiondyno.api.gate import Gate
 from visiondyno.api.http_metrics import HttpMetrics
+from visiondyno.api.job_traces import JobTraces
 from visiondyno.api.metrics import JobMetrics
 from visiondyno.api.problems import Problem, install_problem_handlers
 from visiondyno.service import Service
+from visiondyno.telemetry.access import AccessLog
+from visiondyno.telemetry.ids import REQUEST_ID_HEADER
+from visiondyno.telemetry.traces import Tracing
 
 _DESCRIPTION = """\
 Jobs, comparisons and model submissions. `/v2` is RunPod serverless's job API, so their clients \
@@ -38,6 +42,8 @@ def make_api(
     service: Service,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
+    access_log: AccessLog | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application. It neither starts nor closes the service: whoever composes the server does.
 
@@ -45,6 +51,8 @@ def make_api(
         service: what the routes call.
         clock: seconds since the epoch, for the retention of results.
         monotonic: seconds, for the rate limit.
+        access_log: gets a line for each request; not closed here.
+        tracing: gets a span for each request and each ended job; not closed here.
     """
     app = _DescribedApi(
         title="VisionDyno",
@@ -56,12 +64,15 @@ def make_api(
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
+    tracing = tracing or Tracing(None)
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     app.state.service = service
     app.state.clock = clock
     app.state.streams = runpod.StreamCursors()
     app.state.metrics = registry
     service.jobs.on_recorded(JobMetrics(registry).ended)
+    service.jobs.on_recorded(JobTraces(tracing).ended)
     # `open_router` first: its /submit/health must not be taken for a task.
     for router in (
         runpod.router,
@@ -76,24 +87,25 @@ def make_api(
     ):
         app.include_router(router)
     install_problem_handlers(app)
-    _add_middleware(app, service, registry, monotonic)
+    # Innermost first: the gate, the edge around it, CORS around both so that errors have it.
+    app.add_middleware(Gate, service=service, clock=monotonic)
+    app.add_middleware(Edge, metrics=HttpMetrics(registry), access_log=access_log, tracing=tracing)
+    if service.settings.cors_origins:
+        _add_cors(app, service.settings.cors_origins)
     return app
 
 
-def _add_middleware(
-    app: FastAPI, service: Service, registry: CollectorRegistry, monotonic: Callable[[], float]
-) -> None:
-    """Innermost first: the gate, the edge around it, CORS around both so that errors have it."""
-    app.add_middleware(Gate, service=service, clock=monotonic)
-    app.add_middleware(Edge, metrics=HttpMetrics(registry))
-    if service.settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(service.settings.cors_origins),
-            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Retry-After"],
-        )
+def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+        allow_headers=[
+            *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"),
+            *(REQUEST_ID_HEADER, "traceparent", "tracestate"),
+        ],
+        expose_headers=["Retry-After", REQUEST_ID_HEADER],
+    )
 
 
 class _DescribedApi(FastAPI):

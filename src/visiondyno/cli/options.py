@@ -51,6 +51,16 @@ def duration_s(_: click.Context, __: click.Parameter, value: str | None) -> floa
     return seconds
 
 
+log_format = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Logs for people, or a JSON object a line for programs. [default: text]",
+)
+access_log = click.option(
+    "--access-log",
+    metavar="FILE|-",
+    help="Write a line for each request to this file, or to standard output (-). [default: none]",
+)
 data = click.option("--data", metavar="REF", help=f"Labelled images: {DATA_HELP}.")
 classes = click.option(
     "--classes",

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from visiondyno.api.listening import run
 from visiondyno.cli import options
 from visiondyno.server import Started, serve
 from visiondyno.settings import Settings, load_settings
+from visiondyno.telemetry.logs import configure_logging
 from visiondyno.wiring import make_queue_executor
 
 _EPILOG = (
@@ -63,6 +63,8 @@ _EPILOG = (
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of evaluation tasks (YAML) beside the built-in ones.",
 )
+@options.log_format
+@options.access_log
 def command(workers: tuple[int, int] | None, **given: Any) -> None:
     """Start the server: job API, dashboard, submissions, and workers on this machine.
 
@@ -73,7 +75,7 @@ def command(workers: tuple[int, int] | None, **given: Any) -> None:
     if workers is not None:
         flags["workers_min"], flags["workers_max"] = workers
     settings = load_settings(**flags)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    configure_logging(settings.log_format)
     own_workers = settings.queue_url is None or workers is not None
     # Whether a signal ends it as an interrupt or by a return is a matter of when it comes.
     with contextlib.suppress(KeyboardInterrupt):

@@ -17,6 +17,7 @@ from visiondyno.executors.supervisor import Supervisor
 from visiondyno.executors.supervisor_options import SupervisorOptions
 from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.settings import load_settings
+from visiondyno.telemetry.logs import configure_logging
 from visiondyno.wiring import make_blobs
 
 
@@ -63,6 +64,7 @@ from visiondyno.wiring import make_blobs
     metavar="SECONDS",
     help="When stopped: let running jobs end for so long, then give them back.",
 )
+@options.log_format
 def command(slots: tuple[int, int] | None, drain_s: float, **flags: Any) -> None:
     """Run worker processes for a queue on Redis, on this machine.
 
@@ -98,7 +100,7 @@ def command(slots: tuple[int, int] | None, drain_s: float, **flags: Any) -> None
         ),
     )
     _stop_on_signals(supervisor, drain_s)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    configure_logging(settings.log_format, logging.INFO)
     click.echo(f"{_count(least, settings.workers_max)} for the queue; Ctrl-C stops.", err=True)
     supervisor.run()
 

@@ -23,6 +23,7 @@ from visiondyno.executors.worker_messages import outcome_of, progress_of_log, ti
 from visiondyno.executors.worker_pipe import WorkerPipe
 from visiondyno.executors.workers import WorkerCommand, WorkerInfo
 from visiondyno.probes.machine_digest import machine_digest
+from visiondyno.telemetry.ids import bound
 
 _log = logging.getLogger(__name__)
 
@@ -337,10 +338,11 @@ class Supervisor:
         self._read_log(slot)
         self._unwatch(slot)
         how = slot.died(now_s)
-        if slot.claim is not None:
-            claim, slot.claim = slot.claim, None
+        claim, slot.claim = slot.claim, None
+        if claim is not None:
             self._returns.append((claim, f"Worker {slot.name}'s process {how}."))
-        _log.warning("worker %s's process %s", slot.name, how)
+        with bound(job_id=None if claim is None else claim.job_id):
+            _log.warning("worker %s's process %s", slot.name, how)
 
     def _read_bell(self, _: int) -> None:
         if self._bell is not None:

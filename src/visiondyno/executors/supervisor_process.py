@@ -23,6 +23,7 @@ from visiondyno.executors.queue import DEFAULT_LEASE_S, DEFAULT_RETENTION_S
 from visiondyno.executors.scaling import ScaleLimits
 from visiondyno.executors.supervisor import Supervisor
 from visiondyno.executors.supervisor_options import DEFAULT_ENTRY, SupervisorOptions
+from visiondyno.telemetry.logs import configure_logging
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +129,6 @@ def serve(stdin: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    is_json = os.environ.get("VISIONDYNO_LOG_FORMAT") == "json"
+    configure_logging("json" if is_json else "text", logging.INFO)
     serve(sys.stdin.buffer)

@@ -14,6 +14,7 @@ from visiondyno.service.job_events import advanced, to_record
 from visiondyno.service.recorder import Recorder, Stream
 from visiondyno.store.base import JobStore
 from visiondyno.store.records import JobRecord, Observed, RecordedEvent
+from visiondyno.telemetry.ids import bind
 
 OnEnded = Callable[[JobRecord, RecordedEvent], Awaitable[None]]
 
@@ -181,6 +182,7 @@ class Followers:
         task.add_done_callback(self._tasks.discard)
 
     async def _follow(self, follower: Follower) -> None:
+        bind(job_id=follower.record.id)
         has_ended = follower.is_lost and await self._pause(follower)
         while not has_ended:
             has_ended = await self._try_once(follower)

@@ -18,6 +18,7 @@ from visiondyno.service.requests import Requests, check_webhook, digest_of
 from visiondyno.settings import Settings
 from visiondyno.store.base import JobStore
 from visiondyno.store.records import JobFilter, JobKind, JobRecord, NewJob, RecordedEvent
+from visiondyno.telemetry.ids import bind
 
 Listener = Callable[[JobRecord, RecordedEvent], Awaitable[None]]
 
@@ -273,6 +274,7 @@ class JobService:
     # -- within ----------------------------------------------------------------------------------
 
     async def _accept(self, job: NewJob, *, may_exist: bool) -> JobRecord:
+        bind(job_id=job.id)
         if may_exist and (found := await self.recorder.read(self._store.get, job.id)):
             return found
         with self._followers.expecting(job.id):
