@@ -19,7 +19,7 @@ FEWEST_FOR_T = 3
 stands in."""
 
 
-def merge_repeats(runs: Sequence[Measures]) -> Measures:
+def merge_repeats(runs: Sequence[Measures], of: str = "fresh processes") -> Measures:
     """The same measures of several processes as one.
 
     The value is the mean of the processes' values and `n` the sum of their samples. From three
@@ -28,13 +28,14 @@ def merge_repeats(runs: Sequence[Measures]) -> Measures:
 
     Args:
         runs: at least one; all with the same names.
+        of: what was repeated, for the measures' methods.
     """
     if len(runs) == 1:
         return dict(runs[0])
-    return {name: _merge([run[name] for run in runs]) for name in runs[0]}
+    return {name: _merge([run[name] for run in runs], of) for name in runs[0]}
 
 
-def _merge(each: Sequence[Measure]) -> Measure:
+def _merge(each: Sequence[Measure], of: str) -> Measure:
     missing = next((measure for measure in each if measure.value is None), None)
     if missing is not None:
         return missing
@@ -46,7 +47,7 @@ def _merge(each: Sequence[Measure]) -> Measure:
             "value": statistics.fmean(values),
             "interval": _interval(values, [measure.interval for measure in each]),
             "n": sum(counts) if counts else None,
-            "method": f"{each[0].method}; mean of {len(values)} fresh processes, interval: {how}",
+            "method": f"{each[0].method}; mean of {len(values)} {of}, interval: {how}",
             "estimated": any(measure.estimated for measure in each),
         }
     )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.measurements.early_stopping import early_stopping_estimate, minimum_queries
+from visiondyno.measurements.rate_search import RateBisection
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.single_stream import Clock, StageTimes, run_query
 from visiondyno.runtimes.base import LoadedModel
@@ -22,10 +23,6 @@ from visiondyno.runtimes.base import LoadedModel
 LIMIT_PERCENTILE = 0.99
 """MLPerf's for vision models: 99 % of the queries must be answered within the limit."""
 
-_FINEST = 0.02
-"""A search ends when the highest good and the lowest bad rate lie within 2 % of each other."""
-
-_MOST_PROBES = 14
 Sleep = Callable[[float], None]
 
 
@@ -116,21 +113,16 @@ def find_highest_rate(
         capacity_per_s: queries a second one after the other; no steady rate above it can hold, and
             with any limit over the service time some rate below it does.
     """
+    search = RateBisection(capacity_per_s=capacity_per_s)
     probes: list[tuple[float, bool]] = []
     best: ServerRun | None = None
-    low, high = 0.0, capacity_per_s
-    while len(probes) < _MOST_PROBES and high - low > _FINEST * high:
-        rate = (low + high) / 2
-        if rate < capacity_per_s / 64:
-            break  # the limit is under the service time itself
+    while (rate := search.next_rate()) is not None:
         run = run_at(rate)
         held = run.holds(limit_ms)
         probes.append((rate, held))
-        if held:
-            best, low = run, rate
-        else:
-            high = rate
-    return RateSearch(low or None, best, tuple(probes))
+        search.tell(rate, held=held)
+        best = run if held else best
+    return RateSearch(search.best_per_s, best, tuple(probes))
 
 
 def _wait_until(moment_ns: int, clock: Clock, sleep: Sleep) -> None:

@@ -21,18 +21,35 @@ class Second(_Value):
 
     Attributes:
         at_s: from the round's start.
-        scheduled, good, bad_status, timeouts, connection_errors: requests.
+        scheduled, good, bad_status, timeouts, connection_errors: requests that were scheduled in
+            this second, and how they ended later on.
+        answered: whole answers that came in this second, whenever they had been scheduled.
         p50_ms, p99_ms: latency of the good ones; None where there were none.
     """
 
     at_s: int
     scheduled: int
+    answered: int
     good: int
     bad_status: int
     timeouts: int
     connection_errors: int
     p50_ms: float | None
     p99_ms: float | None
+
+
+class SingleRequests(_Value):
+    """Each request of a short round by itself, in order of schedule; all lists are as long.
+
+    Attributes:
+        at_s: scheduled moment, from the round's start.
+        latency_ms: to the whole answer or the failure; None where it was never sent.
+        outcome: `loadtest.recording.Outcome` as a number.
+    """
+
+    at_s: tuple[float, ...]
+    latency_ms: tuple[float | None, ...]
+    outcome: tuple[int, ...]
 
 
 class ResourceSample(_Value):
@@ -106,8 +123,9 @@ class RoundResult(_Value):
             `throughput_requests_per_s` (good answers), `offered_requests_per_s`,
             `error_fraction`, `new_connections`.
         stages: mean of each stage the target told of, unit ms.
-        hdr: the latency histogram in HdrHistogram's V2 compressed encoding (base64), unit µs.
+        hdr: latencies of good answers, in HdrHistogram's V2 compressed encoding (base64), unit µs.
         seconds: the course over time.
+        singles: each request by itself; None where there were too many to keep.
         resources: None where nothing was watched.
         generator: see there.
         cost_usd_per_1000_requests: None where no price is known.
@@ -125,6 +143,7 @@ class RoundResult(_Value):
     stages: dict[str, Measure]
     hdr: str
     seconds: tuple[Second, ...]
+    singles: SingleRequests | None
     resources: Resources | None
     generator: GeneratorFacts
     cost_usd_per_1000_requests: Measure | None
