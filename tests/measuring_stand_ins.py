@@ -65,7 +65,12 @@ class TimedModel(LoadedModel):
         return prepared
 
     def postprocess(
-        self, outputs: Any, prepared: Any, *, confidence: float | None = None
+        self,
+        outputs: Any,
+        prepared: Any,
+        *,
+        confidence: float | None = None,
+        iou: float | None = None,
     ) -> list[Predictions]:
         self.clock.pass_ms(self.postprocess_ms)
         return [

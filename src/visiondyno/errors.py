@@ -16,6 +16,7 @@
     │   └── BudgetSpent         it could cost more than the user allows
     ├── Unavailable             this machine lacks something that was asked for
     │   ├── MissingExtra        a Python extra isn't installed
+    │   ├── NotReady            not now: it starts, stops, or can't start; says when to come again
     │   ├── TransportDown       the queue or the store can't be reached just now
     │   └── StorageFull         the disk or the quota is full; nothing was lost
     ├── OperationFailed         an operation stopped; says at which stage
@@ -169,6 +170,20 @@ class MissingExtra(Unavailable):
             f"{needed_for} needs the extra '{extra}', which isn't installed. "
             f"Install it with: pip install 'visiondyno[{extra}]'"
         )
+
+
+class NotReady(Unavailable):
+    """Not now: what would answer is starting, stopping, or can't be started.
+
+    Attributes:
+        retry_after_s: when to come again, seconds from now; None where that isn't known.
+    """
+
+    code = "not_ready"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class TransportDown(Unavailable):

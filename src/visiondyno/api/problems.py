@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from visiondyno.errors import (
     InputError,
+    NotReady,
     RateLimited,
     TransportDown,
     Unauthorized,
@@ -172,7 +173,7 @@ def error_catalogue() -> list[tuple[str, int, str]]:
 def _of_ours(error: VisionDynoError, path: str) -> Response:
     status = error.http_status if error.http_status >= 400 else 500
     headers: dict[str, str] = {}
-    if isinstance(error, RateLimited) and error.retry_after_s is not None:
+    if isinstance(error, RateLimited | NotReady) and error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, TransportDown):
         headers["Retry-After"] = str(_TRANSPORT_RETRY_S)

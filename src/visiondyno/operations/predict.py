@@ -4,17 +4,15 @@ import base64
 import binascii
 from typing import Any
 
-import numpy as np
-
 from visiondyno.errors import SpecError
 from visiondyno.operations.context import OperationContext
+from visiondyno.operations.predicted import as_json
 from visiondyno.operations.worker_files import WorkerFiles
-from visiondyno.predictions import Classification, Detections, Image, Predictions
+from visiondyno.predictions import Image
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.specs.operations import PredictInput
 from visiondyno.vision.decode import decode_image
 
-_TOP = 5
 _LARGEST_BYTES = 200_000_000
 """Of an image file; what its header announces is limited by the decoder."""
 
@@ -39,7 +37,7 @@ def run(spec: PredictInput, context: OperationContext) -> dict[str, Any]:
         names = model.description.card.classes
         for image in images:
             (prediction,) = model.predict([image], confidence=spec.confidence)
-            answers.append(_as_json(prediction, names, spec.confidence))
+            answers.append(as_json(prediction, names, spec.confidence))
             context.progress("predicting", done=len(answers), total=len(images))
     return {"operation": "predict", "status": "success", "predictions": answers}
 
@@ -65,22 +63,3 @@ def _decode(text: str, number: int) -> Image:
             f"Image {number} is neither base64 nor a blob (sha256:…); encode the file's bytes."
         ) from error
     return decode_image(data, f"image {number}")
-
-
-def _as_json(prediction: Predictions, names: tuple[str, ...], confidence: float) -> dict[str, Any]:
-    if isinstance(prediction, Classification):
-        best = prediction.top(_TOP)
-        best = best[prediction.probabilities[best] >= confidence] if confidence else best
-        return _labelled(prediction.probabilities[best], best, names)
-    assert isinstance(prediction, Detections)
-    boxes = [[round(float(value), 2) for value in box] for box in prediction.boxes_xyxy]
-    return {"boxes_xyxy": boxes, **_labelled(prediction.scores, prediction.class_ids, names)}
-
-
-def _labelled(scores: Any, class_ids: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    ids = [int(class_id) for class_id in np.asarray(class_ids)]
-    return {
-        "scores": [round(float(value), 6) for value in scores],
-        "classes": ids,
-        "names": [names[class_id] for class_id in ids],
-    }

@@ -94,11 +94,17 @@ class LoadedModel(ABC):
 
     @abstractmethod
     def postprocess(
-        self, outputs: Any, prepared: Any, *, confidence: float | None = None
+        self,
+        outputs: Any,
+        prepared: Any,
+        *,
+        confidence: float | None = None,
+        iou: float | None = None,
     ) -> list[Predictions]:
         """The model's output to predictions.
 
-        `confidence` replaces the card's lowest score (detectors).
+        `confidence` replaces the card's lowest score (detectors), `iou` the overlap above which
+        the worse of two boxes is dropped (detectors whose card has such a step; else nothing).
         """
 
     @abstractmethod

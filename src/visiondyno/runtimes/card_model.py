@@ -49,12 +49,20 @@ class CardModel(LoadedModel):
         return self._run_in_pieces(tensor, self._batch_size)
 
     def postprocess(
-        self, outputs: list[Output], prepared: PreparedBatch, *, confidence: float | None = None
+        self,
+        outputs: list[Output],
+        prepared: PreparedBatch,
+        *,
+        confidence: float | None = None,
+        iou: float | None = None,
     ) -> list[Predictions]:
         """See `LoadedModel.postprocess`."""
         self._require_open()
         check_no_nan(outputs, self._output_names)
         card = self.description.card
+        if iou is not None and card.detection is not None and card.detection.nms_iou is not None:
+            detection = card.detection.model_copy(update={"nms_iou": iou})
+            card = card.model_copy(update={"detection": detection})
         if self._quantisation:
             outputs = self._dequantised(outputs)
         if confidence is None:

@@ -1,0 +1,358 @@
+"""The pool: what waits, and which replica gets it in which batch.
+
+One queue for all replicas, in order of arrival: a request never waits behind a slow one while
+another replica is free. A batch is what waits when a replica can take it (up to `max_batch`), so
+batches grow under load and cost nothing without; `batch_delay_s` makes them wait for more.
+
+A replica that is busy is handed one more batch only while enough else waits for the others: then it
+never stands still between two batches, and nobody who could be answered sooner waits behind it.
+
+An item whose replica dies goes to the head of the queue and gets one other try; if that dies too,
+the item is the likely reason, and is answered with an error. Predicting is free of effects, so
+trying again is safe. All methods on the event loop.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from visiondyno.errors import (
+    ChildDied,
+    NotReady,
+    RateLimited,
+    TimeLimitExceeded,
+    VisionDynoError,
+)
+from visiondyno.executors.scaling import ScaleLimits
+from visiondyno.serving.fleet import Fleet, Member
+from visiondyno.serving.metrics import ServingMetrics
+from visiondyno.serving.replicas import Launch, Readiness
+from visiondyno.serving.wire import Answer, Item
+
+_MOST_TRIES = 2
+_HANG_GRACE_S = 10.0
+"""A batch that still runs so long after the time limit of requests: its replica hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How the pool behaves.
+
+    Attributes:
+        scale: the least and most replicas, and when an idle one ends.
+        max_batch: most items in one batch; None: what the model takes, once that is known.
+        batch_delay_s: how long the oldest item may wait for others to share its batch.
+        queue: most items that wait.
+        time_limit_s: an item without an answer after so long is given up.
+    """
+
+    scale: ScaleLimits
+    max_batch: int | None = 1
+    batch_delay_s: float = 0.0
+    queue: int = 100
+    time_limit_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """An answer with what the front knows of its way.
+
+    Attributes:
+        answer: the replica's.
+        queue_ms: from its acceptance until it was handed to the replica that answered.
+        total_ms: from its acceptance to its answer.
+        start: of the replica it had to wait for, if none was ready when it was accepted.
+    """
+
+    answer: Answer
+    queue_ms: float
+    total_ms: float
+    start: Readiness | None
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """An item on its way. `done` holds its end, whoever comes first: answer, limit, hang-up."""
+
+    item: Item
+    done: "asyncio.Future[Predicted]"
+    accepted_s: float
+    found_none: bool
+    given_s: float = 0.0
+    tries: int = 0
+    start: Readiness | None = None
+
+
+class Pool:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        limits: PoolLimits,
+        launch: Launch,
+        metrics: ServingMetrics,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """`clock` gives seconds, monotonic; the event loop's if None."""
+        self.limits = limits
+        self._clock = clock or asyncio.get_running_loop().time
+        hang_s = limits.time_limit_s + _HANG_GRACE_S
+        self.fleet = Fleet(limits.scale, launch, metrics, hang_s, self._clock)
+        self._metrics = metrics
+        self._max_batch = limits.max_batch or 1
+        self._queue: deque[_Waiting] = deque()
+        self._batch_ids = 0
+        self._delay: asyncio.TimerHandle | None = None
+        self._draining = False
+        self._changed = asyncio.Event()
+
+    async def start(self) -> Readiness:
+        """Start the least number of replicas, and at least one, and wait until one is ready.
+
+        Raises:
+            VisionDynoError: why the model can't be loaded.
+        """
+        readiness = await self.fleet.start(self)
+        if self.limits.max_batch is None:
+            fixed = readiness.model["batch_size"]
+            self._max_batch = fixed or (1 if readiness.model["device"] == "cpu" else 8)
+        return readiness
+
+    async def predict(self, items: Sequence[Item]) -> list[Predicted]:
+        """An answer for each item, in order. Cancelling gives up what isn't running yet.
+
+        Raises:
+            RateLimited: more would wait than may; says when to come again.
+            NotReady: the server is stopping, or no replica can be started.
+            TimeLimitExceeded: there was no answer in time.
+            ChildDied: two replicas died of an item.
+        """
+        self._admit(len(items))
+        now = self._clock()
+        loop = asyncio.get_running_loop()
+        found_none = not self.fleet.able
+        waiting = [_Waiting(item, loop.create_future(), now, found_none) for item in items]
+        self._queue.extend(waiting)
+        limit = loop.call_later(self.limits.time_limit_s, self._give_up, waiting)
+        self._dispatch()
+        try:
+            return [await one.done for one in waiting]
+        finally:
+            limit.cancel()
+            for one in waiting:
+                if not one.done.cancel() and not one.done.cancelled():
+                    one.done.exception()  # looked at: asyncio would complain of what nobody saw
+            self._changed.set()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no more, and finish what was accepted; whether all of it was within `grace_s`."""
+        self._draining = True
+        end_s = self._clock() + grace_s
+        while (left_s := end_s - self._clock()) > 0 and self.depth + self.in_flight:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left_s)
+            except TimeoutError:
+                break
+        return not self.depth + self.in_flight
+
+    async def close(self) -> None:
+        """End every replica; what still waits is answered with an error."""
+        self._draining = True
+        self._refuse_waiting(NotReady("The server was stopped before this was its turn.", 1.0))
+        await self.fleet.close()
+
+    @property
+    def depth(self) -> int:
+        """Items that wait, those given up not counted."""
+        return sum(not one.done.done() for one in self._queue)
+
+    @property
+    def in_flight(self) -> int:
+        """Items that replicas have."""
+        return sum(len(batch) for one in self.fleet.members for batch in one.batches.values())
+
+    def states(self) -> dict[str, int]:
+        """Replicas by state; see `Fleet.states`."""
+        return self.fleet.states()
+
+    def processes(self) -> dict[str, int]:
+        """Process ids of the replicas, by name."""
+        return {one.replica.name: one.replica.pid for one in self.fleet.members}
+
+    @property
+    def max_batch(self) -> int:
+        """Most items in one batch."""
+        return self._max_batch
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more."""
+        return self._draining
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether a request would be answered: a replica is ready, or one may be started for it."""
+        fleet = self.fleet
+        may_start = fleet.scales_to_zero and fleet.failure is None
+        return not self._draining and (bool(fleet.able) or may_start)
+
+    # What the fleet asks and tells.
+
+    def demand(self) -> int:
+        """See `fleet.Needs`: as many as would have a batch of their own."""
+        return -(-self.depth // self._max_batch)
+
+    def on_member_ready(self, member: Member) -> None:
+        """See `fleet.Needs`."""
+        for one in self._queue:
+            if one.found_none and one.start is None:
+                one.start = member.readiness
+        self._dispatch()
+
+    def on_member_answers(self, member: Member, batch_id: int, answers: list[Answer]) -> None:
+        """See `fleet.Needs`."""
+        batch: list[_Waiting] = member.batches.pop(batch_id)
+        now = self._clock()
+        self._metrics.answered(member.replica.name, len(batch), now - member.busy_since_s)
+        member.busy_since_s = member.idle_since_s = now
+        for one, answer in zip(batch, answers, strict=True):
+            if not one.done.done():
+                queue_ms = (one.given_s - one.accepted_s) * 1e3
+                total_ms = (now - one.accepted_s) * 1e3
+                one.done.set_result(Predicted(answer, queue_ms, total_ms, one.start))
+        self._dispatch()
+        self._changed.set()
+
+    def on_member_gone(self, member: Member, how: str) -> None:
+        """See `fleet.Needs`."""
+        for place, batch in reversed(list(enumerate(member.batches.values()))):
+            for one in reversed(batch):
+                # Only the first was running: the others aren't the reason, and were not tried.
+                one.tries -= place > 0
+                self._try_again(one, how)
+        self._dispatch()
+        self._changed.set()
+
+    def on_no_member(self, error: VisionDynoError) -> None:
+        """See `fleet.Needs`."""
+        self._refuse_waiting(self._cannot_start(error))
+
+    # How it does it.
+
+    def _admit(self, count: int) -> None:
+        if self._draining:
+            raise NotReady("The server is stopping; ask another, or come again.", 1.0)
+        if self.fleet.failure is not None and not self.fleet.able:
+            raise self._cannot_start(self.fleet.failure)
+        if len(self._queue) + count <= self.limits.queue:
+            return
+        depth = self.depth
+        # More than the whole queue at once is let in alone: it could never be otherwise.
+        if depth and depth + count > self.limits.queue:
+            raise RateLimited(
+                f"{depth} images wait already, of at most {self.limits.queue}; come again later.",
+                retry_after_s=self._metrics.seconds_for(depth, len(self.fleet.able)),
+            )
+
+    def _cannot_start(self, error: VisionDynoError) -> NotReady:
+        return NotReady(
+            f"No replica can be started: {error.message}", max(1.0, self.fleet.next_start_in_s)
+        )
+
+    def _give_up(self, waiting: list[_Waiting]) -> None:
+        limit = TimeLimitExceeded(
+            f"There was no answer within {self.limits.time_limit_s:g} s; the server is overloaded "
+            "or the request is too large. Send less at once, or raise --time-limit."
+        )
+        for one in waiting:
+            if not one.done.done():
+                one.done.set_exception(limit)
+
+    def _refuse_waiting(self, error: VisionDynoError) -> None:
+        while self._queue:
+            one = self._queue.popleft()
+            if not one.done.done():
+                one.done.set_exception(error)
+        self._changed.set()
+
+    def _try_again(self, one: _Waiting, how: str) -> None:
+        if one.done.done():
+            return
+        if one.tries < _MOST_TRIES:
+            self._queue.appendleft(one)
+            return
+        one.done.set_exception(
+            ChildDied(
+                f"The model's process {how} while it had this image, twice. If other images are "
+                "answered, something about this one is the reason; the server's log has more."
+            )
+        )
+
+    def _dispatch(self) -> None:
+        """Hand out what can be handed out now."""
+        queue = self._queue
+        while queue:
+            if queue[0].done.done():
+                queue.popleft()
+                continue
+            able = self.fleet.able
+            member = self._next_member(able)
+            if member is None:
+                self.fleet.scale()
+                return
+            if not member.batches and self._waits_for_more():
+                return
+            free = sum(not one.batches for one in able)
+            self._give(member, self._take_batch(free))
+
+    def _next_member(self, able: list[Member]) -> Member | None:
+        """The replica to have the next batch: a free one, or else one for its next batch."""
+        if not able:
+            return None
+        best = min(able, key=lambda one: (len(one.batches), one.idle_since_s))
+        if not best.batches:
+            return best
+        enough_for_others = len(self._queue) > (len(able) - 1) * self._max_batch
+        return best if len(best.batches) == 1 and enough_for_others else None
+
+    def _waits_for_more(self) -> bool:
+        """Whether the batch delay holds the head of the queue back; then a timer is set."""
+        if self.limits.batch_delay_s <= 0 or len(self._queue) >= self._max_batch:
+            return False
+        left_s = self._queue[0].accepted_s + self.limits.batch_delay_s - self._clock()
+        if left_s <= 0:
+            return False
+        if self._delay is None:
+            self._delay = asyncio.get_running_loop().call_later(left_s, self._delay_over)
+        return True
+
+    def _delay_over(self) -> None:
+        self._delay = None
+        self._dispatch()
+
+    def _take_batch(self, free: int) -> list[_Waiting]:
+        """From the head of the queue: of one kind, and no more than a fair share of the free."""
+        most = min(self._max_batch, -(-len(self._queue) // max(1, free)))
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < most:
+            one = self._queue[0]
+            if not one.done.done():
+                if batch and one.item.kind is not batch[0].item.kind:
+                    break
+                batch.append(one)
+            self._queue.popleft()
+        return batch
+
+    def _give(self, member: Member, batch: list[_Waiting]) -> None:
+        now = self._clock()
+        if not member.batches:
+            member.busy_since_s = now
+        self._batch_ids += 1
+        member.batches[self._batch_ids] = batch
+        for one in batch:
+            one.given_s = now
+            one.tries += 1
+        self._metrics.given(len(batch))
+        member.replica.send(self._batch_ids, [one.item for one in batch])
