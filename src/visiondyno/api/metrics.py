@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from visiondyno.api.job_accounts import cost_usd, energy_joules
 from visiondyno.errors import Unavailable
 from visiondyno.executors.workers import WorkerInfo, WorkerState
 from visiondyno.job import JobState
@@ -20,7 +21,7 @@ _JOB_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900,
 
 
 class JobMetrics:
-    """Histograms of the jobs that ended while this server ran."""
+    """Times, cost and energy of the jobs that ended while this server ran."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._queued = Histogram(
@@ -38,6 +39,19 @@ class JobMetrics:
             registry=registry,
         )
 
+        self._cost = Counter(
+            "visiondyno_job_cost_usd",
+            "At least what jobs cost: time on a worker × the price that their spec names.",
+            ("kind",),
+            registry=registry,
+        )
+        self._energy = Counter(
+            "visiondyno_job_energy_joules",
+            "Energy that jobs measured, by source: a counter of the hardware, or an estimate.",
+            ("kind", "source"),
+            registry=registry,
+        )
+
     async def ended(self, job: JobRecord, recorded: RecordedEvent) -> None:
         """Observe a terminal event; what wasn't measured isn't counted."""
         answer = recorded.event.answer
@@ -47,6 +61,11 @@ class JobMetrics:
             self._queued.labels(job.kind).observe(answer.delay_time_ms / 1000)
         if answer.execution_time_ms is not None:
             self._ran.labels(job.kind, answer.status).observe(answer.execution_time_ms / 1000)
+        cost = cost_usd(answer)
+        if cost is not None:
+            self._cost.labels(job.kind).inc(cost)
+        for source, joules in energy_joules(answer).items():
+            self._energy.labels(job.kind, source).inc(joules)
 
 
 @dataclass(frozen=True, slots=True)
