@@ -3,13 +3,25 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from visiondyno.errors import ModelError, SpecError, Unavailable
 from visiondyno.predictions import Classification, Detections, Image, Predictions
-from visiondyno.runtimes.base import LoadedModel, LoadOptions, Runtime
+from visiondyno.runtimes.base import GraphModel, LoadedModel, LoadOptions, Runtime
+
+DATATYPES = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "INT8": np.int8,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,21 @@ def assert_same(left: Predictions, right: Predictions) -> None:
         np.testing.assert_array_equal(left.class_ids, right.class_ids)
         np.testing.assert_allclose(left.scores, right.scores, atol=1e-5)
         np.testing.assert_allclose(left.boxes_xyxy, right.boxes_xyxy, atol=1e-2)
+
+
+def random_feeds(graph: GraphModel, rows: int) -> dict[str, NDArray[Any]]:
+    """Tensors that the graph takes: `rows` where it is free, 32 for every other free size."""
+    random = np.random.default_rng(rows)
+    feeds = {}
+    for one in graph.inputs:
+        shape = [rows if one.shape[0] == -1 else one.shape[0], *one.shape[1:]]
+        shape = [32 if size == -1 else size for size in shape]
+        feeds[one.name] = random.integers(0, 100, shape).astype(DATATYPES[one.datatype])
+    return feeds
+
+
+def datatype_of(array: NDArray[Any]) -> str:
+    return next(name for name, dtype in DATATYPES.items() if array.dtype == dtype)
 
 
 class RuntimeContract:
@@ -152,6 +179,40 @@ class RuntimeContract:
             for call in calls:
                 with pytest.raises(ModelError, match="closed"):
                     call()
+
+    def test_a_graph_runs_as_it_is_and_not_after_close(self, target: Target) -> None:
+        for model in self.load_each(target):
+            if (graph := model.graph) is None:
+                model.close()
+                continue
+            feeds = random_feeds(graph, rows=2)
+            names = [one.name for one in graph.outputs]
+            outputs = graph.run_graph(feeds, names)
+            for said, output in zip(graph.outputs, outputs, strict=True):
+                assert len(said.shape) == output.ndim
+                assert all(a in (-1, b) for a, b in zip(said.shape, output.shape, strict=True))
+                assert datatype_of(output) == said.datatype
+            for left, right in zip(outputs, graph.run_graph(feeds, names), strict=True):
+                np.testing.assert_array_equal(left, right)
+            (last,) = graph.run_graph(feeds, names[-1:])
+            np.testing.assert_array_equal(last, outputs[-1])
+            with pytest.raises(ModelError, match="stopped while running"):
+                graph.run_graph({name: feed[..., None] for name, feed in feeds.items()}, names)
+            model.close()
+            with pytest.raises(ModelError, match="closed"):
+                graph.run_graph(feeds, names)
+
+    def test_rows_said_to_be_free_can_be_joined_and_taken_apart(self, target: Target) -> None:
+        for model in self.load_each(target):
+            if (graph := model.graph) is not None and graph.has_free_rows:
+                names = [one.name for one in graph.outputs]
+                parts = [random_feeds(graph, rows) for rows in (1, 2)]
+                joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                together = graph.run_graph(joined, names)
+                apart = [graph.run_graph(part, names) for part in parts]
+                for whole, *pieces in zip(together, *apart, strict=True):
+                    np.testing.assert_allclose(whole, np.concatenate(pieces), atol=1e-4)
+            model.close()
 
     def test_nan_is_an_error_that_names_the_output(self, target: Target) -> None:
         for model in self.load_each(target):

@@ -1,10 +1,12 @@
 """The runtime seam: what executes a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
+
+from numpy.typing import NDArray
 
 from visiondyno.predictions import Image, Predictions
 from visiondyno.specs.model_card import ModelCard
@@ -67,6 +69,54 @@ class ModelDescription:
     notes: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class GraphTensor:
+    """An input or output of a model's graph.
+
+    Attributes:
+        name: the graph's own.
+        datatype: as the Open Inference Protocol calls it (`FP32`, `INT64`, `BYTES` for strings).
+        shape: -1 for sizes known at run time only.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class GraphModel(ABC):
+    """A capability of loaded models: their graph as it is, without any step around it.
+
+    Contract: `run_graph` gives the outputs as the graph made them, unscaled and unchecked (NaN
+    too), and keeps no state: the same feeds give the same outputs. From one thread at a time, and
+    never while `LoadedModel.infer` runs. After the model's `close` it raises `ModelError`.
+
+    Attributes:
+        inputs: all that must be fed.
+        outputs: all there are.
+        has_free_rows: dimension 0 of every input and output is one and the same free size, by the
+            graph's own word: feeds may be joined along it, and their outputs taken apart.
+    """
+
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+    has_free_rows: bool
+
+    @abstractmethod
+    def run_graph(
+        self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str]
+    ) -> list[NDArray[Any]]:
+        """The outputs called `wanted`, in that order.
+
+        Args:
+            feeds: an array for each input, of its type and shape; strings as objects of `str`.
+            wanted: at least one name of `outputs`.
+
+        Raises:
+            ModelError: the graph can't run on these feeds.
+        """
+
+
 class LoadedModel(ABC):
     """A model ready to run. The three steps are apart because each is measured apart.
 
@@ -79,10 +129,12 @@ class LoadedModel(ABC):
 
     Attributes:
         files: what was read: the model file and its external weights; none where there is no file.
+        graph: the model's graph, of runtimes that can run it by itself; else None.
     """
 
     description: ModelDescription
     files: tuple[Path, ...] = ()
+    graph: GraphModel | None = None
 
     @abstractmethod
     def preprocess(self, images: Sequence[Image]) -> Any:

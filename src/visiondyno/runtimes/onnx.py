@@ -1,6 +1,7 @@
 """The ONNX runtime: models as .onnx files, run by ONNX Runtime."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from visiondyno.runtimes.card_model import CardModel
 from visiondyno.runtimes.graph_input import GraphInput, image_input, output_shapes
 from visiondyno.runtimes.model_cards import resolve_card
 from visiondyno.runtimes.onnx_file import OnnxFacts, read_onnx
+from visiondyno.runtimes.onnx_graph import graph_of
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.vision.heads import HEADS, Output
 
@@ -82,6 +84,7 @@ class _OnnxModel(CardModel):
         self._session = session
         self._input = graph_input
         self.files = (facts.path, *facts.external_files)
+        self.graph = graph_of(session, self._run_session)
 
     def _run(self, tensor: NDArray[Any]) -> list[Output]:
         feeds = {self._input.name: tensor if self._input.has_batch_axis else tensor[0]}
@@ -91,14 +94,19 @@ class _OnnxModel(CardModel):
             feeds[self._input.size_input] = np.tile(
                 np.array([[size.width, size.height]], np.int64), (len(tensor), 1)
             )
+        outputs = self._run_session(self._output_names, feeds)
+        return outputs if self._input.has_batch_axis else [output[None] for output in outputs]
+
+    def _run_session(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Output]:
+        self._require_open()
         try:
-            outputs: list[Output] = self._session.run(self._output_names, feeds)
+            outputs: list[Output] = self._session.run(list(names), dict(feeds))
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.
             raise ModelError(
                 f"{self.description.reference} stopped while running: {_reason(error)}"
             ) from error
-        return outputs if self._input.has_batch_axis else [output[None] for output in outputs]
+        return outputs
 
     def _free(self) -> None:
         self._session = None
