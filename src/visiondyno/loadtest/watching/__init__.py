@@ -1,0 +1,1 @@
+"""What a target uses while it is under load: processor time, memory, how many instances are up."""
