@@ -227,16 +227,18 @@ def _volumes(service: str) -> list[str]:
 
 
 def test_grafana_finds_prometheus_and_the_dashboards() -> None:
-    sources = yaml.safe_load((FOLDER / "grafana/datasources.yaml").read_text(encoding="utf-8"))
-    (source,) = sources["datasources"]
-    project = _project(("compose.yaml",))
-    inside = [port.split(":")[2] for port in project["services"]["prometheus"]["ports"]]
-    assert source["url"] == f"http://prometheus:{inside[0]}"
-    boards = yaml.safe_load((FOLDER / "grafana/dashboards.yaml").read_text(encoding="utf-8"))
-    (provider,) = boards["providers"]
-    mounted = {volume.split(":")[1]: volume.split(":")[0] for volume in _volumes("grafana")}
-    folder = FOLDER / mounted[provider["options"]["path"]]
-    assert sorted(folder.glob("*.json"))
+    services = _project(("compose.yaml",))["services"]
+    mounted = {v.split(":")[1]: FOLDER / v.split(":")[0] for v in services["grafana"]["volumes"]}
+    provisioning = "/etc/grafana/provisioning"
+    source_file = mounted[f"{provisioning}/datasources/prometheus.yaml"]
+    (source,) = yaml.safe_load(source_file.read_text(encoding="utf-8"))["datasources"]
+    inside = services["prometheus"]["ports"][0].split(":")[2]
+    environ = services["grafana"]["environment"]
+    assert environ[source["url"].removeprefix("$")] == f"http://prometheus:{inside}"
+    board_file = mounted[f"{provisioning}/dashboards/visiondyno.yaml"]
+    (provider,) = yaml.safe_load(board_file.read_text(encoding="utf-8"))["providers"]
+    folders = [f for path, f in mounted.items() if path.startswith(provider["options"]["path"])]
+    assert [sorted(folder.glob("*.json")) != [] for folder in folders] == [True]
 
 
 def test_redis_takes_its_command(tmp_path: Path) -> None:

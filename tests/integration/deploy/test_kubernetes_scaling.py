@@ -101,6 +101,10 @@ def test_monitors_select_ports_that_answer_metrics() -> None:
         (target,) = (
             each for each in of_kind(objects, of) if chosen <= _target_labels(each).items()
         )
+        named = _target_labels(target).get(monitor["spec"].get("jobLabel", ""))
+        # A PodMonitor's job is called NAMESPACE/NAME; alerts go by `visiondyno…`.
+        job = named or f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
+        assert job.startswith("visiondyno")
         there = (
             target["spec"]["ports"]
             if of == "Service"
