@@ -69,7 +69,7 @@ tracing = start_tracing("visiondyno")
 with tracing.request("GET", {"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"}, {}):
     tracing.record_stages([Stage("a", 0.0, 1.0)])
 tracing.record_request_span(Stage("b", 0.0, 1.0))
-tracing.record_job("j", Stage("c", 0.0, 1.0), [], is_error=False)
+tracing.record_job(Stage("c", 0.0, 1.0), [], is_error=False)
 tracing.close()
 print([name for name in sys.modules if name.startswith("opentelemetry")])
 """

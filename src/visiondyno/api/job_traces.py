@@ -37,4 +37,4 @@ class JobTraces:
             "visiondyno.job.attempts": job.attempts,
         }
         whole = Stage(f"job {job.kind}", job.created_at, recorded.at, attributes)
-        self._tracing.record_job(job.id, whole, stages, is_error=answer.status in _ERRORS)
+        self._tracing.record_job(whole, stages, is_error=answer.status in _ERRORS)

@@ -16,19 +16,22 @@ _IDS: ContextVar[Mapping[str, str]] = ContextVar("visiondyno_ids", default=Mappi
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def bind(
-    *, request_id: str | None = None, job_id: str | None = None, trace_id: str | None = None
-) -> None:
-    """From here on log lines of this task carry these ids; None leaves an id as it is."""
-    _IDS.set({**_IDS.get(), **_given(request_id, job_id, trace_id)})
+def bind(*, job_id: str) -> None:
+    """From here on log lines of this task carry the job's id."""
+    _IDS.set({**_IDS.get(), "job_id": job_id})
 
 
 @contextlib.contextmanager
 def bound(
     *, request_id: str | None = None, job_id: str | None = None, trace_id: str | None = None
 ) -> Iterator[None]:
-    """`bind` for a block: afterwards the ids are as they were, whatever was bound within."""
-    token = _IDS.set({**_IDS.get(), **_given(request_id, job_id, trace_id)})
+    """Within, log lines of this task carry these ids too; None leaves an id as it is.
+
+    Afterwards all ids are as they were, whatever was bound within.
+    """
+    ids = {"request_id": request_id, "job_id": job_id, "trace_id": trace_id}
+    given = {name: value for name, value in ids.items() if value is not None}
+    token = _IDS.set({**_IDS.get(), **given})
     try:
         yield
     finally:
@@ -48,8 +51,3 @@ def request_id_of(given: str | None) -> str:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return secrets.token_hex(16)
-
-
-def _given(request_id: str | None, job_id: str | None, trace_id: str | None) -> dict[str, str]:
-    ids = {"request_id": request_id, "job_id": job_id, "trace_id": trace_id}
-    return {name: value for name, value in ids.items() if value is not None}

@@ -8,12 +8,11 @@ endpoint, or without the extra `otel`, every function here does nothing.
 import contextlib
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from visiondyno.telemetry.ids import bind, bound_ids
+from visiondyno.telemetry.ids import bound
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_JOBS_KEPT = 10_000
 _NS = 1_000_000_000
 
 _log = logging.getLogger(__name__)
@@ -69,7 +67,6 @@ class Tracing:
     def __init__(self, provider: "TracerProvider | None") -> None:
         self._provider = provider
         self._tracer = None if provider is None else provider.get_tracer("visiondyno")
-        self._jobs: OrderedDict[str, Context] = OrderedDict()
 
     @property
     def is_on(self) -> bool:
@@ -100,10 +97,9 @@ class Tracing:
             kind=SpanKind.SERVER,
             attributes=_known({"http.request.method": method, **attributes}),
         )
-        with use_span(span, end_on_exit=True):
-            bind(trace_id=format(span.get_span_context().trace_id, "032x"))
+        trace_id = format(span.get_span_context().trace_id, "032x")
+        with use_span(span, end_on_exit=True), bound(trace_id=trace_id):
             yield RequestSpan(span)
-            self._remember_job(bound_ids().get("job_id"), span)
 
     def record_stages(self, stages: Sequence[Stage]) -> None:
         """Children of the current span, after the fact."""
@@ -136,37 +132,22 @@ class Tracing:
         parent = None if headers is None else _context_of(headers)
         self._record(whole, stages, parent, SpanKind.SERVER, is_error=is_error)
 
-    def record_job(
-        self, job_id: str, whole: Stage, stages: Sequence[Stage], *, is_error: bool
-    ) -> None:
-        """An ended job's span, part of the trace of the request that made it.
+    def record_job(self, whole: Stage, stages: Sequence[Stage], *, is_error: bool) -> None:
+        """An ended job's span, part of the trace of the request in whose task its follower began.
 
-        Which that was is known for the last 10,000 jobs that this process accepted; others begin a
-        trace of their own.
+        A job that another process accepted, or this one before it was restarted, begins a trace of
+        its own.
         """
         if self._tracer is None:
             return
-        from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind
 
-        parent = self._jobs.pop(job_id, None) or Context()
-        self._record(whole, stages, parent, SpanKind.CONSUMER, is_error=is_error)
+        self._record(whole, stages, None, SpanKind.CONSUMER, is_error=is_error)
 
     def close(self) -> None:
         """Send what is left; spans made later are dropped."""
         if self._provider is not None:
             self._provider.shutdown()
-
-    def _remember_job(self, job_id: str | None, span: "Span") -> None:
-        if job_id is None:
-            return
-        from opentelemetry.context import Context
-        from opentelemetry.trace import NonRecordingSpan, set_span_in_context
-
-        own = NonRecordingSpan(span.get_span_context())
-        self._jobs.setdefault(job_id, set_span_in_context(own, Context()))
-        if len(self._jobs) > _JOBS_KEPT:
-            self._jobs.popitem(last=False)
 
     def _record(
         self,
