@@ -13,6 +13,7 @@ from visiondyno.errors import DatasetError, ModelError, SpecError, VisionDynoErr
 from visiondyno.operations.predicted import as_json
 from visiondyno.predictions import Image, Predictions
 from visiondyno.runtimes.base import LoadedModel
+from visiondyno.serving.tensor_batches import PreparedTensors, TensorBatches
 from visiondyno.serving.wire import Answer, Item, Kind, Media, Stages
 from visiondyno.vision.decode import decode_image
 from visiondyno.vision.draw import draw
@@ -53,9 +54,15 @@ class Batches:
         self._names = model.description.card.classes
         self._is_detector = model.description.card.task == "detection"
         self._clock = clock
+        self._tensors = TensorBatches(model.graph, clock)
 
-    def prepare(self, items: Sequence[Item]) -> Prepared:
-        """Decode and pre-process; an item that can't be decoded gets its answer here."""
+    def prepare(self, items: Sequence[Item]) -> Prepared | PreparedTensors:
+        """Decode and pre-process; an item that can't be decoded gets its answer here.
+
+        Items of tensors share no batch with others.
+        """
+        if items[0].kind is Kind.TENSORS:
+            return self._tensors.prepare(items)
         started = self._clock()
         images: dict[int, Image] = {}
         refused: dict[int, Answer] = {}
@@ -71,8 +78,10 @@ class Batches:
             items, images, refused, tensor, (decoded - started) / 1e6, (done - decoded) / 1e6
         )
 
-    def finish(self, prepared: Prepared) -> list[Answer]:
+    def finish(self, prepared: Prepared | PreparedTensors) -> list[Answer]:
         """Infer and post-process; one answer an item, in order."""
+        if isinstance(prepared, PreparedTensors):
+            return self._tensors.finish(prepared)
         if not prepared.images:
             return [prepared.refused[place] for place in range(len(prepared.items))]
         started = self._clock()
@@ -95,7 +104,7 @@ class Batches:
                 answers.append(prepared.refused[place])
                 continue
             status, media, body = bodies[place]
-            answers.append(Answer(status, media, body, stages))
+            answers.append(Answer(status, media, body, stages, rows=1))
         return answers
 
     def run(self, items: Sequence[Item]) -> list[Answer]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from visiondyno.errors import NotReady, RateLimited, TimeLimitExceeded, VisionDynoError
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, Predicted
+from visiondyno.serving.statistics import Statistics
 from visiondyno.serving.wire import Item
 from visiondyno.telemetry.traces import Stage, Tracing
 
@@ -17,13 +18,31 @@ from visiondyno.telemetry.traces import Stage, Tracing
 class Inference:
     """A pool with its counts, times and spans."""
 
-    def __init__(self, pool: Pool, metrics: ServingMetrics, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        metrics: ServingMetrics,
+        tracing: Tracing,
+        statistics: Statistics | None = None,
+    ) -> None:
+        """`statistics`: those that the pool's `on_batch` tells."""
         self.pool = pool
+        self.statistics = statistics or Statistics()
         self._metrics = metrics
         self._tracing = tracing
 
     async def predict(self, items: Sequence[Item]) -> list[Predicted]:
         """An answer for each item, in order; see `Pool.predict` for what it raises."""
+        started = time.monotonic()
+        predicted: list[Predicted] | None = None
+        try:
+            predicted = await self._predict(items)
+        finally:
+            took_ms = (time.monotonic() - started) * 1e3
+            self.statistics.request_done(items, predicted, took_ms)
+        return predicted
+
+    async def _predict(self, items: Sequence[Item]) -> list[Predicted]:
         try:
             predicted = await self.pool.predict(items)
         except asyncio.CancelledError:

@@ -16,6 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from visiondyno.errors import (
     ChildDied,
@@ -93,9 +94,14 @@ class Pool:
         launch: Launch,
         metrics: ServingMetrics,
         clock: Callable[[], float] | None = None,
+        on_batch: Callable[[Sequence[Item], Sequence[Answer]], None] = lambda *_: None,
     ) -> None:
-        """`clock` gives seconds, monotonic; the event loop's if None."""
+        """`clock` gives seconds, monotonic; the event loop's if None.
+
+        `on_batch` is told each batch that came back, with its answers.
+        """
         self.limits = limits
+        self._on_batch = on_batch
         self._clock = clock or asyncio.get_running_loop().time
         hang_s = limits.time_limit_s + _HANG_GRACE_S
         self.fleet = Fleet(limits.scale, launch, metrics, hang_s, self._clock)
@@ -106,6 +112,8 @@ class Pool:
         self._delay: asyncio.TimerHandle | None = None
         self._draining = False
         self._changed = asyncio.Event()
+        self.model: dict[str, Any] | None = None
+        """What the first replica that was ready told; see `replicas.Readiness.model`."""
 
     async def start(self) -> Readiness:
         """Start the least number of replicas, and at least one, and wait until one is ready.
@@ -114,6 +122,7 @@ class Pool:
             VisionDynoError: why the model can't be loaded.
         """
         readiness = await self.fleet.start(self)
+        self.model = readiness.model
         if self.limits.max_batch is None:
             fixed = readiness.model["batch_size"]
             self._max_batch = fixed or (1 if readiness.model["device"] == "cpu" else 8)
@@ -217,6 +226,7 @@ class Pool:
         now = self._clock()
         self._metrics.answered(member.replica.name, len(batch), now - member.busy_since_s)
         member.busy_since_s = member.idle_since_s = now
+        self._on_batch([one.item for one in batch], answers)
         for one, answer in zip(batch, answers, strict=True):
             if not one.done.done():
                 queue_ms = (one.given_s - one.accepted_s) * 1e3

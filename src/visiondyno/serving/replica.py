@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from visiondyno.runtimes.base import LoadedModel
     from visiondyno.serving.batches import Batches, Prepared
+    from visiondyno.serving.tensor_batches import PreparedTensors
     from visiondyno.serving.wire import Answer, Item
 
 _SET_PDEATHSIG = 1
@@ -110,9 +111,19 @@ def _warm_up(model: "LoadedModel", max_batch: int | None) -> int:
 
 
 def _facts(model: "LoadedModel") -> dict[str, Any]:
+    from dataclasses import asdict
+
     from visiondyno.measuring.described import describe
 
-    return describe(model.description)
+    graph = model.graph
+    told = None
+    if graph is not None:
+        told = {
+            "inputs": [asdict(one) for one in graph.inputs],
+            "outputs": [asdict(one) for one in graph.outputs],
+            "has_free_rows": graph.has_free_rows,
+        }
+    return {**describe(model.description), "graph": told}
 
 
 def _failure(error: Exception) -> bytes:
@@ -137,7 +148,8 @@ def _serve(front: socket.socket, frames: _Frames, batches: "Batches", *, ahead: 
     """
     from visiondyno.serving.wire import answers_frame, read_batch
 
-    waiting: SimpleQueue[tuple[int, list[Item], Prepared | None]] = SimpleQueue()
+    waiting: SimpleQueue[tuple[int, list[Item], Prepared | PreparedTensors | None]]
+    waiting = SimpleQueue()
 
     def read() -> None:
         try:
@@ -162,7 +174,7 @@ def _serve(front: socket.socket, frames: _Frames, batches: "Batches", *, ahead: 
 
 
 def _answers(
-    batches: "Batches", items: "list[Item]", prepared: "Prepared | None"
+    batches: "Batches", items: "list[Item]", prepared: "Prepared | PreparedTensors | None"
 ) -> "list[Answer]":
     """One for each item. A defect that one item brings out isn't the others' affair."""
     from visiondyno.errors import OperationFailed

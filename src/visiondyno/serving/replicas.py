@@ -30,7 +30,8 @@ class Readiness:
         load_ms: loading the model.
         first_inference_ms: the first prediction.
         total_ms: from its spawning until it was ready, all of the warm-up.
-        model: `runtimes.base.ModelDescription` as JSON.
+        model: `runtimes.base.ModelDescription` as JSON, and as `graph` the `inputs`, `outputs` and
+            `has_free_rows` of `runtimes.base.GraphModel`; None where the model has none.
     """
 
     process_ms: float

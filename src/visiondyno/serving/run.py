@@ -19,6 +19,7 @@ from visiondyno.serving.inference import Inference
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, PoolLimits
 from visiondyno.serving.replicas import Listener, Readiness, Replica
+from visiondyno.serving.statistics import Statistics
 from visiondyno.telemetry.access import AccessLog
 from visiondyno.telemetry.traces import start_tracing
 
@@ -54,8 +55,10 @@ async def serve(
     tracing = start_tracing("visiondyno-serve")
     registry = CollectorRegistry()
     metrics = ServingMetrics(registry, config.model_name)
-    pool = Pool(_limits(config), partial(_launch, config), metrics)
-    app = make_app(config, Inference(pool, metrics, tracing), registry, access_log, tracing)
+    statistics = Statistics()
+    pool = Pool(_limits(config), partial(_launch, config), metrics, on_batch=statistics.batch_done)
+    inference = Inference(pool, metrics, tracing, statistics)
+    app = make_app(config, inference, registry, access_log, tracing)
     server = _make_server(app, config, pool, metrics)
     try:
         return await _run(server, pool, metrics, config, listener, on_started)

@@ -21,7 +21,7 @@ from typing import Any
 _LENGTH = struct.Struct("<I")
 _BATCH = struct.Struct("<cQH")
 _ITEM = struct.Struct("<BII")
-_ANSWER = struct.Struct("<HBI4f")
+_ANSWER = struct.Struct("<HBI4fHI")
 
 LARGEST_FRAME_BYTES = 2**32 - 1
 
@@ -34,7 +34,8 @@ class Kind(IntEnum):
     PIXELS = 1
     """(height, width, 3) uint8 BGR; `height` and `width` are in the options."""
     TENSORS = 2
-    """Inputs of the graph itself, one after the other; names, types and shapes in the options."""
+    """A request to the graph itself in the Open Inference Protocol's form, an HTTP body or a
+    message of gRPC, as it came: see `tensor_batches`."""
 
 
 class Media(IntEnum):
@@ -46,7 +47,8 @@ class Media(IntEnum):
     PROBLEM = 3
     """JSON of `code` and `message`: an error that is the item's own."""
     TENSORS = 4
-    """JSON of names, types and shapes, its length (4 bytes, little endian) before it; then data."""
+    """A response in the same form as its request; of HTTP the length of its JSON (4 bytes, little
+    endian; 0: no binary data follows it) stands before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,17 @@ class Answer:
         status: HTTP's.
         media: of the body.
         body: the answer.
-        stages: shared by all of a batch.
+        stages: shared by all of a batch, or of a run where it took several.
+        run: which run of the model it was in, of those that its batch took.
+        rows: of that run that were this item's, an image being one; 0: none was run for it.
     """
 
     status: int
     media: Media
     body: bytes
     stages: Stages = Stages()
+    run: int = 0
+    rows: int = 0
 
 
 def frame(kind: bytes, content: Any) -> bytes:
@@ -138,6 +144,8 @@ def answers_frame(batch_id: int, answers: Iterable[Answer]) -> bytes:
             stages.preprocess_ms,
             stages.inference_ms,
             stages.postprocess_ms,
+            one.run,
+            one.rows,
         )
         parts += (head, one.body)
     body = b"".join(parts)
@@ -150,9 +158,10 @@ def read_answers(body: memoryview) -> tuple[int, list[Answer]]:
     at = _BATCH.size
     answers = []
     for _ in range(count):
-        status, media, size, *stages = _ANSWER.unpack_from(body, at)
+        status, media, size, *stages, run, rows = _ANSWER.unpack_from(body, at)
         at += _ANSWER.size
-        answers.append(Answer(status, Media(media), bytes(body[at : at + size]), Stages(*stages)))
+        content = bytes(body[at : at + size])
+        answers.append(Answer(status, Media(media), content, Stages(*stages), run, rows))
         at += size
     return batch_id, answers
 
