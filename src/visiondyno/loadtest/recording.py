@@ -1,6 +1,6 @@
 """What one round of a load test recorded: one row a request, nothing averaged yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -23,7 +23,8 @@ class Outcome(IntEnum):
     CUT = 5
     """The connection ended or broke HTTP before the whole answer."""
     NOT_SENT = 6
-    """The test was stopped, or the generator ran out of something, before it was sent."""
+    """The test was stopped before it was sent, or (then it has a `sent_ns`) before its answer was
+    whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +45,9 @@ class Recording:
         errors: some messages of failures with how often each came.
         cpu_s: processor time of the generator over the round.
         elapsed_s: of the round, from the first scheduled moment to the last end.
+        begun_ns: (n,) int64: when the generator took it up: wrote it, or began to open a connection
+            for it; -1: never. None: not known.
+        notes: what a reader must know that is no failure, with how often it happened.
     """
 
     scheduled_ns: NDArray[np.int64]
@@ -58,6 +62,8 @@ class Recording:
     errors: dict[str, int]
     cpu_s: float
     elapsed_s: float
+    begun_ns: NDArray[np.int64] | None = None
+    notes: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.scheduled_ns)
@@ -69,8 +75,13 @@ class Recording:
 
     @property
     def lag_ms(self) -> NDArray[np.float64]:
-        """(n,) from the scheduled moment to the sending: the generator's error; NaN: never sent."""
-        return np.where(self.sent_ns < 0, np.nan, (self.sent_ns - self.scheduled_ns) / 1e6)
+        """(n,) from the scheduled moment to when it was taken up; NaN: never.
+
+        The generator's error, and the wait for one of a limited number of connections. How long
+        the target takes to accept a connection is no part of it.
+        """
+        begun_ns = self.sent_ns if self.begun_ns is None else self.begun_ns
+        return np.where(begun_ns < 0, np.nan, (begun_ns - self.scheduled_ns) / 1e6)
 
     def having(self, *outcomes: Outcome) -> NDArray[np.bool_]:
         """(n,) whether the request ended in one of these ways."""
