@@ -21,6 +21,7 @@ FIRST = 100
 class Fake:
     parent: int
     started: int
+    session: int = 0
     own: int = 0
     of_children: int = 0
     state: str = "S"
@@ -47,6 +48,7 @@ class FakeKernel:
             (folder / "smaps_rollup").unlink(missing_ok=True)
             fields = ["0"] * 49
             fields[0], fields[1] = one.state, str(one.parent)
+            fields[3] = str(one.session)
             fields[11], fields[13] = str(one.own), str(one.of_children)
             fields[19] = str(one.started)
             (folder / "stat").write_text(f"{pid} (a ) nasty (name) {' '.join(fields)}\n")
@@ -147,6 +149,16 @@ def test_another_process_with_the_same_number_is_another_process(kernel):
     assert read(kernel, tree) is None
     kernel.write()
     assert tree.alive() == []
+
+
+def test_a_session_belongs_to_the_tree_of_its_leader(kernel):
+    """Whose child was never seen before it lost its parent."""
+    kernel.fork(FIRST, 101)
+    kernel.processes[101].session = FIRST
+    kernel.end(FIRST, is_waited_for=True)
+    kernel.write()
+    assert ProcessTree(FIRST, kernel.root).alive() == []
+    assert ProcessTree(FIRST, kernel.root, leads_session=True).alive() == [101]
 
 
 def test_one_that_waits_to_be_buried_has_time_but_no_memory_and_isnt_alive(kernel):

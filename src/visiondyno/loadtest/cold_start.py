@@ -207,6 +207,8 @@ async def _first_good(
                 f"No good answer within {limit_s:g} s; the last try: {asked.why_not}.{log}",
                 "cold_start",
             )
+        if command is not None:
+            command.look()
         await sleep(pause_s)
         pause_s = min(2 * pause_s, _SLOWEST_POLL_S) if asked.status else _POLL_S
 

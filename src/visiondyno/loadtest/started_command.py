@@ -13,6 +13,7 @@ from visiondyno.errors import OperationFailed, SpecError
 from visiondyno.loadtest.watching.process_tree import ProcessTree
 
 _LOOK_EVERY_S = 0.05
+_NOTE_EVERY_S = 0.5
 _KILLED_WITHIN_S = 10.0
 _LAST_BYTES = 2000
 
@@ -31,7 +32,8 @@ class StartedCommand:
         self._process = process
         self._log = log
         self._log_begins = log_begins
-        self._tree = ProcessTree(process.pid)
+        self._tree = ProcessTree(process.pid, leads_session=True)
+        self._looked_s = time.monotonic()
 
     @classmethod
     async def start(cls, command: str, log: Path) -> Self:
@@ -77,6 +79,12 @@ class StartedCommand:
     def status(self) -> int | None:
         """Its exit status (below 0: the signal that ended it); None while it runs."""
         return self._process.returncode
+
+    def look(self) -> None:
+        """Take note, now and then, of what it has started: that may leave its session later."""
+        if time.monotonic() - self._looked_s >= _NOTE_EVERY_S:
+            self._tree.alive()
+            self._looked_s = time.monotonic()
 
     def last_words(self) -> str:
         """The end of what it wrote this time, as a sentence for a message."""

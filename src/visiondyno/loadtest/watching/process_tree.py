@@ -9,7 +9,8 @@ from visiondyno.probes.kernel_files import ROOT, read_fields, read_text
 
 _NAME_END = ") "
 """proc_pid_stat(5): the name stands in brackets and may hold anything, brackets too."""
-_PARENT, _USER, _SYSTEM, _USER_OF_CHILDREN, _SYSTEM_OF_CHILDREN, _STARTED = 1, 11, 12, 13, 14, 19
+_PARENT, _SESSION, _USER, _SYSTEM, _USER_OF_CHILDREN, _SYSTEM_OF_CHILDREN = 1, 3, 11, 12, 13, 14
+_STARTED = 19
 """Places behind the name."""
 _TRIES = 4
 """A tree that starts and ends processes all the time is never still."""
@@ -34,6 +35,7 @@ class ProcessTimes:
 
     id: ProcessId
     parent_pid: int
+    session: int
     own: int
     of_children: int
 
@@ -66,9 +68,18 @@ class ProcessTree:
     it.
     """
 
-    def __init__(self, pid: int, root: Path = ROOT) -> None:
+    def __init__(self, pid: int, root: Path = ROOT, *, leads_session: bool = False) -> None:
+        """A tree by the number of its first process.
+
+        Args:
+            pid: of the first process.
+            root: the folder that holds `proc`.
+            leads_session: the first process began a session, whose processes all belong to the
+                tree, even one that was never seen while its parent lived.
+        """
         self._proc = root / "proc"
         self._pid = pid
+        self._session = pid if leads_session else None
         self._ticks_per_s = os.sysconf("SC_CLK_TCK")
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
         self._first: ProcessId | None = None
@@ -134,7 +145,9 @@ class ProcessTree:
         pending = [
             process
             for process in everyone.values()
-            if process.id == self._first or process.id in self._known
+            if process.id == self._first
+            or process.id in self._known
+            or process.session == self._session
         ]
         found: dict[ProcessId, ProcessTimes] = {}
         while pending:
@@ -164,6 +177,7 @@ class ProcessTree:
         return ProcessTimes(
             id=ProcessId(pid, int(fields[_STARTED])),
             parent_pid=int(fields[_PARENT]),
+            session=int(fields[_SESSION]),
             own=int(fields[_USER]) + int(fields[_SYSTEM]),
             of_children=int(fields[_USER_OF_CHILDREN]) + int(fields[_SYSTEM_OF_CHILDREN]),
         )
