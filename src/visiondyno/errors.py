@@ -10,6 +10,9 @@
     │   ├── NotFound            nothing has this id, name or address
     │   ├── Conflict            it stands in the way of what is there already
     │   ├── TooLarge            more bytes than are taken
+    │   ├── UnsupportedMedia    a file is of a kind that isn't taken here
+    │   ├── UrlRefused          a URL names what isn't fetched from here
+    │   ├── SourceFailed        what a URL names couldn't be had
     │   ├── Unauthorized        no valid API key came with the request
     │   ├── Forbidden           the API key doesn't allow this
     │   ├── RateLimited         too much at once; says when to come again
@@ -113,6 +116,26 @@ class TooLarge(InputError):
 
     code = "too_large"
     http_status = 413
+
+
+class UnsupportedMedia(InputError):
+    """A file is of a kind that isn't taken here: by its content, whatever it is called."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class UrlRefused(InputError):
+    """A URL names what isn't fetched from here: its host, address or scheme isn't allowed."""
+
+    code = "url_refused"
+
+
+class SourceFailed(InputError):
+    """What a URL names couldn't be had: the other server failed, refused or was too slow."""
+
+    code = "source_failed"
+    http_status = 424
 
 
 class Unauthorized(InputError):

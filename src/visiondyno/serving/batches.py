@@ -5,24 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from pydantic_core import to_json
 
 from visiondyno.errors import DatasetError, ModelError, SpecError, VisionDynoError
-from visiondyno.operations.predicted import as_json
 from visiondyno.predictions import Image, Predictions
 from visiondyno.runtimes.base import LoadedModel
+from visiondyno.serving.bodies import body_of
 from visiondyno.serving.tensor_batches import PreparedTensors, TensorBatches
 from visiondyno.serving.wire import Answer, Item, Kind, Media, Stages
 from visiondyno.vision.decode import decode_image
-from visiondyno.vision.draw import draw
 
 DEFAULT_CONFIDENCE = 0.25
 """Of a detector's boxes where neither request nor server says: cards keep far lower scores, for
 scoring accuracy."""
-_DRAWN = {"jpeg": (".jpg", Media.JPEG), "png": (".png", Media.PNG)}
-_JPEG_QUALITY = 90
 
 
 @dataclass(slots=True)
@@ -51,8 +47,8 @@ class Batches:
     def __init__(self, model: LoadedModel, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         """`clock` gives ns."""
         self._model = model
-        self._names = model.description.card.classes
-        self._is_detector = model.description.card.task == "detection"
+        self._card = model.description.card
+        self._is_detector = self._card.task == "detection"
         self._clock = clock
         self._tensors = TensorBatches(model.graph, clock)
 
@@ -124,26 +120,12 @@ class Batches:
                     found[cut] = self._model.postprocess(
                         outputs, prepared.tensor, confidence=cut[0], iou=cut[1]
                     )
-                media, body = self._body(found[cut][index], image, options, conf)
+                media, body = body_of(found[cut][index], image, self._card, options, conf)
                 bodies[place] = (200, media, body)
             except VisionDynoError as error:
                 refusal = problem(error, 500 if isinstance(error, ModelError) else None)
                 bodies[place] = (refusal.status, refusal.media, refusal.body)
         return bodies
-
-    def _body(
-        self, prediction: Predictions, image: Image, options: dict[str, Any], conf: float
-    ) -> tuple[Media, bytes]:
-        wanted = options.get("format", "json")
-        if wanted in _DRAWN:
-            suffix, media = _DRAWN[wanted]
-            drawn = draw(image, prediction, self._names)
-            settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if media is Media.JPEG else []
-            _, encoded = cv2.imencode(suffix, drawn, settings)
-            return media, encoded.tobytes()
-        answer = as_json(prediction, self._names, conf, options.get("classes"))
-        height, width = image.shape[:2]
-        return Media.JSON, to_json({**answer, "width": width, "height": height})
 
 
 def problem(error: VisionDynoError, status: int | None = None) -> Answer:

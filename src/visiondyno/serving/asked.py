@@ -1,0 +1,227 @@
+"""What a request to `/predict` asks for, from its query and its `Accept` header."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+from visiondyno.errors import SpecError
+from visiondyno.serving.config import ServingConfig
+
+Form = Literal["json", "jpeg", "png"]
+N = TypeVar("N", int, float)
+
+_FORMS: dict[str, Form] = {"json": "json", "jpeg": "jpeg", "jpg": "jpeg", "png": "png"}
+_MEDIA: dict[str, Form] = {
+    "application/json": "json",
+    "image/jpeg": "jpeg",
+    "image/png": "png",
+    "image/*": "jpeg",
+}
+_OF_VIDEO = ("every", "fps", "start_s", "max_frames")
+_MOST_PARAMETERS = 200
+_NAMES_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class FrameChoice:
+    """Which frames of a video are predicted.
+
+    Attributes:
+        every: each so many-th frame; None: see `frames_per_second`.
+        frames_per_second: so many of each second of the video; None and no `every`: all.
+        start_s: frames before this time of the video are passed over.
+        most: after so many it stops; None: a video with more than the server takes is refused.
+    """
+
+    every: int | None = None
+    frames_per_second: float | None = None
+    start_s: float = 0.0
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request's wishes; None where it has none.
+
+    Attributes:
+        conf, iou: thresholds, 0 to 1.
+        classes: names or ids as they were given, still with commas.
+        form: what the answer is to be.
+        frames: which of a video.
+        of_video: the parameters that only a video has, of those that were given.
+    """
+
+    conf: float | None = None
+    iou: float | None = None
+    classes: tuple[str, ...] = ()
+    form: Form = "json"
+    frames: FrameChoice = FrameChoice()
+    of_video: tuple[str, ...] = ()
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether it can be judged only by what the model is."""
+        return self.conf is not None or self.iou is not None or bool(self.classes)
+
+
+def read_asked(query: str, accept: str = "") -> Asked:
+    """The wishes in a query string and an `Accept` header; `format` goes before the header.
+
+    Raises:
+        SpecError: a parameter is unknown, given twice or has a value that can't be.
+    """
+    given, classes = _parameters(query)
+    frames = FrameChoice(
+        every=_number(given, "every", int, 1, 10**9),
+        frames_per_second=_number(given, "fps", float, 1e-6, 1e6),
+        start_s=_number(given, "start_s", float, 0, 1e9) or 0.0,
+        most=_number(given, "max_frames", int, 1, 10**9),
+    )
+    if frames.every is not None and frames.frames_per_second is not None:
+        raise SpecError("Give one of 'every' and 'fps': both say which frames of the video.")
+    return Asked(
+        conf=_number(given, "conf", float, 0, 1),
+        iou=_number(given, "iou", float, 0, 1),
+        classes=classes,
+        form=_form(given, accept),
+        frames=frames,
+        of_video=tuple(name for name in _OF_VIDEO if name in given),
+    )
+
+
+def options_of(asked: Asked, config: ServingConfig, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of each item: what was asked, or else what the server is set to.
+
+    Args:
+        asked: the request's wishes.
+        config: the server's.
+        model: `ModelDescription` as JSON.
+
+    Raises:
+        SpecError: a class isn't known, or the model has nothing that an option could apply to.
+    """
+    card = model["card"]
+    if card["task"] == "depth":
+        _refuse_of_depth(asked)
+        return {} if asked.form == "json" else {"format": asked.form}
+    conf = config.conf if asked.conf is None else asked.conf
+    iou = config.iou if asked.iou is None else asked.iou
+    classes = class_ids(asked.classes or config.classes, card["classes"])
+    found = {
+        "conf": conf,
+        "iou": iou,
+        "classes": classes or None,
+        "format": None if asked.form == "json" else asked.form,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def class_ids(given: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Ids of classes that are given by name or id, several also as `a,b`; ascending.
+
+    Raises:
+        SpecError: there is no such class; the message names those that there are.
+    """
+    by_name = {name: index for index, name in enumerate(names)}
+    found: set[int] = set()
+    for text in given:
+        # A name may hold a comma of its own.
+        for part in [text] if text in by_name else [part.strip() for part in text.split(",")]:
+            if part in by_name:
+                found.add(by_name[part])
+            elif part.isascii() and part.isdigit() and int(part[:9]) < len(names):
+                found.add(int(part))
+            else:
+                raise SpecError(f"There is no class '{part:.80}'; there are {_listed(names)}.")
+    return sorted(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMES_LISTED])
+    more = len(names) - _NAMES_LISTED
+    ids = f"ids 0 to {len(names) - 1}"
+    return f"{shown} and {more} more ({ids})" if more > 0 else f"{shown} ({ids})"
+
+
+def _refuse_of_depth(asked: Asked) -> None:
+    given = {"conf": asked.conf, "iou": asked.iou, "classes": asked.classes or None}
+    wrong = next((name for name, value in given.items() if value is not None), None)
+    if wrong is not None:
+        raise SpecError(f"A depth model has neither scores nor classes: leave '{wrong}' away.")
+
+
+def _parameters(query: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """All that were given, and the classes."""
+    try:
+        pairs = parse_qsl(
+            query, keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS
+        )
+    except ValueError:
+        raise SpecError(
+            "The query can't be read: it isn't UTF-8, or has more than "
+            f"{_MOST_PARAMETERS} parameters."
+        ) from None
+    given: dict[str, str] = {}
+    classes: list[str] = []
+    known = {"conf", "iou", "classes", "format", *_OF_VIDEO}
+    for name, value in pairs:
+        if name not in known:
+            raise SpecError(
+                f"There is no parameter '{name:.80}'; there are {', '.join(sorted(known))}."
+            )
+        if not value:
+            raise SpecError(f"The parameter '{name}' has no value; give one, or leave it away.")
+        if name == "classes":
+            classes.append(value)
+        elif name in given:
+            raise SpecError(f"The parameter '{name}' is given twice; give it once.")
+        else:
+            given[name] = value
+    return given, tuple(classes)
+
+
+def _number(
+    given: Mapping[str, str], name: str, kind: Callable[[str], N], least: float, most: float
+) -> N | None:
+    """A parameter's number, if it was given."""
+    text = given.get(name)
+    if text is None:
+        return None
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind("-1")
+    if not math.isfinite(value) or not least <= value <= most:
+        sort = "a whole number" if kind is int else "a number"
+        raise SpecError(
+            f"The parameter '{name}' is '{text:.40}'; give {sort} from {least:g} to {most:g}."
+        )
+    return value
+
+
+def _form(given: Mapping[str, str], accept: str) -> Form:
+    wanted = given.get("format")
+    if wanted is not None:
+        if wanted not in _FORMS:
+            raise SpecError(f"The parameter 'format' is '{wanted:.40}'; give json, jpeg or png.")
+        return _FORMS[wanted]
+    if not accept or "*/*" in accept:
+        return "json"
+    ranges = [(*_media_range(part), -place) for place, part in enumerate(accept.split(",")[:50])]
+    known = [(share, place, _MEDIA[name]) for name, share, place in ranges if name in _MEDIA]
+    best = max((one for one in known if one[0] > 0), default=None)
+    return "json" if best is None else best[2]
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    """A media range of `Accept` and its weight (RFC 9110, 12.5.1)."""
+    name, *parameters = (part.strip().lower() for part in text.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return name, float(parameter[2:])
+            except ValueError:
+                return name, 0.0
+    return name, 1.0

@@ -1,0 +1,248 @@
+"""A video through the model, frame by frame, without taking the server from others.
+
+The video is decoded in a process of its own (`video_child`), which waits whenever nobody takes its
+frames. Of those only a few are with the replicas at a time, and none joins a queue that is full.
+"""
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import struct
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from visiondyno.errors import (
+    ChildDied,
+    OperationFailed,
+    RateLimited,
+    TimeLimitExceeded,
+    VisionDynoError,
+)
+from visiondyno.job import JobError
+from visiondyno.sandbox.limits import scrubbed
+from visiondyno.serving.asked import FrameChoice
+from visiondyno.serving.config import ServingConfig
+from visiondyno.serving.inference import Inference
+from visiondyno.serving.pool import Predicted
+from visiondyno.serving.spooled import SpooledVideo
+from visiondyno.serving.video_child import FRAME
+from visiondyno.serving.wire import Item, Kind
+
+DECODED_AT_ONCE = 2
+MEMORY_BYTES = 2_000_000_000
+"""Of the process that decodes; frames of 50 megapixels are 150 MB each, and a decoder keeps 16."""
+
+_CPU_S = 600
+_RECORD = struct.Struct("<cI")
+_ENVELOPE_BYTES = 1_000_000
+_BUFFER_BYTES = 1 << 20
+_LOOK_EVERY_S = 0.02
+_MOST_AHEAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame.
+
+    Attributes:
+        number: from 0.
+        time_s: when it is shown; None where the file doesn't say.
+        height, width: in pixels.
+        pixels: (height, width, 3) uint8 BGR.
+    """
+
+    number: int
+    time_s: float | None
+    height: int
+    width: int
+    pixels: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedFrame:
+    """A frame's place in the video, and its prediction."""
+
+    number: int
+    time_s: float | None
+    predicted: Predicted
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedVideo:
+    """What came of a video.
+
+    Attributes:
+        said: `width`, `height`, `frames_per_second`, `frames_announced` as the file says.
+        frames: those that were chosen, in order.
+    """
+
+    said: dict[str, Any]
+    frames: list[PredictedFrame]
+
+
+class Videos:
+    """Predicts videos, `DECODED_AT_ONCE` at a time."""
+
+    def __init__(self, inference: Inference, config: ServingConfig) -> None:
+        self._inference = inference
+        self._config = config
+        self._turns = asyncio.Semaphore(DECODED_AT_ONCE)
+        # Enough to keep the replicas busy, and at most a quarter of the queue.
+        wanted = config.replicas_most * (config.max_batch or 1) + 1
+        self._ahead = max(1, min(wanted, config.queue // 4, _MOST_AHEAD))
+
+    async def predict(
+        self, video: SpooledVideo, choice: FrameChoice, options: Mapping[str, Any]
+    ) -> PredictedVideo:
+        """The chosen frames' predictions.
+
+        Raises:
+            DatasetError: it can't be decoded.
+            TooLarge: it has too many frames, or too large ones.
+            TimeLimitExceeded: a frame took longer than a request may.
+            RateLimited: it was not its turn within that time.
+        """
+        limit_s = self._config.time_limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise RateLimited(
+                f"{DECODED_AT_ONCE} other videos were decoded all the {limit_s:g} s; come again "
+                "later.",
+                retry_after_s=limit_s,
+            ) from None
+        try:
+            async with contextlib.aclosing(self._decoded(video, choice)) as records:
+                return await self._predict(records, options)
+        finally:
+            self._turns.release()
+
+    async def _predict(
+        self, records: AsyncIterator[dict[str, Any] | Frame], options: Mapping[str, Any]
+    ) -> PredictedVideo:
+        said: dict[str, Any] = {}
+        done: list[PredictedFrame] = []
+        running: deque[asyncio.Task[PredictedFrame]] = deque()
+        try:
+            async for record in records:
+                if isinstance(record, dict):
+                    said |= record
+                    continue
+                if len(running) == self._ahead:
+                    done.append(await running.popleft())
+                running.append(asyncio.create_task(self._predict_frame(record, options)))
+            while running:
+                done.append(await running.popleft())
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        return PredictedVideo(said, done)
+
+    async def _predict_frame(self, frame: Frame, options: Mapping[str, Any]) -> PredictedFrame:
+        size = {"height": frame.height, "width": frame.width}
+        item = Item(Kind.PIXELS, frame.pixels, {**options, **size})
+        await self._room_in_queue()
+        (predicted,) = await self._inference.predict([item])
+        return PredictedFrame(frame.number, frame.time_s, predicted)
+
+    async def _room_in_queue(self) -> None:
+        """Until another may wait; after the time limit the pool itself is asked, and refuses."""
+        pool = self._inference.pool
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._config.time_limit_s
+        while pool.depth >= pool.limits.queue and loop.time() < end_s:
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _decoded(
+        self, video: SpooledVideo, choice: FrameChoice
+    ) -> AsyncGenerator[dict[str, Any] | Frame, None]:
+        """What the video says of itself, then its frames."""
+        most_pixels = int(self._config.max_megapixels * 1e6)
+        work = {
+            "path": str(video.path),
+            "choice": asdict(choice),
+            "most_frames": self._config.max_video_frames,
+            "most_pixels": most_pixels,
+            "memory_bytes": MEMORY_BYTES,
+            "cpu_s": _CPU_S,
+        }
+        child = await _start(work)
+        try:
+            assert child.stdout is not None
+            while True:
+                kind, content = await self._record(child.stdout, most_pixels)
+                if kind == b"Z":
+                    return
+                if kind == b"H":
+                    yield json.loads(content)
+                elif kind == b"F":
+                    yield _frame(content)
+                else:
+                    told = json.loads(content)
+                    raise JobError(code=told["code"], message=told["message"]).to_exception()
+        except (ValueError, KeyError, struct.error, VisionDynoError) as error:
+            if isinstance(error, VisionDynoError):
+                raise
+            raise ChildDied("The process that decodes the video said what can't be read.") from None
+        finally:
+            await _end(child)
+
+    async def _record(self, out: asyncio.StreamReader, most_pixels: int) -> tuple[bytes, bytes]:
+        limit_s = self._config.time_limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                kind, length = _RECORD.unpack(await out.readexactly(_RECORD.size))
+                if length > most_pixels * 3 + _ENVELOPE_BYTES:
+                    raise ValueError(length)
+                return kind, await out.readexactly(length)
+        except TimeoutError:
+            raise TimeLimitExceeded(
+                f"No frame of the video was decoded within {limit_s:g} s; choose fewer of its "
+                "frames, make it smaller, or raise --time-limit."
+            ) from None
+        except asyncio.IncompleteReadError:
+            raise OperationFailed(
+                "The process that decodes the video ended before the video did: it took too much "
+                "memory or time, or its decoder crashed. Convert or cut the video."
+            ) from None
+
+
+def _frame(content: bytes) -> Frame:
+    number, time_s, height, width = FRAME.unpack_from(content)
+    pixels = memoryview(content)[FRAME.size :]
+    if len(pixels) != height * width * 3:
+        raise ValueError(len(pixels))
+    return Frame(number, None if math.isnan(time_s) else time_s, height, width, pixels)
+
+
+async def _start(work: dict[str, Any]) -> asyncio.subprocess.Process:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-m", "visiondyno.serving.video_child"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        limit=_BUFFER_BYTES,
+        env=scrubbed(os.environ),
+        cwd="/",
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(work).encode() + b"\n")
+    return child
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """Leave no process behind, whatever it is at."""
+    with contextlib.suppress(ProcessLookupError):
+        child.kill()
+    assert child.stdin is not None
+    child.stdin.close()
+    await child.wait()
