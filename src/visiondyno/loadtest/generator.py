@@ -60,8 +60,8 @@ async def run_round(  # noqa: PLR0913 - all but two by name
         on_progress: called some times a second; what it raises ends the round.
         stop: set it, and nothing more is sent; answers are waited for a second longer.
         share: of an open load's schedule, and of the bodies in turn.
-        begin: awaited once everything is ready; gives the moment of CLOCK_MONOTONIC, in ns, at which
-            the round begins. None: very soon.
+        begin: awaited once everything is ready; gives the moment at which the round begins, in ns
+            of CLOCK_MONOTONIC. None: very soon.
 
     Raises:
         SpecError: the load is more than a round holds.

@@ -1,7 +1,7 @@
-"""`python -m visiondyno.loadtest.generator_process FD`: a generator process, at work for another.
+"""`python -m visiondyno.loadtest.generator_process FD FD`: a generator process.
 
-Over the pipe come the work, the moment to begin, and perhaps a stop; back go "ready", progress and
-the recording, or the error. If the other side is gone, so is this process.
+Over one pipe come the work, the moment to begin, and perhaps a stop; over the other go "ready",
+progress and the recording, or the error. If the other side is gone, so is this process.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import uvloop
 from visiondyno.errors import VisionDynoError
 from visiondyno.loadtest.generator import run_round
 from visiondyno.loadtest.processes import Work
+from visiondyno.loadtest.progress import Progress
 from visiondyno.loadtest.recording import Recording
 
 _NOBODY_LISTENS = 3
@@ -24,10 +25,11 @@ _RARELY = (20_000, 20, 20)
 """New objects until a collection, and collections until one of the older objects."""
 
 
-def main(fd: int) -> None:
+def main(orders_fd: int, answers_fd: int) -> None:
     """Do one piece of work."""
-    pipe = Connection(fd)
-    work = pipe.recv()
+    orders = Connection(orders_fd, writable=False)
+    answers = Connection(answers_fd, readable=False)
+    work = orders.recv()
     assert isinstance(work, Work)
     _take_all_descriptors()
     # A collection holds up whatever is due. Of what a round makes, little has cycles.
@@ -35,22 +37,22 @@ def main(fd: int) -> None:
     gc.freeze()
     gc.set_threshold(*_RARELY)
     try:
-        answer: tuple[str, object] = ("done", uvloop.run(_round(work, pipe)))
+        answer: tuple[str, object] = ("done", uvloop.run(_round(work, orders, answers)))
     except VisionDynoError as error:
         answer = ("error", error)
     with contextlib.suppress(BrokenPipeError):
-        pipe.send(answer)
+        answers.send(answer)
 
 
-async def _round(work: Work, pipe: Connection) -> Recording:
+async def _round(work: Work, orders: Connection, answers: Connection) -> Recording:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     start_ns: asyncio.Future[int] = loop.create_future()
 
     def heard() -> None:
         try:
-            kind, content = pipe.recv()
-        except (EOFError, ConnectionResetError):
+            kind, content = orders.recv()
+        except EOFError:
             os._exit(_NOBODY_LISTENS)
         if kind == "begin":
             start_ns.set_result(content)
@@ -58,17 +60,20 @@ async def _round(work: Work, pipe: Connection) -> Recording:
             stop.set()
 
     async def begin() -> int:
-        pipe.send(("ready", None))
+        answers.send(("ready", None))
         return await start_ns
 
-    loop.add_reader(pipe.fileno(), heard)
+    def tell(progress: Progress) -> None:
+        answers.send(("progress", progress))
+
+    loop.add_reader(orders.fileno(), heard)
     return await run_round(
         work.target,
         work.load,
         seed=work.seed,
         timeout_s=work.timeout_s,
         connections=work.connections,
-        on_progress=(lambda progress: pipe.send(("progress", progress))) if work.tells else None,
+        on_progress=tell if work.tells else None,
         stop=stop,
         share=work.share,
         begin=begin,
@@ -83,4 +88,4 @@ def _take_all_descriptors() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

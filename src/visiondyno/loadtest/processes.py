@@ -55,7 +55,8 @@ class Work:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Child:
     process: "subprocess.Popen[bytes]"
-    pipe: Connection
+    orders: Connection
+    answers: Connection
 
 
 def run_in_processes(  # noqa: PLR0913 - all but two by name
@@ -195,7 +196,8 @@ def _children(works: Sequence[Work]) -> Iterator[list[_Child]]:
         yield children
     finally:
         for child in children:
-            child.pipe.close()  # its end ends the process
+            child.orders.close()  # its end ends the process
+            child.answers.close()
         for child in children:
             try:
                 child.process.wait(_END_S)
@@ -205,22 +207,25 @@ def _children(works: Sequence[Work]) -> Iterator[list[_Child]]:
 
 
 def _started() -> _Child:
-    ours, theirs = multiprocessing.Pipe()
-    with theirs:
+    # Two pipes: waiting for orders in an event loop makes a pipe non-blocking, both ways.
+    their_orders, orders = multiprocessing.Pipe(duplex=False)
+    answers, their_answers = multiprocessing.Pipe(duplex=False)
+    fds = (their_orders.fileno(), their_answers.fileno())
+    with their_orders, their_answers:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "visiondyno.loadtest.generator_process", str(theirs.fileno())],
+            [sys.executable, "-m", "visiondyno.loadtest.generator_process", *map(str, fds)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=fds,
             start_new_session=True,  # Ctrl-C is for this process, which stops the others
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
-    return _Child(process, ours)
+    return _Child(process, orders, answers)
 
 
 def _send(child: _Child, message: object) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # reading tells why
-        child.pipe.send(message)
+    with contextlib.suppress(BrokenPipeError):  # reading tells why
+        child.orders.send(message)
 
 
 def _receive(child: _Child) -> tuple[str, Any]:
@@ -231,8 +236,8 @@ def _receive(child: _Child) -> tuple[str, Any]:
         VisionDynoError: what it raised.
     """
     try:
-        kind, content = child.pipe.recv()
-    except (EOFError, ConnectionResetError) as error:
+        kind, content = child.answers.recv()
+    except (EOFError, OSError) as error:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(_END_S)
         raise ChildDied(
@@ -249,7 +254,7 @@ def _receive(child: _Child) -> tuple[str, Any]:
 def _await_ready(children: Sequence[_Child], stop: threading.Event | None) -> None:
     """Until each has imported everything and looked the name up."""
     for child in children:
-        while not child.pipe.poll(_LOOK_S):
+        while not child.answers.poll(_LOOK_S):
             if stop is not None and stop.is_set():
                 return  # they begin, are told to stop, and have sent nothing
         _receive(child)
@@ -261,7 +266,7 @@ def _follow(
     stop: threading.Event | None,
 ) -> list[Recording]:
     """The recordings, in the order of the processes."""
-    running = {child.pipe: child for child in children}
+    running = {child.answers: child for child in children}
     recordings: dict[Connection, Recording] = {}
     latest: dict[Connection, Progress] = {}
     told_stop = False
@@ -279,7 +284,7 @@ def _follow(
             elif kind == "progress" and on_progress is not None:
                 latest[pipe] = content
                 on_progress(_together(content, list(latest.values())))
-    return [recordings[child.pipe] for child in children]
+    return [recordings[child.answers] for child in children]
 
 
 def _together(new: Progress, each: Sequence[Progress]) -> Progress:

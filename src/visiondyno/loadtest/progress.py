@@ -13,7 +13,8 @@ class Progress:
         begun: requests taken up.
         good: whole answers with an expected status and body.
         failed: requests that ended otherwise.
-        latencies_ms: from the schedule, of the good answers since it was told last; of very many, some.
+        latencies_ms: from the schedule, of the good answers since it was told last; some, if they
+            are very many.
     """
 
     elapsed_s: float
