@@ -66,9 +66,9 @@ def settings_of(environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> 
         return load_settings(_env_file=None)
 
 
-def serve_is_there() -> bool:
-    """Whether this version has `dyno serve`."""
-    return "serve" in dyno.list_commands(click.Context(dyno))
+def is_there(name: str) -> bool:
+    """Whether this version has the command; deployments and their pages may be ahead of it."""
+    return name in dyno.list_commands(click.Context(dyno))
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def serving_of(
     from visiondyno.serving.config import load_serving_config
 
     assert words[0] == "serve"
-    if serve_is_there():
+    if is_there("serve"):
         parsed(words)
     known = serving_variables()
     unknown = set(environ) - known - OF_OTHERS - {"VISIONDYNO_HOME"}
