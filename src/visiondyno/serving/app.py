@@ -3,8 +3,6 @@
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from visiondyno import __version__
 from visiondyno.api import docs
@@ -12,24 +10,20 @@ from visiondyno.api.edge import Edge
 from visiondyno.api.http_metrics import HttpMetrics
 from visiondyno.api.problems import install_problem_handlers
 from visiondyno.errors import NotReady
+from visiondyno.serving.asgi import AsgiRoute
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.predict import PredictEndpoint
+from visiondyno.serving.protocol import InferenceProtocol
+from visiondyno.serving.protocol_http import ProtocolRoutes
 from visiondyno.telemetry.access import AccessLog
 from visiondyno.telemetry.traces import Tracing
-
-
-class AsgiRoute(Route):
-    """A route whose endpoint is an ASGI application, known to the edge by its path."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["route"] = self
-        await super().handle(scope, receive, send)
 
 
 def make_app(
     config: ServingConfig,
     inference: Inference,
+    protocol: InferenceProtocol,
     registry: CollectorRegistry,
     access_log: AccessLog | None = None,
     tracing: Tracing | None = None,
@@ -45,6 +39,7 @@ def make_app(
     app.router.routes.insert(
         0, AsgiRoute("/predict", PredictEndpoint(inference, config), methods=["POST"])
     )
+    app.router.routes.extend(ProtocolRoutes(protocol, config).routes())
     _add_operations(app, inference, registry)
     app.include_router(docs.router)
     install_problem_handlers(app)

@@ -4,18 +4,15 @@ An ASGI application of its own rather than a route with typed parameters: at tho
 second the validation of a signature costs more than all the rest of the front.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from visiondyno.api.limits import LimitedBody
 from visiondyno.api.problems import problem_response
 from visiondyno.errors import VisionDynoError, error_classes
+from visiondyno.serving.asgi import read_body, unless_gone
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference, server_timing
 from visiondyno.serving.pool import Predicted
@@ -52,45 +49,6 @@ class PredictEndpoint:
         else:
             content = predicted[0].answer.body
         await respond(content, _MEDIA_TYPES[media], predicted, send)
-
-
-async def read_body(receive: Receive) -> bytes:
-    """All of a request's body.
-
-    Raises:
-        ClientDisconnect: the client hung up.
-        BodyTooLarge: as `LimitedBody` says.
-    """
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def unless_gone(work: Any, receive: Receive) -> list[Predicted]:
-    """What `work` returns; cancelled when the client hangs up: nobody would read the answer.
-
-    Raises:
-        ClientDisconnect: it hung up.
-    """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(receive())
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        found: list[Predicted] = working.result()
-        return found
-    finally:
-        for task in (working, watching):
-            if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
 
 
 async def respond(

@@ -18,6 +18,7 @@ from visiondyno.serving.connections import ConnectionLimits, guarded_protocol
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, PoolLimits
+from visiondyno.serving.protocol import InferenceProtocol
 from visiondyno.serving.replicas import Listener, Readiness, Replica
 from visiondyno.serving.statistics import Statistics
 from visiondyno.telemetry.access import AccessLog
@@ -58,7 +59,8 @@ async def serve(
     statistics = Statistics()
     pool = Pool(_limits(config), partial(_launch, config), metrics, on_batch=statistics.batch_done)
     inference = Inference(pool, metrics, tracing, statistics)
-    app = make_app(config, inference, registry, access_log, tracing)
+    protocol = InferenceProtocol(inference, config)
+    app = make_app(config, inference, protocol, registry, access_log, tracing)
     server = _make_server(app, config, pool, metrics)
     try:
         return await _run(server, pool, metrics, config, listener, on_started)
