@@ -20,7 +20,7 @@ OBSERVABILITY = ROOT / "deploy" / "observability"
 RULES = OBSERVABILITY / "prometheus" / "visiondyno.rules.yaml"
 GRAFANA = OBSERVABILITY / "grafana"
 SCRAPE = "200ms"
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 """How long data may take to come; only what never comes takes so long."""
 
 _NAME = re.compile(r"(?<![:\w$\"])((?:visiondyno_|process_)\w+)(?![:\w])")
