@@ -52,8 +52,9 @@ def build(folder: Path) -> list[Object]:
     assert len(names) == len(set(names)), f"{folder.name}: {sorted(names)}"
     for patch in how.get("patches", []):
         assert set(patch) == {"path"}, patch
-        for change in documents(folder / patch["path"]):
-            _patch(objects, change)
+        # The kustomize in kubectl 1.30 takes no file with several.
+        (change,) = documents(folder / patch["path"])
+        _patch(objects, change)
     _name_and_label(objects, how)
     for wanted in how.get("replicas", []):
         _scale(objects, wanted)

@@ -217,6 +217,31 @@ def test_a_worker_is_well_while_redis_knows_it(
     assert "Traceback" not in nowhere.stderr
 
 
+def test_server_and_worker_do_a_job_together(
+    api: Image, worker: Image, redis_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    both = {"VISIONDYNO_REDIS_URL": redis_url, "VISIONDYNO_BLOBS_URL": tmp_path.as_uri()}
+    serving = api.environ(**both, VISIONDYNO_PORT=port, VISIONDYNO_DATABASE_URL=postgres_url)
+    working = worker.environ(**both)
+    with api.running(serving, "db", "upgrade") as upgrading:
+        assert upgrading.wait(120) == 0
+    with api.running(serving) as server, worker.running(working) as workers:
+        api.becomes_well(serving, server)
+        worker.becomes_well(working, workers)
+        (key,) = re.findall(r"API key, shown this once: (\S+)", (api.root / "log").read_text())
+        dyno, url = api.root / "opt/visiondyno/bin/dyno", f"http://127.0.0.1:{port}"
+        tried = subprocess.run(
+            [dyno, "doctor", "--json", "--server", url, "--api-key", key],
+            check=False,
+            env=api.environ(),
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+        )
+        assert tried.returncode == 0, tried.stdout + tried.stderr
+
+
 def test_the_inference_server_is_well_when_it_is_ready(server: Image) -> None:
     before = server.files()
     port = str(free_port())
