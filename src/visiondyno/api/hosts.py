@@ -24,9 +24,15 @@ class LoopbackOnly:
       that CORS names, and from programs, which send no `Origin`.
     """
 
-    def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
-        """`origins` may call from elsewhere; `*` is all of them."""
+    def __init__(
+        self, app: ASGIApp, origins: Collection[str] = (), keys_option: str = "--keys"
+    ) -> None:
+        """`origins` may call from elsewhere; `*` is all of them.
+
+        `keys_option` is what the server is started with to ask for keys.
+        """
         self._app = app
+        self._keys_option = keys_option
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,14 +48,14 @@ class LoopbackOnly:
         if _name(host) not in _LOOPBACK:
             return (
                 "This server needs no key, so it answers only to localhost and 127.0.0.1. Behind "
-                "another name, start it with --keys."
+                f"another name, start it with {self._keys_option}."
             )
         origin = headers.get("origin")
         if scope["method"] in _READING or origin is None or self._allows(origin, host):
             return None
         return (
             "This server needs no key, so nothing was done for the page of another site. Name that "
-            "site with --cors-origin, or start the server with --keys."
+            f"site with --cors-origin, or start the server with {self._keys_option}."
         )
 
     def _allows(self, origin: str, host: str) -> bool:

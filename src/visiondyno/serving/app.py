@@ -1,22 +1,32 @@
 """The server's routes as one FastAPI application, over a pool."""
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.middleware.cors import CORSMiddleware
 
 from visiondyno import __version__
 from visiondyno.api import docs
 from visiondyno.api.edge import Edge
+from visiondyno.api.hosts import LoopbackOnly
 from visiondyno.api.http_metrics import HttpMetrics
-from visiondyno.api.problems import install_problem_handlers
+from visiondyno.api.problems import install_problem_handlers, problems
 from visiondyno.errors import NotReady
+from visiondyno.loopback import is_loopback
 from visiondyno.serving.asgi import AsgiRoute
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference
+from visiondyno.serving.inputs import Fetch
+from visiondyno.serving.keys import KeyGate, Keys
+from visiondyno.serving.openapi import ServingApi
 from visiondyno.serving.predict import PredictEndpoint
 from visiondyno.serving.protocol import InferenceProtocol
 from visiondyno.serving.protocol_http import ProtocolRoutes
 from visiondyno.telemetry.access import AccessLog
+from visiondyno.telemetry.ids import REQUEST_ID_HEADER
 from visiondyno.telemetry.traces import Tracing
 
 
@@ -24,12 +34,18 @@ def make_app(
     config: ServingConfig,
     inference: Inference,
     protocol: InferenceProtocol,
+    fetch: Fetch,
     registry: CollectorRegistry,
     access_log: AccessLog | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The application; it neither starts nor closes the pool."""
-    app = FastAPI(
+    """The application; it neither starts nor closes the pool, nor `fetch`.
+
+    Raises:
+        SpecError: the file of keys can't be used.
+    """
+    app = ServingApi(
+        config,
         title=f"{config.model_name} (VisionDyno inference server)",
         version=__version__,
         docs_url=None,
@@ -37,23 +53,53 @@ def make_app(
         redirect_slashes=False,
     )
     app.router.routes.insert(
-        0, AsgiRoute("/predict", PredictEndpoint(inference, config), methods=["POST"])
+        0, AsgiRoute("/predict", PredictEndpoint(inference, config, fetch), methods=["POST"])
     )
     app.router.routes.extend(ProtocolRoutes(protocol, config).routes())
     _add_operations(app, inference, registry)
     app.include_router(docs.router)
     install_problem_handlers(app)
+    # Innermost first: who may ask, the edge around it, CORS around both so that errors have it.
+    if config.keys_file is not None:
+        app.add_middleware(KeyGate, keys=Keys(config.keys_file))
+    elif is_loopback(config.host):
+        app.add_middleware(
+            LoopbackOnly, origins=config.cors_origins, keys_option="--keys-file FILE"
+        )
     app.add_middleware(Edge, metrics=HttpMetrics(registry), access_log=access_log, tracing=tracing)
+    if config.cors_origins:
+        _add_cors(app, config.cors_origins)
     return app
 
 
+def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=[
+            *("Authorization", "Content-Type", "Inference-Header-Content-Length"),
+            *(REQUEST_ID_HEADER, "traceparent", "tracestate"),
+        ],
+        expose_headers=[
+            *("Retry-After", "Server-Timing", "Inference-Header-Content-Length"),
+            REQUEST_ID_HEADER,
+        ],
+    )
+
+
 def _add_operations(app: FastAPI, inference: Inference, registry: CollectorRegistry) -> None:
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        """A browser's first look."""
+        return RedirectResponse("/docs")
+
     @app.get("/health", tags=["operations"])
     async def health() -> dict[str, str]:
         """Whether the server is alive."""
         return {"status": "alive", "version": __version__}
 
-    @app.get("/ready", tags=["operations"])
+    @app.get("/ready", tags=["operations"], responses=problems(503))
     async def ready(_: Request) -> dict[str, object]:
         """Whether a request would be answered: a replica is ready, or one may be started."""
         if not inference.pool.can_answer:
@@ -63,7 +109,12 @@ def _add_operations(app: FastAPI, inference: Inference, registry: CollectorRegis
             )
         return {"status": "ready", "replicas": inference.pool.states()}
 
-    @app.get("/metrics", tags=["operations"])
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         """Metrics for Prometheus."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)

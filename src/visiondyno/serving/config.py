@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from visiondyno.errors import SpecError
 from visiondyno.executors.scaling import ScaleLimits
+from visiondyno.telemetry.logs import LogFormat
 
 _Megabytes = Annotated[float, Field(gt=0, le=10_000)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -39,6 +40,9 @@ class ServingConfig(BaseSettings):
         access_log: file of a line for each request; `-`: standard output; None: none.
         drain_s: how long requests may still take when the server is told to stop.
         keys_file: file of API keys, one a line; a request must bring one. None: none is asked for.
+        cors_origins: pages of these sites may call from a browser; `*`: of all.
+        log_format: `text` for people, `json` for programs.
+        replicas: `N` or `LEAST-MOST` in place of the two.
     """
 
     model_config = SettingsConfigDict(
@@ -80,12 +84,19 @@ class ServingConfig(BaseSettings):
     access_log: str | None = None
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     keys_file: Path | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    log_format: LogFormat = "text"
+    replicas: Annotated[str, Field(pattern=r"^(\d{1,3}-)?\d{1,3}$")] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _split_lists(cls, given: Any) -> Any:
-        """Lists come from the environment as `a,b`."""
-        for name in ("allow_url_hosts", "classes"):
+    def _split(cls, given: Any) -> Any:
+        """Lists come from the environment as `a,b`, and the two numbers of replicas as one text."""
+        least, dash, most = str(given.get("replicas") or "").partition("-")
+        if least.isdigit() and (most.isdigit() or not dash):
+            given.setdefault("replicas_least", int(least))
+            given.setdefault("replicas_most", int(most or least))
+        for name in ("allow_url_hosts", "classes", "cors_origins"):
             if isinstance(given.get(name), str):
                 given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
         return given
@@ -93,7 +104,7 @@ class ServingConfig(BaseSettings):
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
         if self.replicas_least > self.replicas_most:
-            raise ValueError("replicas_least is more than replicas_most")
+            raise ValueError("the least number of replicas is more than the most")
         return self
 
     @property
@@ -128,5 +139,6 @@ def load_serving_config(**flags: Any) -> ServingConfig:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise SpecError(
-            f"The setting '{place}' is wrong: {first['msg']}. Correct the flag or the variable."
+            f"The setting '{place}' is wrong: {first['msg'].removeprefix('Value error, ')}. "
+            f"Correct the flag, or the variable VISIONDYNO_SERVE_{place.upper()}."
         ) from error

@@ -4,51 +4,137 @@ An ASGI application of its own rather than a route with typed parameters: at tho
 second the validation of a signature costs more than all the rest of the front.
 """
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
-from starlette.datastructures import Headers
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from visiondyno.api.limits import LimitedBody
-from visiondyno.api.problems import problem_response
-from visiondyno.errors import VisionDynoError, error_classes
-from visiondyno.serving.asgi import read_body, unless_gone
+from visiondyno.api.problems import FieldProblem, problem_response
+from visiondyno.errors import SpecError, VisionDynoError
+from visiondyno.serving.asgi import unless_gone
+from visiondyno.serving.asked import Asked, options_of, read_asked
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference, server_timing
+from visiondyno.serving.inputs import Fetch, Inputs, Sent, read_head
 from visiondyno.serving.pool import Predicted
-from visiondyno.serving.wire import Answer, Item, Kind, Media
+from visiondyno.serving.video import PredictedVideo, Videos
+from visiondyno.serving.wire import Item, Kind, Media
 
 _MEDIA_TYPES = {
     Media.JSON: b"application/json",
     Media.JPEG: b"image/jpeg",
     Media.PNG: b"image/png",
 }
+_KEPT = 256
+_LONGEST_KEPT = 300
+
+Wishes = tuple[Asked, dict[str, Any]]
 
 
 class PredictEndpoint:
     """See the module's text."""
 
-    def __init__(self, inference: Inference, config: ServingConfig) -> None:
+    def __init__(self, inference: Inference, config: ServingConfig, fetch: Fetch) -> None:
         self._inference = inference
         self._config = config
-        self._opening = b'{"model":"' + config.model_name.encode() + b'","predictions":['
+        self._inputs = Inputs(config, fetch)
+        self._videos = Videos(inference, config)
+        self._wishes: dict[tuple[bytes, str], Wishes] = {}
+        self._sets_options = any(
+            value is not None for value in (config.conf, config.iou, config.classes or None)
+        )
+        self._opening = b'{"model":"' + config.model_name.encode() + b'",'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limited = LimitedBody(receive, self._config.max_body_bytes)
-        limited.check_declared(Headers(scope=scope).get("content-length", ""))
-        body = await read_body(limited)
-        items = [Item(Kind.IMAGE, body, {})]
-        predicted = await unless_gone(self._inference.predict(items), receive)
-        failed = next((one.answer for one in predicted if one.answer.status >= 400), None)
-        if failed is not None:
-            await answer_problem(failed, scope, receive, send)
+        head = read_head(scope)
+        try:
+            asked, options = await self._wanted(scope["query_string"], head.accept)
+            sent = await self._inputs.read(head, receive)
+        except (VisionDynoError, HTTPException) as error:
+            self._inference.refused(error)
+            raise
+        try:
+            self._check(asked, sent)
+            if sent.video is not None:
+                work = self._videos.predict(sent.video, asked.frames, options)
+                await self._answer_video(await unless_gone(work, receive), scope, receive, send)
+                return
+            items = [Item(Kind.IMAGE, image, options) for image in sent.images]
+            predicted = await unless_gone(self._inference.predict(items), receive)
+        finally:
+            sent.close()
+        if any(one.answer.status >= 400 for one in predicted):
+            await answer_problems(predicted, scope, receive, send)
             return
         media = predicted[0].answer.media
+        content = predicted[0].answer.body
         if media is Media.JSON:
-            content = self._opening + b",".join(one.answer.body for one in predicted) + b"]}"
-        else:
-            content = predicted[0].answer.body
+            bodies = b",".join(one.answer.body for one in predicted)
+            content = self._opening + b'"predictions":[' + bodies + b"]}"
         await respond(content, _MEDIA_TYPES[media], predicted, send)
+
+    async def _wanted(self, query: bytes, accept: str) -> Wishes:
+        """What the request wants; most requests want what others wanted before."""
+        key = (query, accept)
+        found = self._wishes.get(key)
+        if found is not None:
+            return found
+        asked = read_asked(query.decode("latin-1"), accept)
+        if asked.needs_model or self._sets_options:
+            options = options_of(asked, self._config, await self._inference.pool.described())
+        else:
+            options = {} if asked.form == "json" else {"format": asked.form}
+        if len(query) + len(accept) <= _LONGEST_KEPT:
+            if len(self._wishes) >= _KEPT:
+                self._wishes.clear()
+            self._wishes[key] = asked, options
+        return asked, options
+
+    def _check(self, asked: Asked, sent: Sent) -> None:
+        """What query and body don't say apart.
+
+        Raises:
+            SpecError: they don't fit.
+        """
+        if sent.video is None and asked.of_video:
+            wrong = SpecError(f"'{asked.of_video[0]}' chooses frames of a video; this is none.")
+        elif asked.form != "json" and (sent.video is not None or len(sent.images) > 1):
+            wrong = SpecError(
+                f"A picture is the answer to one image; leave 'format={asked.form}' (or the Accept "
+                "header) away, or send one image."
+            )
+        else:
+            return
+        self._inference.refused(wrong)
+        raise wrong
+
+    async def _answer_video(
+        self, video: PredictedVideo, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        predicted = [frame.predicted for frame in video.frames]
+        failed = next((one for one in video.frames if one.predicted.answer.status >= 400), None)
+        if failed is not None:
+            told = json.loads(failed.predicted.answer.body)
+            detail = f"Frame {failed.number} of the video: {told['message']}"
+            status = failed.predicted.answer.status
+            response = problem_response(scope["path"], status, told["code"], detail)
+            await response(scope, receive, send)
+            return
+        bodies = [
+            b'{"frame":%d,"time_s":%b,%b'
+            % (frame.number, _seconds(frame.time_s), frame.predicted.answer.body[1:])
+            for frame in video.frames
+        ]
+        said = b'"video":' + to_json(video.said)
+        content = self._opening + said + b',"predictions":[' + b",".join(bodies) + b"]}"
+        await respond(content, _MEDIA_TYPES[Media.JSON], predicted, send)
+
+
+def _seconds(time_s: float | None) -> bytes:
+    return to_json(None if time_s is None else round(time_s, 6))
 
 
 async def respond(
@@ -58,27 +144,34 @@ async def respond(
     headers = [
         (b"content-type", media_type),
         (b"content-length", str(len(content)).encode()),
-        (b"server-timing", server_timing(predicted).encode()),
     ]
+    if predicted:
+        headers.append((b"server-timing", server_timing(predicted).encode()))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
 
-async def answer_problem(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
-    """The problem document of an item's own error."""
-    import json
+async def answer_problems(
+    predicted: Sequence[Predicted], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """The problem document of the items that have no prediction.
 
-    told = json.loads(answer.body)
-    response = problem_response(scope["path"], answer.status, told["code"], told["message"])
+    The whole request fails: a client that reads on would take half of a batch for all of it. The
+    document's `errors` names each such image by its place, from 0.
+    """
+    told = {
+        place: json.loads(one.answer.body)
+        for place, one in enumerate(predicted)
+        if one.answer.status >= 400
+    }
+    first = min(told, key=lambda place: (-predicted[place].answer.status, place))
+    detail, errors = told[first]["message"], None
+    if len(predicted) > 1:
+        detail = f"Image {first + 1} of {len(predicted)}: {detail}"
+        errors = [
+            FieldProblem(field=f"images.{place}", message=one["message"])
+            for place, one in told.items()
+        ]
+    status = predicted[first].answer.status
+    response = problem_response(scope["path"], status, told[first]["code"], detail, errors=errors)
     await response(scope, receive, send)
-
-
-def error_of(answer: Answer) -> VisionDynoError:
-    """The error that a problem answer tells of."""
-    import json
-
-    told = json.loads(answer.body)
-    kind = error_classes().get(told["code"], VisionDynoError)
-    error = kind.__new__(kind)
-    Exception.__init__(error, told["message"])
-    return error
