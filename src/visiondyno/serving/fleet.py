@@ -168,8 +168,10 @@ class Fleet:
         demand = self._needs.demand()
         if now >= self._start_at_s:
             free = sum(one.readiness is None or not one.batches for one in staying)
+            # Until one has been ready, one is wanted, whatever the least: see `start`.
+            wanted = demand if self._first_ready.done() else max(1, demand)
             missing = processes_to_start(
-                limits, alive=len(staying), idle_or_starting=free, claimable=demand
+                limits, alive=len(staying), idle_or_starting=free, claimable=wanted
             )
             for _ in range(missing):
                 self._spawn()
@@ -215,11 +217,12 @@ class Fleet:
 
     def _failed_to_start(self, failure: JobError) -> None:
         self.failure = failure.to_exception()
+        assert self._needs is not None
         if not self._first_ready.done():
             self._closing = True
             self._first_ready.set_exception(self.failure)
+            self._needs.on_no_member(self.failure)
         elif all(one.stopping for one in self._members.values()):
-            assert self._needs is not None
             self._needs.on_no_member(self.failure)
 
     def _pause(self, now: float, *, quick: bool) -> None:

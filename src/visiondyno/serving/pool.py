@@ -4,15 +4,18 @@ One queue for all replicas, in order of arrival: a request never waits behind a 
 another replica is free. A batch is what waits when a replica can take it (up to `max_batch`), so
 batches grow under load and cost nothing without; `batch_delay_s` makes them wait for more.
 
-A replica that is busy is handed one more batch only while enough else waits for the others: then it
-never stands still between two batches, and nobody who could be answered sooner waits behind it.
+A replica that is busy is handed one more batch while full batches wait for all: then it never
+stands still between two batches, nobody who could be answered sooner waits behind it, and no batch
+is cut short for it.
 
 An item whose replica dies goes to the head of the queue and gets one other try; if that dies too,
-the item is the likely reason, and is answered with an error. Predicting is free of effects, so
-trying again is safe. All methods on the event loop.
+the item is the likely reason, and is answered with an error; it is alone in its second batch, so
+that others don't share its fate. Predicting is free of effects, so trying again is safe. All
+methods on the event loop.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,7 +114,9 @@ class Pool:
         self._batch_ids = 0
         self._delay: asyncio.TimerHandle | None = None
         self._draining = False
+        self._stopping = False
         self._changed = asyncio.Event()
+        self._started = asyncio.Event()
         self.model: dict[str, Any] | None = None
         """What the first replica that was ready told; see `replicas.Readiness.model`."""
 
@@ -121,8 +126,11 @@ class Pool:
         Raises:
             VisionDynoError: why the model can't be loaded.
         """
-        readiness = await self.fleet.start(self)
-        self.model = readiness.model
+        try:
+            readiness = await self.fleet.start(self)
+            self.model = readiness.model
+        finally:
+            self._started.set()
         if self.limits.max_batch is None:
             fixed = readiness.model["batch_size"]
             self._max_batch = fixed or (1 if readiness.model["device"] == "cpu" else 8)
@@ -147,12 +155,32 @@ class Pool:
         self._dispatch()
         try:
             return [await one.done for one in waiting]
-        finally:
-            limit.cancel()
+        except BaseException:
             for one in waiting:
                 if not one.done.cancel() and not one.done.cancelled():
                     one.done.exception()  # looked at: asyncio would complain of what nobody saw
+            self._forget_ended()
+            raise
+        finally:
+            limit.cancel()
             self._changed.set()
+
+    async def described(self) -> dict[str, Any]:
+        """What the model is, as soon as that is known; see `replicas.Readiness.model`.
+
+        Raises:
+            NotReady: it isn't within the time limit of requests, or couldn't be loaded.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.time_limit_s):
+                await self._started.wait()
+        if self.model is None:
+            raise NotReady("The model isn't loaded yet; come again.", 1.0)
+        return self.model
+
+    def announce_end(self) -> None:
+        """Tell those who ask that it is stopping; what comes is still answered."""
+        self._stopping = True
 
     async def drain(self, grace_s: float) -> bool:
         """Take no more, and finish what was accepted; whether all of it was within `grace_s`."""
@@ -169,13 +197,15 @@ class Pool:
     async def close(self) -> None:
         """End every replica; what still waits is answered with an error."""
         self._draining = True
-        self._refuse_waiting(NotReady("The server was stopped before this was its turn.", 1.0))
+        stopped = NotReady("The server was stopped before this was answered.", 1.0)
+        self._refuse_waiting(stopped)
         await self.fleet.close()
+        self._refuse_waiting(stopped)  # what replicas had came back to the queue
 
     @property
     def depth(self) -> int:
-        """Items that wait, those given up not counted."""
-        return sum(not one.done.done() for one in self._queue)
+        """Items that wait."""
+        return len(self._queue)
 
     @property
     def in_flight(self) -> int:
@@ -197,15 +227,15 @@ class Pool:
 
     @property
     def draining(self) -> bool:
-        """Whether it takes no more."""
-        return self._draining
+        """Whether it takes no more, or soon won't."""
+        return self._draining or self._stopping
 
     @property
     def can_answer(self) -> bool:
         """Whether a request would be answered: a replica is ready, or one may be started for it."""
         fleet = self.fleet
         may_start = fleet.scales_to_zero and fleet.failure is None
-        return not self._draining and (bool(fleet.able) or may_start)
+        return not self.draining and (bool(fleet.able) or may_start)
 
     # What the fleet asks and tells.
 
@@ -256,8 +286,6 @@ class Pool:
             raise NotReady("The server is stopping; ask another, or come again.", 1.0)
         if self.fleet.failure is not None and not self.fleet.able:
             raise self._cannot_start(self.fleet.failure)
-        if len(self._queue) + count <= self.limits.queue:
-            return
         depth = self.depth
         # More than the whole queue at once is let in alone: it could never be otherwise.
         if depth and depth + count > self.limits.queue:
@@ -279,6 +307,15 @@ class Pool:
         for one in waiting:
             if not one.done.done():
                 one.done.set_exception(limit)
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """What was given up leaves the queue: neither its place nor its image is kept.
+
+        Those behind it then may be let through, as the head's batch delay isn't theirs.
+        """
+        self._queue = deque(one for one in self._queue if not one.done.done())
+        self._dispatch()
 
     def _refuse_waiting(self, error: VisionDynoError) -> None:
         while self._queue:
@@ -302,10 +339,9 @@ class Pool:
 
     def _dispatch(self) -> None:
         """Hand out what can be handed out now."""
-        queue = self._queue
-        while queue:
-            if queue[0].done.done():
-                queue.popleft()
+        while self._queue:
+            if self._queue[0].done.done():
+                self._queue.popleft()  # its request was cancelled a moment ago
                 continue
             able = self.fleet.able
             member = self._next_member(able)
@@ -324,8 +360,9 @@ class Pool:
         best = min(able, key=lambda one: (len(one.batches), one.idle_since_s))
         if not best.batches:
             return best
-        enough_for_others = len(self._queue) > (len(able) - 1) * self._max_batch
-        return best if len(best.batches) == 1 and enough_for_others else None
+        # A full batch for it and for each other: less would grow yet until somebody is free.
+        enough = len(self._queue) >= len(able) * self._max_batch
+        return best if len(best.batches) == 1 and enough else None
 
     def _waits_for_more(self) -> bool:
         """Whether the batch delay holds the head of the queue back; then a timer is set."""
@@ -343,16 +380,17 @@ class Pool:
         self._dispatch()
 
     def _take_batch(self, free: int) -> list[_Waiting]:
-        """From the head of the queue: of one kind, and no more than a fair share of the free."""
-        most = min(self._max_batch, -(-len(self._queue) // max(1, free)))
-        batch: list[_Waiting] = []
-        while self._queue and len(batch) < most:
-            one = self._queue[0]
-            if not one.done.done():
-                if batch and one.item.kind is not batch[0].item.kind:
-                    break
-                batch.append(one)
-            self._queue.popleft()
+        """From the head of the queue: of one kind, and no more than a fair share of the free.
+
+        What a replica died of is tried again alone: if the next dies too, it is known which.
+        """
+        queue = self._queue
+        most = min(self._max_batch, -(-len(queue) // max(1, free)))
+        batch = [queue.popleft()]
+        while queue and len(batch) < most:
+            if queue[0].item.kind is not batch[0].item.kind or queue[0].tries or batch[0].tries:
+                break
+            batch.append(queue.popleft())
         return batch
 
     def _give(self, member: Member, batch: list[_Waiting]) -> None:
