@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+_UNREAD_BYTES = 1 << 19
+"""Of a body; as soon as the application has taken them, reading goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -63,6 +66,21 @@ class GuardedProtocol(HttpToolsProtocol):
         length = int(declared) if declared.isdigit() else self.largest_body_bytes
         length = min(length, self.largest_body_bytes)
         self._within(self.limits.body_s + length / self.limits.body_bytes_per_s)
+
+    def on_body(self, body: bytes) -> None:
+        """As uvicorn's, but a body that comes in one piece isn't copied, nor reading paused."""
+        cycle: Any = self.cycle
+        if cycle.response_complete:
+            return
+        if not cycle.body:
+            cycle.body = body  # `receive` answers `bytes(cycle.body)`: the same object
+        elif isinstance(cycle.body, bytes):
+            cycle.body = bytearray().join((cycle.body, body))
+        else:
+            cycle.body += body
+        if len(cycle.body) > _UNREAD_BYTES:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         self._stop_limit()

@@ -15,7 +15,9 @@ import time
 import traceback
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from visiondyno.serving.wire import answers_frame, frame, read_batch
 
 if TYPE_CHECKING:
     from visiondyno.runtimes.base import LoadedModel
@@ -39,8 +41,6 @@ def main(arguments: list[str]) -> None:
     except Exception as error:
         front.sendall(_failure(error))
         os._exit(1)
-    from visiondyno.serving.wire import frame
-
     front.sendall(frame(b"R", ready))
     _serve(front, frames, batches, ahead=ahead)
 
@@ -129,7 +129,6 @@ def _facts(model: "LoadedModel") -> dict[str, Any]:
 def _failure(error: Exception) -> bytes:
     from visiondyno.errors import OperationFailed, VisionDynoError
     from visiondyno.job import JobError
-    from visiondyno.serving.wire import frame
 
     if not isinstance(error, VisionDynoError):
         traceback.print_exception(error)
@@ -140,14 +139,26 @@ def _failure(error: Exception) -> bytes:
 
 
 def _serve(front: socket.socket, frames: _Frames, batches: "Batches", *, ahead: bool) -> None:
-    """Answer batches for ever.
+    """Answer batches for ever; whatever goes wrong ends the process, and the front sees that.
 
-    A thread reads, so that the next batch is here when one is done. Where the model runs beside
-    the processor (`ahead`), that thread decodes and pre-processes too; on the processor that would
-    only take turns with the inference.
+    Where the model runs beside the processor (`ahead`), a thread reads, decodes and pre-processes
+    the next batch meanwhile. On the processor that would only take turns with the inference: there
+    the next batch waits in the socket, and no thread has to be woken for one.
     """
-    from visiondyno.serving.wire import answers_frame, read_batch
+    try:
+        if ahead:
+            _serve_ahead(front, frames, batches)
+        while True:
+            batch_id, items = read_batch(frames.next())
+            front.sendall(answers_frame(batch_id, _answers(batches, items, None)))
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
+
+def _serve_ahead(front: socket.socket, frames: _Frames, batches: "Batches") -> NoReturn:
     waiting: SimpleQueue[tuple[int, list[Item], Prepared | PreparedTensors | None]]
     waiting = SimpleQueue()
 
@@ -155,22 +166,23 @@ def _serve(front: socket.socket, frames: _Frames, batches: "Batches", *, ahead: 
         try:
             while True:
                 batch_id, items = read_batch(frames.next())
-                waiting.put((batch_id, items, batches.prepare(items) if ahead else None))
+                waiting.put((batch_id, items, _prepared(batches, items)))
         except BaseException:
             traceback.print_exc()
-            os._exit(1)  # the front sees the end of the socket, and gives the items to another
+            os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
     while True:
         batch_id, items, prepared = waiting.get()
-        try:
-            answers = _answers(batches, items, prepared)
-            front.sendall(answers_frame(batch_id, answers))
-        except BrokenPipeError:
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+        front.sendall(answers_frame(batch_id, _answers(batches, items, prepared)))
+
+
+def _prepared(batches: "Batches", items: "list[Item]") -> "Prepared | PreparedTensors | None":
+    """None where a defect came out: then it comes out again where an answer is made of it."""
+    try:
+        return batches.prepare(items)
+    except Exception:
+        return None
 
 
 def _answers(
