@@ -6,6 +6,7 @@ of the model repository: what perf_analyzer asks a server.
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -149,7 +150,14 @@ class InferenceProtocol:
             wanted = request.wanted([one.name for one in model.outputs])
             return request, wanted, image_items(request, model, self._config, told)
 
-        request, wanted, items = await _off_the_loop(size_bytes, prepare)
+        started = time.monotonic()
+        try:
+            request, wanted, items = await _off_the_loop(size_bytes, prepare)
+        except VisionDynoError as error:
+            self._inference.refused(error)
+            took_ms = (time.monotonic() - started) * 1e3
+            self._inference.statistics.refused(took_ms)
+            raise
         predicted = await self._inference.predict(items)
         for number, one in enumerate(predicted):
             raise_of(one.answer, f"Image {number}: " if len(predicted) > 1 else "")

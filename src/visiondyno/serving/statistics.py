@@ -134,5 +134,9 @@ class Statistics:
         else:
             self._of(items).failed(took_ms, now_ms)
 
+    def refused(self, took_ms: float) -> None:
+        """A request for predictions of images was refused before it was asked for."""
+        self.images.failed(took_ms, int(self._wall_clock() * 1e3))
+
     def _of(self, items: Sequence[Item]) -> ModelStatistics:
         return self.graph if items[0].kind is Kind.TENSORS else self.images
