@@ -37,9 +37,9 @@ def a_target(
     **more,
 ) -> TargetResult:
     """A target with one round for each of `latencies_ms` (the median of each)."""
-    dice = np.random.default_rng([n, len(latencies_ms), *name.encode()])
     rounds = []
     for place, typical_ms in enumerate(latencies_ms):
+        dice = np.random.default_rng([n, place])
         late = timeouts[place] if place < len(timeouts) else 0
         samples = typical_ms * dice.gamma(40, 1 / 40, n)
         samples[: n // 3] += np.linspace(0, typical_ms / 3, n // 3)

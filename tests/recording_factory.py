@@ -17,6 +17,7 @@ def a_recording(
     outcomes: dict[int, Outcome] | None = None,
     statuses: dict[int, int] | None = None,
     lag_ms: float | NDArray[np.float64] = 0.05,
+    handshake_ms: float = 0.0,
     connected: Callable[[int], bool] = lambda index: index == 0,
     stages_ms: dict[str, NDArray[np.float64]] | None = None,
     errors: dict[str, int] | None = None,
@@ -29,7 +30,8 @@ def a_recording(
         rate_per_s: of the schedule.
         outcomes: of the requests that weren't good.
         statuses: of the answers that weren't 200.
-        lag_ms: from schedule to sending.
+        lag_ms: from schedule to when it was taken up.
+        handshake_ms: from then to sending.
         connected: which ones opened a connection.
         stages_ms: told by the target.
         errors: messages.
@@ -47,7 +49,8 @@ def a_recording(
     for index, one in (statuses or {}).items():
         status[index] = one
     done = scheduled + (latencies * 1e6).astype(np.int64)
-    sent = scheduled + (np.broadcast_to(np.asarray(lag_ms), n) * 1e6).astype(np.int64)
+    begun = scheduled + (np.broadcast_to(np.asarray(lag_ms), n) * 1e6).astype(np.int64)
+    sent = begun + round(handshake_ms * 1e6)
     never = outcome == Outcome.NOT_SENT
     unanswered = np.isin(outcome, [Outcome.TIMEOUT, Outcome.CONNECT_FAILED, Outcome.CUT]) | never
     first = (sent + 0.9 * (done - sent)).astype(np.int64)
@@ -63,5 +66,6 @@ def a_recording(
         stages_ms=stages_ms or {},
         errors=errors or {},
         cpu_s=cpu_s,
+        begun_ns=np.where(never, -1, begun),
         elapsed_s=float(done.max() - scheduled[0]) / 1e9,
     )

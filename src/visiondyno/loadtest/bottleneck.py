@@ -20,7 +20,6 @@ schedule, so each ms of lag is in it."""
 NOTICEABLE_LAG_MS = 1.0
 """Under this, lag is that of any program on a shared machine, and no target is judged by it."""
 
-_FEWEST_REUSED = 20
 _WAITED_MS = 0.1
 _FILES = ("too many open files", "file descriptor", "emfile")
 _PORTS = ("cannot assign requested address", "eaddrnotavail")
@@ -31,16 +30,13 @@ def generator_facts(
 ) -> GeneratorFacts:
     """How well the schedule was kept, and whether the generator was the bottleneck.
 
-    Lag is judged of requests that found an open connection: where one had to be opened, the
-    target's own time for that (TCP and TLS handshakes) lies between schedule and sending.
-
     Args:
         recording: of one round.
         is_open: the load has a schedule.
         processes: that sent, one thread each.
         connections: the limit that was set.
     """
-    lag_ms = _lag_ms(recording) if is_open else np.empty(0)
+    lag_ms = recording.lag_ms[~np.isnan(recording.lag_ms)] if is_open else np.empty(0)
     cores = recording.cpu_s / recording.elapsed_s if recording.elapsed_s > 0 else None
     reasons = list(_reasons(recording, lag_ms, cores, processes, connections))
     return GeneratorFacts(
@@ -56,22 +52,16 @@ def generator_facts(
 
 def most_in_flight(recording: Recording) -> int:
     """The most requests that were on their way at once."""
-    sent = recording.sent_ns >= 0
-    if not sent.any():
+    begun_ns = recording.sent_ns if recording.begun_ns is None else recording.begun_ns
+    begun = begun_ns >= 0
+    if not begun.any():
         return 0
-    begins, ends = recording.sent_ns[sent], recording.done_ns[sent]
+    begins, ends = begun_ns[begun], recording.done_ns[begun]
     moments = np.concatenate([begins, ends])
     steps = np.concatenate([np.ones(len(begins), np.int64), -np.ones(len(ends), np.int64)])
     # At one and the same moment an end comes first: its connection is free for what begins.
     order = np.lexsort((steps, moments))
     return int(np.cumsum(steps[order]).max())
-
-
-def _lag_ms(recording: Recording) -> NDArray[np.float64]:
-    sent = recording.sent_ns >= 0
-    reused = sent & ~recording.connected
-    chosen = reused if int(reused.sum()) >= _FEWEST_REUSED else sent
-    return np.asarray(recording.lag_ms[chosen], np.float64)
 
 
 def _reasons(
@@ -114,11 +104,8 @@ def _waited(recording: Recording, lag_ms: NDArray[np.float64], connections: int)
 
 
 def _lags(recording: Recording, lag_ms: NDArray[np.float64]) -> bool:
-    reused = (recording.sent_ns >= 0) & ~recording.connected
-    if not len(lag_ms) or int(reused.sum()) < _FEWEST_REUSED:
-        return False  # no schedule, or handshakes can't be told apart from lag
     answered = recording.first_byte_ns >= 0
-    if not answered.any():
+    if not len(lag_ms) or not answered.any():
         return False
     typical_ms = percentile(recording.latency_ms[answered], 0.5)
     lag_p99_ms = percentile(lag_ms, 0.99)

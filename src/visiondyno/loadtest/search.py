@@ -18,7 +18,7 @@ _ROOM = 1.15
 it does in fewer than 1 of 10,000 (761 ± 27.6)."""
 
 Steady = ConstantLoad | PoissonLoad
-RunAt = Callable[[Steady], Awaitable[Recording]]
+RunAt = Callable[[Steady], Awaitable[Recording | None]]
 
 
 def load_at(load: Steady, rate_per_s: float) -> Steady:
@@ -47,7 +47,7 @@ async def find_rate(
     Args:
         load: kind, first rate and least duration of each try.
         limit_ms: of p99, from the scheduled moment.
-        run_at: puts a target under a load.
+        run_at: puts a target under a load; None where it was stopped before anything was sent.
         processes: of the generator.
         connections: its limit; None: none.
         on_try: told of each try at once.
@@ -57,7 +57,7 @@ async def find_rate(
     tries: list[RateTry] = []
     while (rate := search.next_rate()) is not None and not is_stopped():
         recording = await run_at(load_at(load, rate))
-        if is_stopped():
+        if recording is None or is_stopped():
             break
         done = judge_try(rate, recording, limit_ms, processes=processes, connections=connections)
         tries.append(done)
