@@ -17,6 +17,7 @@ _COMMANDS = {
     "demo": "Compare the two shipped detectors on synthetic street scenes.",
     "report": "Merge reports: their models side by side, and how each model's runs agree.",
     "predict": "Run a model on images; print what it finds, or draw it.",
+    "serve": "Serve a model over HTTP: REST, Open Inference Protocol, metrics.",
     "train": "Train a model from a YAML file or from options; write weights, curves and history.",
     "tune": "Search hyperparameters with many workers at once.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",

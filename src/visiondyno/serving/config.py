@@ -138,6 +138,11 @@ def load_serving_config(**flags: Any) -> ServingConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        if first["type"] == "missing":
+            raise SpecError(
+                "No model is given: name one (dyno serve visiondyno:street-n), or set "
+                "VISIONDYNO_SERVE_MODEL."
+            ) from error
         raise SpecError(
             f"The setting '{place}' is wrong: {first['msg'].removeprefix('Value error, ')}. "
             f"Correct the flag, or the variable VISIONDYNO_SERVE_{place.upper()}."

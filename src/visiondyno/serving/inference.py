@@ -7,7 +7,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from visiondyno.errors import NotReady, RateLimited, TimeLimitExceeded, VisionDynoError
+from visiondyno.errors import (
+    InputError,
+    NotReady,
+    RateLimited,
+    TimeLimitExceeded,
+    VisionDynoError,
+)
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, Predicted
 from visiondyno.serving.statistics import Statistics
@@ -41,6 +47,14 @@ class Inference:
             took_ms = (time.monotonic() - started) * 1e3
             self.statistics.request_done(items, predicted, took_ms)
         return predicted
+
+    def refused(self, error: Exception) -> None:
+        """Count an item that was refused before it could be asked for."""
+        of_the_client = isinstance(error, InputError) or not isinstance(error, VisionDynoError)
+        outcome = _outcome(error)
+        if outcome == "server_error" and of_the_client:
+            outcome = "client_error"
+        self._metrics.ended(outcome)
 
     async def _predict(self, items: Sequence[Item]) -> list[Predicted]:
         try:
@@ -104,7 +118,7 @@ def stages_of(one: Predicted) -> list[Stage]:
     return found
 
 
-def _outcome(error: VisionDynoError) -> str:
+def _outcome(error: Exception) -> str:
     if isinstance(error, TimeLimitExceeded):
         return "time_limit"
     return "rejected" if isinstance(error, RateLimited | NotReady) else "server_error"

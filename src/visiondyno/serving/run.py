@@ -6,23 +6,29 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from visiondyno.api.listening import address_of, listen
+from visiondyno.serving.addresses import AllowedHosts
 from visiondyno.serving.app import make_app
+from visiondyno.serving.asked import Asked, options_of
 from visiondyno.serving.config import ServingConfig
-from visiondyno.serving.connections import ConnectionLimits, guarded_protocol
+from visiondyno.serving.grpc_service import Authorise, GrpcServer, start_grpc
+from visiondyno.serving.http_server import HttpServer
 from visiondyno.serving.inference import Inference
+from visiondyno.serving.keys import Keys
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, PoolLimits
 from visiondyno.serving.protocol import InferenceProtocol
 from visiondyno.serving.replicas import Listener, Readiness, Replica
 from visiondyno.serving.statistics import Statistics
+from visiondyno.serving.urls import Fetcher
 from visiondyno.telemetry.access import AccessLog
 from visiondyno.telemetry.traces import start_tracing
+
+_GRPC_GRACE_S = 5.0
+"""For answers that are made already; what runs is waited for before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +39,31 @@ class Started:
         url: where it listens.
         readiness: of the first replica.
         max_batch: most images in one inference.
+        grpc_address: where it listens for gRPC, `HOST:PORT`; None where it doesn't.
     """
 
     url: str
     readiness: Readiness
     max_batch: int
+    grpc_address: str | None = None
 
 
 async def serve(
-    config: ServingConfig, on_started: Callable[[Started], None] = lambda _: None
-) -> bool:
-    """Serve until SIGINT or SIGTERM, then finish what was accepted; whether all of it was.
+    config: ServingConfig,
+    on_started: Callable[[Started], None] = lambda _: None,
+    on_stopping: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Serve until SIGINT or SIGTERM, then finish what was accepted.
 
     The port is taken first, and answers that it isn't ready until a replica is.
+
+    Args:
+        config: what is served, and how.
+        on_started: told when a replica is ready.
+        on_stopping: told at the signal how many requests are to be finished.
+
+    Returns:
+        How many requests were cut off: by a second signal, or since `drain_s` was over.
 
     Raises:
         SpecError: the port is taken, or an option is wrong.
@@ -60,11 +78,28 @@ async def serve(
     pool = Pool(_limits(config), partial(_launch, config), metrics, on_batch=statistics.batch_done)
     inference = Inference(pool, metrics, tracing, statistics)
     protocol = InferenceProtocol(inference, config)
-    app = make_app(config, inference, protocol, registry, access_log, tracing)
-    server = _make_server(app, config, pool, metrics)
+    fetch = Fetcher(AllowedHosts(config.allow_url_hosts), config.max_body_bytes)
+    app = make_app(config, inference, protocol, fetch, registry, access_log, tracing)
+    server = HttpServer(app, config, pool, metrics, on_stopping)
+    grpc_server: GrpcServer | None = None
     try:
-        return await _run(server, pool, metrics, config, listener, on_started)
+        if config.grpc_port is not None:
+            grpc_server = await start_grpc(
+                protocol,
+                config.host,
+                config.grpc_port,
+                config.max_body_bytes,
+                authorise=_authorise(config),
+                tracing=tracing,
+                access_log=access_log,
+            )
+        grpc_address = None if grpc_server is None else grpc_server.address
+        with server.stopped_by_signals():
+            return await _run(server, pool, metrics, config, listener, on_started, grpc_address)
     finally:
+        await fetch.close()
+        if grpc_server is not None:
+            await grpc_server.stop(_GRPC_GRACE_S)
         await pool.close()
         listener.close()
         tracing.close()
@@ -73,69 +108,36 @@ async def serve(
 
 
 async def _run(
-    server: "_Server",
+    server: HttpServer,
     pool: Pool,
     metrics: ServingMetrics,
     config: ServingConfig,
     listener: socket.socket,
     on_started: Callable[[Started], None],
-) -> bool:
+    grpc_address: str | None,
+) -> int:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     starting = asyncio.create_task(pool.start())
-    await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
     try:
+        await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             readiness = starting.result()
+            options_of(Asked(), config, readiness.model)  # do the defaults fit the model?
             limits = {"least": config.replicas_least, "most": config.replicas_most}
             connections = server.server_state.connections
             metrics.watch(pool, limits, config.queue, readiness.model, connections)
-            on_started(Started(address_of(listener), readiness, pool.max_batch))
+            on_started(Started(address_of(listener), readiness, pool.max_batch, grpc_address))
+    except BaseException:
+        server.should_exit = server.force_exit = True
+        raise
     finally:
-        if starting.done() and starting.exception() is not None:
-            server.should_exit = True
         starting.cancel()
         await serving
-    return server.finished_all
+    return server.cut_off
 
 
-def _make_server(app: Any, config: ServingConfig, pool: Pool, metrics: ServingMetrics) -> "_Server":
-    limits = ConnectionLimits(most=config.max_connections)
-    largest = int(max(config.max_body_mb, config.max_video_mb) * 1e6)
-    protocol = guarded_protocol(limits, metrics.refused_connection, largest)
-    uvicorn_config = uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_keep_alive=int(limits.idle_s),
-        timeout_graceful_shutdown=int(config.drain_s) + 5,
-        backlog=2048,
-    )
-    return _Server(uvicorn_config, pool, config.drain_s)
-
-
-class _Server(uvicorn.Server):
-    """Finishes what was accepted before connections are closed.
-
-    Attributes:
-        finished_all: whether it could, within the time there was.
-    """
-
-    def __init__(self, config: uvicorn.Config, pool: Pool, drain_s: float) -> None:
-        super().__init__(config)
-        self._pool = pool
-        self._drain_s = drain_s
-        self.finished_all = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        self.finished_all = await self._pool.drain(self._drain_s)
-        await super().shutdown(sockets)
+def _authorise(config: ServingConfig) -> Authorise:
+    return (lambda _: None) if config.keys_file is None else Keys(config.keys_file).check
 
 
 def _limits(config: ServingConfig) -> PoolLimits:
