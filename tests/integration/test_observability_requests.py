@@ -1,5 +1,6 @@
 """What the API tells of its requests: ids, access log, traces at a real collector."""
 
+import asyncio
 import json
 import logging
 import re
@@ -15,6 +16,9 @@ from fastapi import FastAPI
 from live_api import LiveApi
 from otlp_collector import OtlpCollector, attributes_of
 from visiondyno.api.app import make_api
+from visiondyno.errors import SpecError
+from visiondyno.server import serve
+from visiondyno.settings import Settings, load_settings
 from visiondyno.telemetry.access import AccessLog
 from visiondyno.telemetry.ids import bound_ids
 from visiondyno.telemetry.traces import Stage, start_tracing
@@ -267,3 +271,21 @@ def test_stages_of_a_request_are_its_children(
     assert spans["ModelInfer"].parent_span_id.hex() == PARENT
     assert spans["ModelInfer"].status.code == ERROR
     assert spans["queue"].parent_span_id == spans["ModelInfer"].span_id
+
+
+def test_an_access_log_that_can_not_be_opened_stops_the_server_before_it_serves(
+    tmp_path: Path,
+) -> None:
+    absent = tmp_path / "absent" / "access.log"
+    settings = Settings(home=tmp_path, port=0, access_log=str(absent), _env_file=None)
+    with pytest.raises(SpecError, match="--access-log"):
+        asyncio.run(serve(settings))
+    assert not (tmp_path / "store.sqlite").exists()
+
+
+def test_a_log_format_that_there_is_not_is_a_mistake_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VISIONDYNO_LOG_FORMAT", "xml")
+    with pytest.raises(SpecError, match="log_format.*'text' or 'json'"):
+        load_settings(_env_file=None)

@@ -1,6 +1,7 @@
 """Whether traces are sent, and what is said where they can't be."""
 
 import logging
+import socket
 import subprocess
 import sys
 
@@ -83,6 +84,19 @@ def test_without_traces_no_id_is_bound() -> None:
     with bound(request_id="r"), Tracing(None).request("GET", {}, {}) as span:
         span.answered("GET", "/", 500, {})
         assert bound_ids() == {"request_id": "r"}
+
+
+def test_a_collector_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        tracing = start_tracing("visiondyno")
+        tracing.record_request_span(Stage("a", 0.0, 1.0))
+        tracing.close(within_s=0.05)
+    assert "spans are lost" in caplog.text
 
 
 def test_a_stage_has_no_attributes_by_itself() -> None:

@@ -8,6 +8,7 @@ endpoint, or without the extra `otel`, every function here does nothing.
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -144,10 +145,19 @@ class Tracing:
 
         self._record(whole, stages, None, SpanKind.CONSUMER, is_error=is_error)
 
-    def close(self) -> None:
-        """Send what is left; spans made later are dropped."""
-        if self._provider is not None:
-            self._provider.shutdown()
+    def close(self, within_s: float = 5.0) -> None:
+        """Send what is left; spans made later are dropped.
+
+        A collector that doesn't answer is waited for no longer than `within_s`.
+        """
+        if self._provider is None:
+            return
+        # The SDK's own timeouts don't bound the last batch: it waits for all retries, 10 s or more.
+        closing = threading.Thread(target=self._provider.shutdown, name="close-traces", daemon=True)
+        closing.start()
+        closing.join(within_s)
+        if closing.is_alive():
+            _log.warning("The last spans are lost: the collector of traces doesn't answer.")
 
     def _record(
         self,
@@ -238,7 +248,10 @@ def _provider(service_name: str, environ: Mapping[str, str]) -> "TracerProvider"
     attributes = {"service.version": __version__}
     if not named:
         attributes["service.name"] = service_name
-    provider = TracerProvider(resource=Resource.create(attributes))
+    provider = TracerProvider(
+        resource=Resource.create(attributes),
+        shutdown_on_exit=False,  # whoever starts it closes it, and waits no longer than it may
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
