@@ -7,7 +7,6 @@ It prints its port and serves until it is killed. Options: `--delay-ms N`, `--ba
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
@@ -72,7 +71,7 @@ def answering(*options: str) -> Iterator[tuple[str, int]]:
 
 def command(port: int, *options: str) -> str:
     """What starts it on a port, as a user would write it."""
-    return " ".join([sys.executable, os.path.abspath(__file__), "--port", str(port), *options])
+    return " ".join([sys.executable, str(Path(__file__).resolve()), "--port", str(port), *options])
 
 
 def main() -> None:

@@ -98,7 +98,8 @@ def test_two_targets_take_turns_and_are_compared(steady, tmp_path):
     with answering("--delay-ms", "40", "--bad-every", "10") as (slow, _):
         done = dyno(
             url, slow, "--rate", 40, "--duration", "1s", "--rounds", 3, "--name", "quick",
-            "--name", "slow", "--fail-if", "errors>1%", cwd=tmp_path, code=3,
+            "--name", "slow", "--fail-if", "errors>1%", "--warmup", 0,
+            cwd=tmp_path, code=3,
         )  # fmt: skip
     assert "slow: errors>1%" in done.stderr
     assert "quick: errors" not in done.stderr
