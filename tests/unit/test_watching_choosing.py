@@ -55,3 +55,15 @@ def test_the_targets_key_goes_to_the_target_alone(metrics, goes_along):
         {"kind": "prometheus", "url": metrics}, headers={"Authorization": "Bearer secret"}
     )
     assert ("authorization" in watcher._make_client().headers) == goes_along
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@h:x/metrics", "http://user:secret@[half"])
+def test_an_address_of_metrics_that_is_none_is_refused_without_its_password(url):
+    with pytest.raises(SpecError, match="isn't a URL") as caught:
+        chosen({"kind": "prometheus", "url": url})
+    assert "secret" not in caught.value.message
+
+
+def test_the_record_has_no_password():
+    watcher = chosen({"kind": "prometheus", "url": "http://user:secret@host/metrics"})
+    assert "http://host/metrics" in watcher._source()

@@ -17,7 +17,12 @@ from visiondyno.loadtest.cold_start_request import Asked, Asker
 from visiondyno.loadtest.started_command import StartedCommand
 from visiondyno.loadtest.targets import PreparedTarget
 from visiondyno.loadtest.watching.choosing import metrics_url
-from visiondyno.loadtest.watching.prometheus import MetricsPage, metrics_client, read_page
+from visiondyno.loadtest.watching.prometheus import (
+    MetricsPage,
+    metrics_client,
+    read_page,
+    without_user,
+)
 from visiondyno.report.load_test import ColdStart
 
 _POLL_S = 0.005
@@ -165,8 +170,9 @@ async def _until_idle(how: IdleStart, sleep: Sleep) -> MetricsPage | None:
             page = await read_page(client, how.metrics)
             if not page.replicas:
                 raise SpecError(
-                    f"The page {how.metrics} has no visiondyno_replicas, so it can't tell when the "
-                    "service is at zero; leave the address out to wait for a fixed time."
+                    f"The page {without_user(how.metrics)} has no visiondyno_replicas, so it can't "
+                    "tell when the service is at zero; leave the address out to wait for a fixed "
+                    "time."
                 )
             if not any(page.replicas.values()):
                 return page

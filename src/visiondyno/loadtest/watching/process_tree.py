@@ -7,11 +7,12 @@ from pathlib import Path
 
 from visiondyno.probes.kernel_files import ROOT, read_fields, read_text
 
-_NAME_END = ") "
+_NAME_END = b") "
 """proc_pid_stat(5): the name stands in brackets and may hold anything, brackets too."""
 _PARENT, _SESSION, _USER, _SYSTEM, _USER_OF_CHILDREN, _SYSTEM_OF_CHILDREN = 1, 3, 11, 12, 13, 14
 _STARTED = 19
 """Places behind the name."""
+_LONGEST_STAT = 4096
 _TRIES = 4
 """A tree that starts and ends processes all the time is never still."""
 
@@ -78,6 +79,7 @@ class ProcessTree:
                 tree, even one that was never seen while its parent lived.
         """
         self._proc = root / "proc"
+        self._folder = str(self._proc)
         self._pid = pid
         self._session = pid if leads_session else None
         self._ticks_per_s = os.sysconf("SC_CLK_TCK")
@@ -113,8 +115,24 @@ class ProcessTree:
         return [process.id.pid for process in members if not self._has_ended(process.id.pid)]
 
     def _has_ended(self, pid: int) -> bool:
-        text = read_text(self._proc / str(pid) / "stat")
-        return text is None or text.rpartition(_NAME_END)[2][:1] in {"Z", "X"}
+        return self._stat(pid)[:1] in {b"", b"Z", b"X"}
+
+    def _stat(self, pid: int) -> bytes:
+        """What `stat` holds behind the name; empty where there is no such process.
+
+        Every process of the machine is asked, in the process that sends the load: so no more is
+        done than must be.
+        """
+        try:
+            file = os.open(f"{self._folder}/{pid}/stat", os.O_RDONLY)
+        except OSError:
+            return b""
+        try:
+            return os.read(file, _LONGEST_STAT).rpartition(_NAME_END)[2]
+        except ProcessLookupError:
+            return b""
+        finally:
+            os.close(file)
 
     def _accounts(self) -> list[ProcessTimes]:
         """All members, none of whose time is in two accounts, or on its way from one to another.
@@ -161,7 +179,7 @@ class ProcessTree:
     def _everyone(self) -> dict[int, ProcessTimes]:
         found = {}
         try:
-            names = os.listdir(self._proc)  # noqa: PTH208  (a Path for each entry takes longer)
+            names = os.listdir(self._folder)  # noqa: PTH208  (a Path for each entry takes longer)
         except OSError:
             return {}
         for name in names:
@@ -170,8 +188,7 @@ class ProcessTree:
         return found
 
     def _times(self, pid: int) -> ProcessTimes | None:
-        text = read_text(self._proc / str(pid) / "stat")
-        fields = (text or "").rpartition(_NAME_END)[2].split()
+        fields = self._stat(pid).split(None, _STARTED + 1)
         if len(fields) <= _STARTED:
             return None
         return ProcessTimes(

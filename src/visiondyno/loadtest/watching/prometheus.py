@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,7 @@ async def read_page(client: httpx.AsyncClient, url: str) -> MetricsPage:
         Unavailable: nothing answered, or not with the page.
         SpecError: the answer isn't in Prometheus' format.
     """
+    shown = without_user(url)
     try:
         async with client.stream("GET", url, headers=_ACCEPTED) as answer:
             status = answer.status_code
@@ -55,16 +57,16 @@ async def read_page(client: httpx.AsyncClient, url: str) -> MetricsPage:
             async for part in answer.aiter_bytes():
                 body += part
                 if len(body) > _MOST_BYTES:
-                    raise SpecError(f"The page of metrics {url} is over {_MOST_BYTES >> 20} MiB.")
+                    raise SpecError(f"The page of metrics {shown} is over {_MOST_BYTES >> 20} MiB.")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = str(error) or type(error).__name__
-        raise Unavailable(f"The page of metrics {url} can't be read: {why}.") from None
+        raise Unavailable(f"The page of metrics {shown} can't be read: {why}.") from None
     if status != httpx.codes.OK:
         raise Unavailable(
-            f"The page of metrics {url} was answered with status {status}; give the address of "
+            f"The page of metrics {shown} was answered with status {status}; give the address of "
             "the target's metrics, and the key it asks for as a header."
         )
-    return await asyncio.to_thread(parse_page, bytes(body), url)
+    return await asyncio.to_thread(parse_page, bytes(body), shown)
 
 
 def parse_page(body: bytes, url: str) -> MetricsPage:
@@ -142,6 +144,7 @@ class PrometheusWatcher(SamplingWatcher):
         """Watches the page at `url`, asked for with `headers`."""
         super().__init__(interval_s, clock)
         self._url = url
+        self._shown = without_user(url)
         self._make_client = client or partial(metrics_client, url, headers)
         self._client: httpx.AsyncClient | None = None
         self._cpu = CounterSum()
@@ -151,7 +154,7 @@ class PrometheusWatcher(SamplingWatcher):
             page = await read_page(client, self._url)
         if not page.cpu_s and page.memory_bytes is None:
             raise SpecError(
-                f"The page of metrics {self._url} tells neither processor time "
+                f"The page of metrics {self._shown} tells neither processor time "
                 f"({CPU_COUNTERS[0]}) nor memory ({MEMORY_GAUGES[0]}); watch the target by its "
                 "process (pid) or cgroup instead."
             )
@@ -180,10 +183,10 @@ class PrometheusWatcher(SamplingWatcher):
         )
 
     def _lacks(self, name: str) -> str:
-        return f"the page {self._url} has no {name}"
+        return f"the page {self._shown} has no {name}"
 
     def _source(self) -> str:
-        return f"metrics of {self._url}, asked for every {self._interval_s:g} s"
+        return f"metrics of {self._shown}, asked for every {self._interval_s:g} s"
 
     def _peak(self, highest_bytes: int, readings: int) -> tuple[int, str]:
         names = " + ".join(MEMORY_GAUGES)
@@ -202,5 +205,10 @@ def metrics_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.
     try:
         mounts = past_proxies(url)
     except ValueError:
-        raise SpecError(f"The address of metrics '{url}' isn't a URL.") from None
+        raise SpecError(f"The address of metrics '{without_user(url)}' isn't a URL.") from None
     return httpx.AsyncClient(headers=dict(headers or {}), timeout=_TIMEOUT_S, mounts=mounts)
+
+
+def without_user(url: str) -> str:
+    """The URL without user and password, for records and messages."""
+    return re.sub(r"//[^/?#]*@", "//", url)
