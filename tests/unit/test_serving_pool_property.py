@@ -140,6 +140,11 @@ class PoolMachine(RuleBasedStateMachine):
             await asyncio.sleep(0.1)
         assert await draining
         assert not self.pool.depth + self.pool.in_flight
+        self._check_ends()
+        await self.pool.close()
+        assert not self.launcher.alive
+
+    def _check_ends(self) -> None:
         for names, task in self.asked:
             assert task.done()
             if task.cancelled():
@@ -151,8 +156,6 @@ class PoolMachine(RuleBasedStateMachine):
                 assert isinstance(error, REFUSALS)
                 if isinstance(error, ChildDied):
                     assert max(self.deaths_while_running.get(n.encode(), 0) for n in names) == 2
-        await self.pool.close()
-        assert not self.launcher.alive
 
     @property
     def _members(self) -> list[Any]:
