@@ -179,7 +179,8 @@ def _of_ours(error: VisionDynoError, path: str) -> Response:
         headers["Retry-After"] = str(_TRANSPORT_RETRY_S)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="visiondyno"'
-    if not isinstance(error, InputError):
+    # That a server isn't ready is an answer, asked for again and again by whoever waits for it.
+    if not isinstance(error, InputError | NotReady):
         _log.warning("%r: %s (%s)", path, error.message, error.code)
     return problem_response(path, status, error.code, error.message, headers=headers)
 
