@@ -42,6 +42,8 @@ PANELS = {
 # What this machine has none of.
 WITHOUT_DATA = {"GPU memory by replica", "GPU memory", "Share of the GPU's memory"}
 
+pytestmark = pytest.mark.slow  # of starting three servers
+
 BENCHMARK = {
     "operation": "benchmark",
     "models": ["visiondyno:street-n"],
@@ -106,6 +108,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def serve_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serve")
+
+
+@pytest.fixture(scope="module")
 def up(home: Path, collector: OtlpCollector) -> Iterator[str]:
     """A server whose worker ran a benchmark, and refused a job."""
     told = ("--log-format", "json", "--access-log", str(home / "access.log"))
@@ -118,16 +125,18 @@ def up(home: Path, collector: OtlpCollector) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def serve(serve_home: Path, collector: OtlpCollector) -> Iterator[str]:
     """An inference server that has two replicas and answered something."""
-    home = tmp_path_factory.mktemp("serve")
-    with program(home, "serve", "visiondyno:street-n", "--replicas", "2") as url:
+    told = ("--log-format", "json", "--access-log", str(serve_home / "access.log"))
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    model = ("serve", "visiondyno:street-n", "--replicas", "2")
+    with program(serve_home, *model, *told, **traces) as url:
         wait_for("a ready replica", lambda: httpx.get(f"{url}/ready").status_code == 200)
         predict(url)
         yield url
 
 
-def predict(url: str) -> None:
+def predict(url: str) -> httpx.Response:
     """One good image, and one that is none."""
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
     jpeg = cv2.imencode(".jpg", image)[1].tobytes()
@@ -135,6 +144,7 @@ def predict(url: str) -> None:
     answer = httpx.post(f"{url}/predict", content=jpeg, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     httpx.post(f"{url}/predict", content=b"no image", headers=headers, timeout=60)
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +259,31 @@ def test_access_log_and_trace_of_a_real_job_tell_of_the_same(
     assert job.trace_id.hex() == line["trace_id"]
     (run,) = (one for one in spans if one.parent_span_id == job.span_id and one.name == "run")
     assert attributes_of(run)["visiondyno.worker.id"]
+
+
+def test_access_log_and_trace_of_a_prediction_tell_of_the_same(
+    serve: str, serve_home: Path, collector: OtlpCollector
+) -> None:
+    request_id = predict(serve).headers["x-request-id"]
+
+    def line() -> Any:
+        lines = map(json.loads, (serve_home / "access.log").read_text().splitlines())
+        return next((one for one in lines if one["request_id"] == request_id), None)
+
+    told = wait_for("the line", line)
+    assert (told["status"], told["route"]) == (200, "/predict")
+
+    def of_trace(spans: list[Any]) -> dict[str, Any]:
+        return {one.name: one for one in spans if one.trace_id.hex() == told["trace_id"]}
+
+    spans = of_trace(collector.wait(lambda all_: "POST /predict" in of_trace(all_)))
+    request = spans.pop("POST /predict")
+    assert attributes_of(request)["visiondyno.request.id"] == request_id
+    assert {"queue", "decode", "preprocess", "inference", "postprocess"} <= spans.keys()
+    for stage in spans.values():
+        assert stage.parent_span_id == request.span_id
+        assert stage.end_time_unix_nano >= stage.start_time_unix_nano
+    assert "visiondyno-serve" in {one["service.name"] for one in collector.resources}
 
 
 def test_every_line_that_a_server_and_its_supervisor_log_is_json(home: Path, up: str) -> None:

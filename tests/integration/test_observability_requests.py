@@ -287,5 +287,5 @@ def test_a_log_format_that_there_is_not_is_a_mistake_of_the_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VISIONDYNO_LOG_FORMAT", "xml")
-    with pytest.raises(SpecError, match="log_format.*'text' or 'json'"):
+    with pytest.raises(SpecError, match=r"log_format.*'text' or 'json'"):
         load_settings(_env_file=None)
