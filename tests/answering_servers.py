@@ -62,7 +62,6 @@ def serving(
             task.cancel()
         await asyncio.gather(*open_now, return_exceptions=True)
         await asyncio.sleep(0.01)
-        loop.stop()
 
     server = loop.run_until_complete(asyncio.start_server(handle, host, 0, ssl=tls, backlog=1000))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -70,7 +69,10 @@ def serving(
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        asyncio.run_coroutine_threadsafe(end(), loop)
-        thread.join(10)
+        try:
+            asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
         assert not thread.is_alive()
         loop.close()

@@ -170,7 +170,10 @@ def test_the_address_that_answers_is_asked_first_from_then_on() -> None:
         target = prepare_target(TargetSpec(url=f"http://127.0.0.1:{port}/"))
         dialler = Dialler(target, asyncio.get_running_loop())
         dialler._addresses = ["127.0.0.2", "127.0.0.1"]  # a name of two, the first one refusing
-        await dialler.dial(Connection(Nobody()))
+        opened = Connection(Nobody())
+        await dialler.dial(opened)
+        opened.give_up()
+        await asyncio.sleep(0.01)
         return dialler._addresses
 
     with serving(always(OK)) as port:
