@@ -58,7 +58,9 @@ def read_url(url: str) -> Place:
         parts = urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").rstrip(".")
-        host = host if host.isascii() else host.encode("idna").decode()
+        if ":" not in host:
+            # Twice: letters may become dots, and leave labels that no name has.
+            host = host.encode("idna").decode().encode("idna").decode()
     except (ValueError, UnicodeError):
         raise UrlRefused(f"{shown} can't be read as one; check its host and port.") from None
     if parts.scheme not in _PORTS:
@@ -164,8 +166,10 @@ def _behind(address: Address) -> Iterator[Address]:
 
 
 def _is_public(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return True  # the address that is mapped is judged beside it
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.ipv4_mapped is not None or address in _NAT64
+    ):
+        return True  # the IPv4 address that it leads to is judged beside it
     return address.is_global and not (
         address.is_multicast or address.is_reserved or address.is_unspecified
     )

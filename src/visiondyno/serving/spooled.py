@@ -1,5 +1,6 @@
 """Videos on their way into the server: files of a bounded number and size, gone after their use."""
 
+import contextlib
 import tempfile
 import threading
 from pathlib import Path
@@ -59,9 +60,7 @@ class SpooledVideo:
             return
         self._room.left()
         self._room = None
-        try:
-            self._file.close()
-        except OSError:  # what is buffered still doesn't fit on the disk, and needn't
+        with contextlib.suppress(OSError):  # what doesn't fit on the disk needn't any more
             self._file.close()
 
     def __enter__(self) -> Self:
