@@ -1,7 +1,8 @@
 """A small HTTP server in a process of its own, to put a load on: `python answering.py [OPTION…]`.
 
 It prints its port and serves until it is killed. Options: `--delay-ms N`, `--bad-every N` (503),
-`--never-after N` (requests after the Nth get no answer), `--begin-s S` (sleeps before it listens).
+`--never-after N` (requests after the Nth get no answer), `--begin-s S` (sleeps before it listens),
+`--serial` (one answer after the other).
 """
 
 import argparse
@@ -21,6 +22,7 @@ BODY = json.dumps({"boxes": []}).encode()
 
 class _Answer(asyncio.Protocol):
     served = 0
+    free_at = 0.0
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self._asked = asked
@@ -41,9 +43,10 @@ class _Answer(asyncio.Protocol):
         status = b"503 Service Unavailable" if bad else b"200 OK"
         head = b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\n"
         head += b"Server-Timing: inference;dur=1.5\r\nContent-Length: %d\r\n\r\n" % len(BODY)
-        asyncio.get_running_loop().call_later(
-            self._asked.delay_ms / 1000, self._transport.write, head + BODY
-        )
+        loop = asyncio.get_running_loop()
+        begin = max(loop.time(), _Answer.free_at) if self._asked.serial else loop.time()
+        _Answer.free_at = begin + self._asked.delay_ms / 1000
+        loop.call_at(_Answer.free_at, self._transport.write, head + BODY)
 
 
 async def _serve(asked: argparse.Namespace) -> None:
@@ -81,6 +84,7 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=float, default=2.0)
     parser.add_argument("--bad-every", type=int, default=0)
     parser.add_argument("--never-after", type=int)
+    parser.add_argument("--serial", action="store_true")
     parser.add_argument("--begin-s", type=float, default=0.0)
     asked = parser.parse_args()
     time.sleep(asked.begin_s)

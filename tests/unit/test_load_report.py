@@ -10,10 +10,11 @@ from load_test_factory import a_cold_start, a_result, a_search, a_target, some_s
 from visiondyno.cli.loadtest_summary import print_load_test
 from visiondyno.errors import SpecError, StorageFull
 from visiondyno.loadtest.differences import target_differences
+from visiondyno.loadtest.rounds import MOST_SINGLES
 from visiondyno.report.charts.load_course import MOST_BUCKETS, bucket_s, buckets
 from visiondyno.report.charts.load_percentiles import tail_points
 from visiondyno.report.load_test import RateSearch
-from visiondyno.report.load_test_facts import load_words
+from visiondyno.report.load_test_facts import cards, load_words
 from visiondyno.report.load_test_files import read_load_test, write_load_test
 from visiondyno.report.load_test_html import load_test_html
 from visiondyno.report.load_test_markdown import load_test_markdown
@@ -241,6 +242,44 @@ def test_measures_as_text():
     assert measure_value(load_measure("new_connections", 1234, "m")) == "1,234"
     close = load_measure("latency_p50_ms", 1000, "m", interval=(999.99, 1000.01))
     assert measure_interval(close) == "[999.99, 1,000.01]"
+
+
+def test_a_target_alone_shows_its_cold_starts_and_search_on_cards():
+    starts = tuple(a_cold_start(total_ms=ms) for ms in (900, 2000, 3100, 2400))
+    found = {
+        name: (value, more)
+        for name, value, more in cards(
+            a_result(a_target("a", cold_starts=starts, search=a_search(), bad=2))
+        )
+    }
+    assert found["Cold start"] == ("2,200 ms", "900 to 3,100 ms")
+    assert found["Highest rate"] == ("45.0 requests/s", "with p99 within 50.0 ms")
+    assert found["Errors"][1] == "298 2xx, 2 5xx"
+    nothing = RateSearch(limit_ms=5.0, best_rate_per_s=None, tries=())
+    (card,) = [one for one in cards(a_result(a_target("a", search=nothing))) if "rate" in one[0]]
+    assert card[1] == "none"
+
+
+def test_a_round_with_too_many_requests_has_a_course_without_dots():
+    target = a_target("a", n=MOST_SINGLES + 100)
+    assert target.rounds[0].singles is None
+    page = load_test_html(a_result(target))
+    assert "every good answer" not in page
+    assert "A step is" in page
+
+
+def test_a_step_without_good_answers_leaves_a_gap():
+    target = a_target("a", n=60, timeouts=[25])  # from 3 s on nothing is answered for 2 s
+    course = buckets(target, 1)
+    assert course[3].p50_ms is None
+    assert course[1].p50_ms is not None
+    assert "Latency over time" in load_test_html(a_result(target))
+
+
+def test_a_limit_is_drawn_where_it_was_given():
+    result = a_result()
+    result = result.model_copy(update={"spec": {**result.spec, "latency_limit_ms": 50.0}})
+    assert "limit 50.0 ms" in load_test_html(result)
 
 
 def test_json_has_no_surprises():

@@ -178,3 +178,16 @@ def test_single_requests_are_kept_of_short_rounds_only():
 def test_a_result_survives_json():
     result = result_of(a_recording([5.0] * 100, outcomes={3: Outcome.TIMEOUT}))
     assert RoundResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_a_round_that_was_over_at_once_has_no_rates():
+    recording = a_recording([0.0], outcomes={0: Outcome.NOT_SENT})
+    result = result_of(recording, load=ClosedLoad(requests=1))
+    for name, reason in (
+        ("throughput_requests_per_s", "the round was over at once"),
+        ("offered_requests_per_s", "the round was over at once"),
+        ("error_fraction", "no request was sent"),
+    ):
+        assert result.measures[name].value is None
+        assert result.measures[name].reason == reason
+    assert result.generator.cpu_cores is None

@@ -63,10 +63,14 @@ def _unreachable(target: PreparedTarget, reason: str) -> Unavailable:
 
 def _reason(error: OSError) -> str:
     """Asyncio's own messages name calls and addresses; the system's name the reason."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}"
     if isinstance(error, socket.gaierror):
         return "its name has no address"
     if error.errno is not None:
         return os.strerror(error.errno).lower()
     # Each of several addresses failed, and the reasons are in the text alone.
     numbers = {int(one) for one in re.findall(r"Errno (\d+)", str(error))}
-    return ", ".join(os.strerror(one).lower() for one in sorted(numbers)) or str(error)
+    return ", ".join(os.strerror(one).lower() for one in sorted(numbers)) or (
+        str(error) or "the connection ended while it was opened"
+    )

@@ -1,5 +1,6 @@
 """A load test in words and table rows, as its page, its Markdown and the terminal tell it."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -130,7 +131,7 @@ def _more_cards(target: TargetResult) -> list[tuple[str, str, str]]:
         found.append(("Errors", measure_value(errors), ending_words(target)))
     if target.cold_starts:
         totals = sorted(one.total_ms for one in target.cold_starts)
-        middle = totals[len(totals) // 2]
+        middle = statistics.median(totals)
         more = "" if len(totals) == 1 else f"{number(totals[0])} to {number(totals[-1])} ms"
         found.append(("Cold start", f"{number(middle)} ms", more))
     return found
