@@ -33,7 +33,7 @@ from dispatch_arms import (
     saq_arm,
 )
 from record import Figure, Ratio, record
-from visiondyno import server
+from visiondyno.api import listening
 from visiondyno.measurements.percentiles import percentile
 from visiondyno.probes.quiet import QuietMonitor
 
@@ -53,10 +53,10 @@ def plain_run(work: Coroutine[Any, Any, None]) -> None:
 
 
 ARMS: dict[str, tuple[Start, Run]] = {
-    "local": (lambda _: our_arm(None), server.run),
-    "redis": (our_arm, server.run),
+    "local": (lambda _: our_arm(None), listening.run),
+    "redis": (our_arm, listening.run),
     "saq": (saq_arm, plain_run),
-    "saq_uvloop": (saq_arm, server.run),
+    "saq_uvloop": (saq_arm, listening.run),
     "celery": (celery_arm, plain_run),
 }
 """Ours run as the server does, the peers as they come; SAQ also on the server's loop."""

@@ -70,7 +70,9 @@ async def serve(
         VisionDynoError: the model can't be loaded.
     """
     listener = listen(config.host, config.port)
-    access_log = None if config.access_log is None else AccessLog(config.access_log)
+    access_log = (
+        None if config.access_log is None else AccessLog(config.access_log, config.log_format)
+    )
     tracing = start_tracing("visiondyno-serve")
     registry = CollectorRegistry()
     metrics = ServingMetrics(registry, config.model_name)
@@ -102,7 +104,7 @@ async def serve(
             await grpc_server.stop(_GRPC_GRACE_S)
         await pool.close()
         listener.close()
-        tracing.close()
+        await asyncio.to_thread(tracing.close)
         if access_log is not None:
             access_log.close()
 
