@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1.7
 # `dyno worker` on processors. Build it from the repository's root:
 #   docker build -f deploy/docker/worker-cpu.Dockerfile -t visiondyno-worker-cpu:0.1.0 .
-# Without training, and 700 MB smaller: --build-arg TORCH= --build-arg EXTRAS=redis,s3,otel
+# Without training, and much smaller: --build-arg TORCH= --build-arg EXTRAS=redis,s3,otel
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

@@ -66,11 +66,6 @@ def settings_of(environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> 
         return load_settings(_env_file=None)
 
 
-def is_there(name: str) -> bool:
-    """Whether this version has the command; deployments and their pages may be ahead of it."""
-    return name in dyno.list_commands(click.Context(dyno))
-
-
 def options_of(words: Sequence[str]) -> dict[str, Any]:
     """Values of the options of `dyno WORDS…`."""
     return dict(parsed(words).params)
@@ -97,8 +92,7 @@ def serving_of(
     from visiondyno.serving.config import load_serving_config
 
     assert words[0] == "serve"
-    if is_there("serve"):
-        parsed(words)
+    parsed(words)
     known = serving_variables()
     unknown = set(environ) - known - OF_OTHERS - {"VISIONDYNO_HOME"}
     assert not unknown, f"dyno serve doesn't read {sorted(unknown)}"

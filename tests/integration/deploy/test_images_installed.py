@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from image_files import DOCKER, ROOT, dyno_words, environment, final_stage, read_stages
-from known_settings import is_there
 
 from services import RedisInstance, free_port, until
 from visiondyno import __version__
@@ -154,8 +153,6 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    if not is_there("serve"):
-        pytest.skip("this version has no `dyno serve`")
     return _built("serve", tmp_path_factory)
 
 
