@@ -11,6 +11,7 @@ from visiondyno.cli.loadtest_summary import print_load_test
 from visiondyno.errors import SpecError, StorageFull
 from visiondyno.loadtest.differences import target_differences
 from visiondyno.loadtest.rounds import MOST_SINGLES
+from visiondyno.measurements.measure import Measure
 from visiondyno.report.charts.load_course import MOST_BUCKETS, bucket_s, buckets
 from visiondyno.report.charts.load_percentiles import tail_points
 from visiondyno.report.load_test import RateSearch
@@ -114,7 +115,7 @@ def test_the_terminal_tells_all_that_matters():
         "cold start 2,400 ms (process 1,200, model 600",
         "nobody told its parts",
         "always-warm 2", "scale-to-zero 0-2",
-        "The generator kept its schedule.", "wasn't quiet: others ran", "It was stopped",
+        "The generator kept its schedule.", "wasn't quiet: others ran.", "It was stopped",
         "Note on new: it was warm.",
     ):  # fmt: skip
         assert part in text
@@ -280,6 +281,16 @@ def test_a_limit_is_drawn_where_it_was_given():
     result = a_result()
     result = result.model_copy(update={"spec": {**result.spec, "latency_limit_ms": 50.0}})
     assert "limit 50.0 ms" in load_test_html(result)
+
+
+def test_what_else_was_told_of_a_target_is_shown():
+    told = Measure(value=1850.0, unit="ms", method="Cloud Monitoring", n=3)
+    one = a_target("a")
+    more = {**one.resources_measures, "startup_latency_mean_ms": told}
+    result = a_result(one.model_copy(update={"resources_measures": more}))
+    line = "a, startup latency mean ms: 1,850 ms"
+    assert line in load_test_html(result)
+    assert line in load_test_markdown(result)
 
 
 def test_json_has_no_surprises():

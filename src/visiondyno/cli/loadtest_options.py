@@ -244,8 +244,8 @@ def _cloud_run_price(text: str) -> dict[str, Any]:
             f"--cloud-run-price '{text}' isn't BILLING:VCPUS:GIB with the billing 'request' or "
             "'instance', such as request:2:4."
         )
-    from visiondyno.loadtest.pricing import cloud_run_pricing
+    from visiondyno.loadtest.pricing import Billing, cloud_run_pricing
 
-    billing = "request" if match[1] == "request" else "instance"
+    billing: Billing = "request" if match[1] == "request" else "instance"
     pricing = cloud_run_pricing(billing, float(match[2]), float(match[3]))
     return pricing.model_dump(exclude_none=True)

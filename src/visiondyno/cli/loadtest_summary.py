@@ -58,7 +58,8 @@ def warnings_of(result: LoadTestResult) -> list[str]:
     if is_closed(result):
         found.append(CLOSED_LOOP)
     if not result.quiet:
-        found.append(f"This machine wasn't quiet: {'; '.join(result.quiet_reasons)}")
+        reasons = " ".join(sentence(reason) for reason in result.quiet_reasons)
+        found.append(f"This machine wasn't quiet: {reasons}")
     if result.was_stopped:
         found.append("It was stopped; this is what was measured until then.")
     found += [f"Note: {sentence(note)}" for note in result.notes]

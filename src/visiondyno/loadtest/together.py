@@ -28,34 +28,28 @@ def target_result(
         cold_starts: of the target.
         notes: what a reader must know of it.
     """
-    watched = [one.resources for one in rounds if one.resources is not None]
     costs = [one.cost_usd_per_1000_requests for one in rounds]
-    known = [cost for cost in costs if cost is not None]
-    resources_measures = dict(told)
-    if watched:
-        resources_measures |= merge_repeats(
-            [
-                {
-                    "cpu_cores_mean": one.cpu_cores_mean,
-                    "peak_memory_bytes": one.peak_memory_bytes,
-                }
-                for one in watched
-            ],
-            "rounds",
-        )
+    known = [{"cost": cost} for cost in costs if cost is not None]
     return TargetResult(
         name=prepared.name,
         url=public_url(prepared.url),
         rounds=tuple(rounds),
         measures=_together([one.measures for one in rounds]),
-        resources_measures=resources_measures,
-        cost_usd_per_1000_requests=(
-            merge_repeats([{"cost": cost} for cost in known], "rounds")["cost"] if known else None
-        ),
+        resources_measures={**told, **_resources(rounds)},
+        cost_usd_per_1000_requests=merge_repeats(known, "rounds")["cost"] if known else None,
         cold_starts=tuple(cold_starts),
         search=search,
         notes=notes,
     )
+
+
+def _resources(rounds: Sequence[RoundResult]) -> Measures:
+    watched = [
+        {"cpu_cores_mean": found.cpu_cores_mean, "peak_memory_bytes": found.peak_memory_bytes}
+        for one in rounds
+        if (found := one.resources) is not None
+    ]
+    return merge_repeats(watched, "rounds") if watched else {}
 
 
 def _together(rounds: Sequence[Measures]) -> Measures:

@@ -213,6 +213,18 @@ def resource_rows(targets: Sequence[TargetResult]) -> list[tuple[str, str, Any, 
     return rows
 
 
+def told_lines(targets: Sequence[TargetResult]) -> list[str]:
+    """What else who watched a target was told of it, such as how long its instances started."""
+    shown = ("cpu_cores_mean", "peak_memory_bytes")
+    return [
+        f"{target.name}, {load_title(name)}: "
+        + f"{measure_value(measure)} {measure_interval(measure)}".strip()
+        for target in targets
+        for name, measure in target.resources_measures.items()
+        if name not in shown and measure.value is not None
+    ]
+
+
 def difference_rows(found: Sequence[TargetDifference]) -> list[tuple[str, str, str, str, str]]:
     """Target, measure, difference, interval and verdict."""
     rows = []

@@ -1,5 +1,7 @@
 """A load test as a page, made from its record alone."""
 
+from typing import Any
+
 from markupsafe import Markup
 
 from visiondyno.report.charts.load_bars import BROKE, COLD_PHASES, HELD
@@ -24,6 +26,7 @@ from visiondyno.report.load_test_facts import (
     status_counts,
     strategy_names,
     subtitle,
+    told_lines,
 )
 from visiondyno.report.load_test_figures import (
     cold_start_figures,
@@ -46,53 +49,61 @@ from visiondyno.report.yaml_spec import dump_fields
 
 def load_test_html(result: LoadTestResult) -> str:
     """The self-contained page of a load test."""
-    return render_page(
-        "load_test.html.j2",
-        {
-            "r": result,
-            "headline": headline(result),
-            "subtitle": subtitle(result),
-            "closed_loop": CLOSED_LOOP if is_closed(result) else None,
-            "generator": generator_lines(result.targets),
-            "cards": cards(result),
-            "columns": [
-                (
-                    load_title(name),
-                    shown_unit(LOAD_MEASURES[name].unit),
-                    LOAD_MEASURES[name].meaning,
-                )
-                for name in MAIN
-            ],
-            "rows": main_rows(result.targets),
-            "keys": {target.name: _key(place) for place, target in enumerate(result.targets)},
-            "differences": difference_rows(result.differences),
-            "percentiles": percentile_figures(result),
-            "courses": course_figures(result),
-            "resources": resource_figures(result.targets),
-            "resource_rows": resource_rows(result.targets),
-            "cold": cold_start_figures(result),
-            "searches": search_figures(result.targets),
-            "ends": [(words, css) for _, words, css in ENDS],
-            "phases": [(words, css) for _, words, css in COLD_PHASES],
-            "phases_told": _phases_told(result),
-            "tries": [(_mark(HELD), "held"), (_mark(BROKE), "didn’t hold")],
-            "classes": STATUS_CLASSES,
-            "status_counts": status_counts,
-            "code_counts": code_counts,
-            "error_counts": error_counts,
-            "stage_names": stage_names(result.targets),
-            "strategies": strategy_names(result.strategies),
-            "meanings": {name: kind.meaning for name, kind in LOAD_MEASURES.items()},
-            "load_title": load_title,
-            "unit_of": lambda name: shown_unit(LOAD_MEASURES[name].unit),
-            "cell_of": cell_of,
-            "value": measure_value,
-            "interval": measure_interval,
-            "sentence": sentence,
-            "plural": plural,
-            "yaml": spec_yaml(result),
-        },
-    )
+    return render_page("load_test.html.j2", {**_words(result), **_tables(result), **_plots(result)})
+
+
+def _words(result: LoadTestResult) -> dict[str, Any]:
+    return {
+        "r": result,
+        "headline": headline(result),
+        "subtitle": subtitle(result),
+        "closed_loop": CLOSED_LOOP if is_closed(result) else None,
+        "generator": generator_lines(result.targets),
+        "cards": cards(result),
+        "sentence": sentence,
+        "plural": plural,
+        "yaml": spec_yaml(result),
+    }
+
+
+def _tables(result: LoadTestResult) -> dict[str, Any]:
+    return {
+        "columns": [
+            (load_title(name), shown_unit(LOAD_MEASURES[name].unit), LOAD_MEASURES[name].meaning)
+            for name in MAIN
+        ],
+        "rows": main_rows(result.targets),
+        "differences": difference_rows(result.differences),
+        "resource_rows": resource_rows(result.targets),
+        "told": told_lines(result.targets),
+        "classes": STATUS_CLASSES,
+        "status_counts": status_counts,
+        "code_counts": code_counts,
+        "error_counts": error_counts,
+        "stage_names": stage_names(result.targets),
+        "strategies": strategy_names(result.strategies),
+        "meanings": {name: kind.meaning for name, kind in LOAD_MEASURES.items()},
+        "load_title": load_title,
+        "unit_of": lambda name: shown_unit(LOAD_MEASURES[name].unit),
+        "cell_of": cell_of,
+        "value": measure_value,
+        "interval": measure_interval,
+    }
+
+
+def _plots(result: LoadTestResult) -> dict[str, Any]:
+    return {
+        "keys": {target.name: _key(place) for place, target in enumerate(result.targets)},
+        "percentiles": percentile_figures(result),
+        "courses": course_figures(result),
+        "resources": resource_figures(result.targets),
+        "cold": cold_start_figures(result),
+        "searches": search_figures(result.targets),
+        "ends": [(words, css) for _, words, css in ENDS],
+        "phases": [(words, css) for _, words, css in COLD_PHASES],
+        "phases_told": _phases_told(result),
+        "tries": [(_mark(HELD), "held"), (_mark(BROKE), "didn’t hold")],
+    }
 
 
 def spec_yaml(result: LoadTestResult) -> str:

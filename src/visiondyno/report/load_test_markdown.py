@@ -19,6 +19,7 @@ from visiondyno.report.load_test_facts import (
     status_counts,
     strategy_names,
     subtitle,
+    told_lines,
 )
 from visiondyno.report.load_test_measures import (
     LOAD_MEASURES,
@@ -65,7 +66,7 @@ def _warnings(result: LoadTestResult) -> list[str]:
     if is_closed(result):
         found.append(f"> **Closed loop.** {CLOSED_LOOP}")
     if not result.quiet:
-        reasons = "; ".join(result.quiet_reasons)
+        reasons = " ".join(sentence(reason) for reason in result.quiet_reasons)
         found.append(f"> **The generator's machine wasn't quiet:** {_text(reasons)}")
     return found
 
@@ -116,7 +117,8 @@ def _resources(result: LoadTestResult) -> str:
     if not rows:
         return ""
     head = ["Target", "CPU, mean", "Peak memory", "Cost", "Read from"]
-    return "## Resources and cost\n\n" + _table(head, rows)
+    told = [f"- {_text(line)}" for line in told_lines(result.targets)]
+    return "\n\n".join(["## Resources and cost", _table(head, rows), *told])
 
 
 def _searches(result: LoadTestResult) -> list[str]:
