@@ -1,0 +1,1 @@
+"""`make chaos-serving`: an inference server under overload, deaths and clients that misbehave."""
