@@ -18,6 +18,7 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,22 @@ def _last(found: dict[str, list[float]], ending: str) -> str:
     )
 
 
+def _settings(size: Size) -> dict[str, Any]:
+    return {
+        "rounds": size.rounds,
+        "schedule_s": size.schedule_s,
+        "per_core": {"users": USERS, "duration_s": size.core_s, "open_rate": OPEN_RATE_PER_S},
+        "freeze": {
+            "rate_per_s": RATE_PER_S,
+            "duration_s": size.freeze.duration_s,
+            "stop_at_s": size.freeze.stop_at_s,
+            "stopped_s": size.freeze.stopped_s,
+        },
+        "ours": "run_in_processes, one generator process",
+        "peers": peer_versions(),
+    }
+
+
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -162,20 +179,7 @@ def main() -> None:
         key: Figure(values, "µs", "arrival (error) or sending (lag) after the scheduled moment")
         for key, values in errors.items()
     }
-    settings = {
-        "rounds": size.rounds,
-        "schedule_s": size.schedule_s,
-        "per_core": {"users": USERS, "duration_s": size.core_s, "open_rate": OPEN_RATE_PER_S},
-        "freeze": {
-            "rate_per_s": RATE_PER_S,
-            "duration_s": size.freeze.duration_s,
-            "stop_at_s": size.freeze.stop_at_s,
-            "stopped_s": size.freeze.stopped_s,
-        },
-        "ours": "run_in_processes, one generator process",
-        "peers": peer_versions(),
-    }
-    record("load", ratios, settings, monitor, figures)
+    record("load", ratios, _settings(size), monitor, figures)
 
 
 if __name__ == "__main__":

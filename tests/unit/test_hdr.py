@@ -124,7 +124,7 @@ def test_histograms_of_other_ranges_are_not_merged() -> None:
 
 
 @pytest.mark.parametrize("q", [0, -0.1, 1.1, float("nan")])
-def test_a_quantile_outside_its_range_is_refused(q: float) -> None:
+def test_a_quantile_of_a_histogram_outside_its_range_is_refused(q: float) -> None:
     with pytest.raises(ValueError, match="quantile"):
         filled([1]).value_at(q)
 
