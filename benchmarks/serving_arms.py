@@ -24,7 +24,9 @@ _LOOK_EVERY_S = 0.02
 _STOP_LIMIT_S = 15.0
 
 COMMANDS: dict[str, Sequence[str]] = {
-    "dyno_serve": ("python", "dyno_server.py", "{port}"),
+    "dyno_serve": (
+        "dyno", "serve", "{model}", "--replicas", "2", "--threads", "1", "--port", "{port}",
+    ),
     "mosec": (
         "python", "mosec_server.py", "--address", "127.0.0.1", "--port", "{port}",
         "--timeout", "30000", "--log-level", "error",
@@ -94,7 +96,7 @@ class Server:
         self._given = given
         port = _free_port()
         self._url = f"http://127.0.0.1:{port}/predict"
-        command = [part.format(port=port) for part in COMMANDS[name]]
+        command = [part.format(port=port, model=given.model) for part in COMMANDS[name]]
         self._log = (given.folder / f"{name}.log").open("ab")
         started = time.perf_counter()
         self._process = subprocess.Popen(
@@ -165,14 +167,14 @@ class Server:
 
     def _first_answer(self, end: float) -> Any:
         jpeg = self._given.jpeg.read_bytes()
-        asked = urllib.request.Request(
+        asked = urllib.request.Request(  # noqa: S310 - our own http://127.0.0.1
             self._url, jpeg, {"Content-Type": "image/jpeg"}, method="POST"
         )
         while time.perf_counter() < end and self._process.poll() is None:
             # A refusal or a closed port: it isn't ready yet.
             with (
                 contextlib.suppress(URLError, OSError, ValueError),
-                urllib.request.urlopen(asked, timeout=START_LIMIT_S) as answer,
+                urllib.request.urlopen(asked, timeout=START_LIMIT_S) as answer,  # noqa: S310
             ):
                 told = json.loads(answer.read())
                 return told["predictions"][0] if "predictions" in told else told
@@ -201,7 +203,7 @@ class Raw:
             )
             for _ in range(2)
         ]
-        self.answer = [self._line(one) for one in self._processes][0]
+        self.answer, _ = [self._line(one) for one in self._processes]
 
     def run(self, processes: int, seconds: float) -> tuple[float, list[float]]:
         """Images a second of so many processes together, and the time of each image, ms."""

@@ -1,4 +1,7 @@
-"""FastAPI as it is mostly written: a `def` handler, in one process. `python fastapi_server.py PORT`."""
+"""FastAPI as it is mostly written: a `def` handler, in one process.
+
+`python fastapi_server.py PORT`.
+"""
 
 import sys
 from typing import Annotated
