@@ -14,7 +14,7 @@ VERSION = "1"
 _UNSUPPORTED = {
     "shared_memory_region": "shared memory",
     "shared_memory_byte_size": "shared memory",
-    "classification": "the classification extension",
+    "classification": "classification extension",
     "sequence_id": "sequences",
     "sequence_start": "sequences",
     "sequence_end": "sequences",

@@ -72,6 +72,10 @@ class TensorBatches:
 
     def __init__(self, graph: GraphModel | None, clock: Callable[[], int]) -> None:
         """`clock` gives ns."""
+        # Here rather than at the first message; the front reads this module without it.
+        from visiondyno.serving import protocol_messages
+
+        self._messages = protocol_messages
         self._graph = graph
         self._clock = clock
 
@@ -103,11 +107,7 @@ class TensorBatches:
         if self._graph is None:
             raise NotFound("This model's graph can't be run by itself; send images.")
         if item.options["form"] == "grpc":
-            from visiondyno.serving import protocol_messages
-
-            request = protocol_messages.read_request(
-                protocol_messages.parse_request(item.payload)
-            )  # fmt: skip
+            request = self._messages.read_request(self._messages.parse_request(item.payload))
         else:
             request = protocol_json.read_request(item.payload, item.options["json_size"])
         wanted = request.wanted([one.name for one in self._graph.outputs])
@@ -167,7 +167,7 @@ class TensorBatches:
                 Tensor(name, datatypes[name], _as_bytes(array) if array.dtype == object else array)
                 for name, array in zip(wanted, mine, strict=True)
             ]
-            found.append((member, _response(member, tensors)))
+            found.append((member, self._response(member, tensors)))
         read_ms = sum(member.read_ms for member in members)
         stages = Stages(
             read_ms,
@@ -179,6 +179,19 @@ class TensorBatches:
             (member.place, Answer(one.status, one.media, one.body, stages, 0, member.rows))
             for member, one in found
         ]
+
+    def _response(self, member: ReadRequest, outputs: Sequence[Tensor]) -> Answer:
+        options = member.item.options
+        if options["form"] == "grpc":
+            body = self._messages.write_response(options["model"], member.request, outputs)
+            return Answer(200, Media.TENSORS, body)
+        try:
+            body, json_size = protocol_json.write_response(
+                options["model"], member.request, outputs
+            )
+        except SpecError as error:
+            return _refusal(error)
+        return Answer(200, Media.TENSORS, (json_size or 0).to_bytes(4, "little") + body)
 
 
 def check_inputs(given: Sequence[Tensor], announced: Sequence[GraphTensor]) -> None:
@@ -247,20 +260,6 @@ def _as_bytes(array: NDArray[Any]) -> NDArray[Any]:
     found = np.empty(array.size, object)
     found[:] = [str(element).encode() for element in array.ravel()]
     return found.reshape(array.shape)
-
-
-def _response(member: ReadRequest, outputs: Sequence[Tensor]) -> Answer:
-    options = member.item.options
-    if options["form"] == "grpc":
-        from visiondyno.serving import protocol_messages
-
-        body = protocol_messages.write_response(options["model"], member.request, outputs)
-        return Answer(200, Media.TENSORS, body)
-    try:
-        body, json_size = protocol_json.write_response(options["model"], member.request, outputs)
-    except SpecError as error:
-        return _refusal(error)
-    return Answer(200, Media.TENSORS, (json_size or 0).to_bytes(4, "little") + body)
 
 
 def _refusal(error: VisionDynoError) -> Answer:

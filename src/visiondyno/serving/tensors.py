@@ -195,7 +195,8 @@ def to_json(tensor: Tensor) -> list[Any]:
                 f"Tensor '{tensor.name}' holds bytes that aren't text; ask for it as binary data."
             ) from None
     if tensor.datatype in ("FP16", "BF16", "FP32", "FP64"):
-        array = array.astype(np.float64, copy=False)
+        with np.errstate(invalid="ignore"):  # of NaN, which is looked for below
+            array = array.astype(np.float64, copy=False)
         if not np.isfinite(array).all():
             raise SpecError(
                 f"Tensor '{tensor.name}' holds NaN or an infinite number, which JSON can't; ask "

@@ -1,0 +1,421 @@
+"""The Open Inference Protocol over HTTP, of a live server.
+
+Quotations are of KServe's "Open Inference Protocol" (OIP; its first text, "Predict Protocol -
+Version 2", is PPV2) and of Triton's extensions.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from served_model import ServedModel
+from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.registry import load_model
+
+HEADER = "Inference-Header-Content-Length"
+NAME, IMAGES = "street-n", "street-n-images"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[ServedModel]:
+    with ServedModel("visiondyno:street-n", max_images=4, max_body_mb=5, batch_delay_ms=1) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def client(served: ServedModel) -> httpx.Client:
+    return served.client
+
+
+@pytest.fixture(scope="module")
+def tensor() -> NDArray[np.float32]:
+    return np.random.default_rng(5).random((2, 3, 192, 320), np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the graph itself gives."""
+    with load_model("visiondyno:street-n", LoadOptions(intra_op_threads=1)) as model:
+        assert model.graph is not None
+        return model.graph.run_graph({"images": tensor}, ["detections"])[0]
+
+
+@pytest.fixture(scope="module")
+def picture(shared_testdata: Path) -> bytes:
+    return next(iter(sorted(shared_testdata.glob("images/coco128/images/*.jpg")))).read_bytes()
+
+
+def binary_request(tensor: NDArray[Any], **other: Any) -> tuple[bytes, dict[str, str]]:
+    about = {
+        "name": "images",
+        "shape": list(tensor.shape),
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": tensor.nbytes},
+    }
+    header = json.dumps({"inputs": [about], **other}).encode()
+    return header + tensor.tobytes(), {HEADER: str(len(header))}
+
+
+def images_request(*data: bytes, **parameters: Any) -> dict[str, Any]:
+    elements = [base64.b64encode(one).decode() for one in data]
+    one = {"name": "image", "shape": [len(data)], "datatype": "BYTES", "data": elements}
+    return {"inputs": [one], "parameters": parameters}
+
+
+def outputs_of(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    return {one["name"]: one["data"] for one in response.json()["outputs"]}
+
+
+# ---- health and metadata
+
+
+@pytest.mark.parametrize("path", ["live", "ready"])
+def test_health_is_the_status(client: httpx.Client, path: str) -> None:
+    # PPV2, "Health": "A 200 status code indicates true".
+    response = client.get(f"/v2/health/{path}")
+    assert response.status_code == 200
+    # OIP, "Server Ready Response JSON Object": {"live": $bool}.
+    assert response.json()["live"] is True
+    assert client.head(f"/v2/health/{path}").status_code == 200
+
+
+def test_server_metadata(client: httpx.Client) -> None:
+    # OIP, "Server Metadata Response JSON Object"; the extensions that Triton "reports".
+    told = client.get("/v2").json()
+    assert told["name"] == "visiondyno"
+    assert isinstance(told["version"], str)
+    assert set(told["extensions"]) == {"binary_tensor_data", "model_configuration", "statistics"}
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+def test_model_metadata_and_readiness(client: httpx.Client, version: str) -> None:
+    # OIP, "Model Metadata Response JSON Object": "Variable-size dimensions are specified as -1."
+    assert client.get(f"/v2/models/{NAME}{version}").json() == {
+        "name": NAME,
+        "versions": ["1"],
+        "platform": "onnx_onnxv1",
+        "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, 3, 192, 320]}],
+        "outputs": [{"name": "detections", "datatype": "FP32", "shape": [-1, 8, 1260]}],
+    }
+    # OIP, "Model Ready Response JSON Object".
+    ready = client.get(f"/v2/models/{NAME}{version}/ready")
+    assert (ready.status_code, ready.json()) == (200, {"name": NAME, "ready": True})
+
+
+def test_the_model_of_images_keeps_rows_of_images_apart(client: httpx.Client) -> None:
+    told = client.get(f"/v2/models/{IMAGES}").json()
+    assert told["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    assert {one["name"]: (one["datatype"], one["shape"]) for one in told["outputs"]} == {
+        "image_index": ("INT32", [-1]),
+        "boxes_xyxy": ("FP32", [-1, 4]),
+        "scores": ("FP32", [-1]),
+        "classes": ("INT64", [-1]),
+        "names": ("BYTES", [-1]),
+    }
+
+
+def test_model_configuration(client: httpx.Client) -> None:
+    # model_config.proto: "A max_batch_size value > 0 indicates that batching is allowed and so the
+    # model expects the input tensors to have an additional initial dimension".
+    told = client.get(f"/v2/models/{NAME}/config").json()
+    assert told["name"] == NAME
+    assert told["max_batch_size"] == 4
+    assert told["input"] == [{"name": "images", "data_type": "TYPE_FP32", "dims": [3, 192, 320]}]
+    assert told["dynamic_batching"] == {"max_queue_delay_microseconds": 1000}
+    images = client.get(f"/v2/models/{IMAGES}/versions/1/config").json()
+    assert images["max_batch_size"] == 0
+    assert images["input"] == [{"name": "image", "data_type": "TYPE_STRING", "dims": [-1]}]
+
+
+def test_the_index_of_the_repository(client: httpx.Client) -> None:
+    # Triton, "Model Repository Extension", $repository_index_response.
+    for body in (b"", b"{}", b'{"ready": true}'):
+        told = client.post("/v2/repository/index", content=body).json()
+        assert told == [
+            {"name": name, "version": "1", "state": "READY", "reason": ""}
+            for name in (NAME, IMAGES)
+        ]
+
+
+# ---- inference
+
+
+def test_tensors_in_json_flat_and_nested(
+    client: httpx.Client, tensor: NDArray[np.float32], expected: NDArray[np.float32]
+) -> None:
+    one = tensor[:1]
+    for data in (one.tolist(), one.ravel().tolist()):
+        content = {"name": "images", "shape": list(one.shape), "datatype": "FP32", "data": data}
+        response = client.post(f"/v2/models/{NAME}/infer", json={"id": "a", "inputs": [content]})
+        told = response.json()
+        # OIP: "if specified this identifier must be returned in the response".
+        assert (told["id"], told["model_name"], told["model_version"]) == ("a", NAME, "1")
+        (output,) = told["outputs"]
+        assert (output["name"], output["datatype"]) == ("detections", "FP32")
+        found = np.array(output["data"], np.float32).reshape(output["shape"])
+        np.testing.assert_allclose(found, expected[:1], rtol=1e-5, atol=1e-5)
+        assert "inference;dur=" in response.headers["server-timing"]
+
+
+def test_tensors_as_binary_data(
+    client: httpx.Client, tensor: NDArray[np.float32], expected: NDArray[np.float32]
+) -> None:
+    # Triton, "Binary Tensor Data Extension": "the Inference-Header-Content-Length header must be
+    # provided to give the length of the JSON object".
+    content, headers = binary_request(
+        tensor, outputs=[{"name": "detections", "parameters": {"binary_data": True}}]
+    )
+    response = client.post(f"/v2/models/{NAME}/versions/1/infer", content=content, headers=headers)
+    assert response.headers["content-type"] == "application/octet-stream"
+    size = int(response.headers[HEADER])
+    (output,) = json.loads(response.content[:size])["outputs"]
+    assert output["parameters"] == {"binary_data_size": len(response.content) - size}
+    found = np.frombuffer(response.content[size:], "<f4").reshape(output["shape"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_images_as_the_other_face_predicts_them(client: httpx.Client, picture: bytes) -> None:
+    mirrored = cv2.flip(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), 1)
+    other = cv2.imencode(".png", mirrored)[1].tobytes()
+    found = outputs_of(
+        client.post(f"/v2/models/{IMAGES}/infer", json=images_request(picture, other, conf=0.1))
+    )
+    row = 0
+    for index, image in enumerate((picture, other)):
+        (alone,) = client.post("/predict?conf=0.1", content=image).json()["predictions"]
+        count = len(alone["scores"])
+        rows = slice(row, row + count)
+        assert found["image_index"][rows] == [index] * count
+        assert found["classes"][rows] == alone["classes"]
+        assert found["names"][rows] == alone["names"]
+        np.testing.assert_allclose(found["scores"][rows], alone["scores"], rtol=1e-5)
+        boxes = np.array(found["boxes_xyxy"]).reshape(-1, 4)[rows]
+        np.testing.assert_allclose(boxes, np.array(alone["boxes_xyxy"]).reshape(-1, 4), rtol=1e-5)
+        row += count
+    assert row == len(found["scores"]) > 0
+
+
+def test_images_as_binary_data_and_outputs_by_name(client: httpx.Client, picture: bytes) -> None:
+    element = len(picture).to_bytes(4, "little") + picture
+    about = {
+        "name": "image",
+        "shape": [1],
+        "datatype": "BYTES",
+        "parameters": {"binary_data_size": len(element)},
+    }
+    wanted = [{"name": "names"}, {"name": "scores"}]
+    header = json.dumps({"inputs": [about], "outputs": wanted}).encode()
+    response = client.post(
+        f"/v2/models/{IMAGES}/infer",
+        content=header + element,
+        headers={HEADER: str(len(header))},
+    )
+    found = outputs_of(response)
+    assert list(found) == ["names", "scores"]
+    assert found["scores"] == sorted(found["scores"], reverse=True)
+
+
+def test_parameters_of_images(client: httpx.Client, picture: bytes) -> None:
+    everything = outputs_of(
+        client.post(f"/v2/models/{IMAGES}/infer", json=images_request(picture, conf=0.05))
+    )
+    some = everything["names"][0]
+    found = outputs_of(
+        client.post(
+            f"/v2/models/{IMAGES}/infer",
+            json=images_request(picture, conf="0.05", iou=0.5, classes=some, priority=0),
+        )
+    )
+    assert set(found["names"]) == {some}
+    none = outputs_of(
+        client.post(f"/v2/models/{IMAGES}/infer", json=images_request(picture, conf=1.0))
+    )
+    assert none == {name: [] for name in everything}
+
+
+# ---- errors: 'The HTTP body must contain the $inference_error_response object.'
+
+
+def one_tensor(**other: Any) -> dict[str, Any]:
+    content = {"name": "images", "shape": [1, 3, 192, 320], "datatype": "FP32", "data": [1.0]}
+    return {"inputs": [{**content, **other}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "said"),
+    [
+        (NAME, one_tensor(), 400, "neither the shape"),
+        (NAME, one_tensor(name="x"), 400, "neither the shape"),
+        (NAME, one_tensor(name="x", shape=[1]), 400, "no input 'x'; it has 'images'"),
+        (NAME, one_tensor(shape=[1]), 400, "takes \\[-1, 3, 192, 320\\]"),
+        (NAME, one_tensor(shape=[0, 3, 192, 320], data=[]), 400, "The batch is empty"),
+        (NAME, one_tensor(shape=[1], datatype="INT8", data=[1]), 400, "is FP32, not INT8"),
+        (NAME, {"inputs": one_tensor(shape=[1])["inputs"] * 2}, 400, "given twice"),
+        (NAME, {**one_tensor(shape=[1]), "outputs": [{"name": "q"}]}, 400, "no output 'q'"),
+        (NAME, [], 400, "must be a JSON object"),
+        ("nobody", one_tensor(), 404, "There is no model 'nobody'"),
+        (f"{NAME}/versions/2", one_tensor(), 404, "no version '2'"),
+        (IMAGES, one_tensor(), 400, "neither the shape|no input"),
+        (IMAGES, images_request(), 400, "is empty"),
+        (IMAGES, images_request(b"no image"), 415, "Image 0 is a file of another kind"),
+        (IMAGES, images_request(*[b"x"] * 5), 413, "5 images; at most 4"),
+        (IMAGES, images_request(b"", confidence=1), 400, "no parameter|is empty"),
+        (IMAGES, {**images_request(b"x"), "outputs": [{"name": "q"}]}, 400, "no output 'q'"),
+    ],
+)
+def test_requests_that_are_wrong(
+    client: httpx.Client, path: str, content: Any, status: int, said: str
+) -> None:
+    response = client.post(f"/v2/models/{path}/infer", json=content)
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    assert re.search(said, response.json()["error"])
+
+
+def test_unknown_parameters_of_images_are_refused(client: httpx.Client, picture: bytes) -> None:
+    for parameters, said in (
+        ({"confidence": 0.5}, "no parameter 'confidence'; there are conf, iou and classes"),
+        ({"conf": 2}, "'conf' is '2'; give a number from 0 to 1"),
+        ({"conf": True}, "'conf' is 'True'"),
+        ({"iou": "many"}, "'iou' is 'many'"),
+        ({"classes": "unicorn"}, "no class 'unicorn'"),
+    ):
+        content = images_request(picture, **parameters)
+        response = client.post(f"/v2/models/{IMAGES}/infer", json=content)
+        assert response.status_code == 400
+        assert said in response.json()["error"]
+
+
+def test_an_image_that_is_damaged_is_named(client: httpx.Client, picture: bytes) -> None:
+    content = images_request(picture, picture[:3000])
+    response = client.post(f"/v2/models/{IMAGES}/infer", json=content)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("Image 1: ")
+
+
+def test_a_batch_has_its_limit(client: httpx.Client, tensor: NDArray[np.float32]) -> None:
+    content, headers = binary_request(np.concatenate([tensor] * 3)[:5])
+    response = client.post(f"/v2/models/{NAME}/infer", content=content, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("The batch has 5 rows; at most 4")
+
+
+def test_bodies_that_are_not_taken(client: httpx.Client) -> None:
+    url = f"/v2/models/{NAME}/infer"
+    for content, headers, status in (
+        (b"\0" * 5_000_001, {}, 413),
+        (b"{}", {"Content-Encoding": "gzip"}, 415),
+        (b"{}", {HEADER: "3"}, 400),
+        (b"{}", {HEADER: "x"}, 400),
+        (b"{", {}, 400),
+    ):
+        response = client.post(url, content=content, headers=headers)
+        assert response.status_code == status
+        assert list(response.json()) == ["error"]
+
+
+@pytest.mark.parametrize("kind", ["system", "cuda"])
+def test_shared_memory_is_not_supported(client: httpx.Client, kind: str) -> None:
+    # Triton, "Shared-Memory Extension": "A failed status request must be indicated by an HTTP error
+    # status (typically 400). The HTTP body must contain the […]_error_response object."
+    base = f"/v2/{kind}sharedmemory"
+    for method, path in (
+        ("GET", "/status"),
+        ("GET", "/region/r/status"),
+        ("POST", "/region/r/register"),
+        ("POST", "/unregister"),
+        ("POST", "/region/r/unregister"),
+    ):
+        response = client.request(method, base + path)
+        assert response.status_code == 400
+        assert "Shared memory isn't supported" in response.json()["error"]
+    assert f"{kind}_shared_memory" not in client.get("/v2").json()["extensions"]
+
+
+def test_what_is_not_there_has_the_form_of_the_protocol(client: httpx.Client) -> None:
+    for method, path, status in (
+        ("GET", "/v2/nothing", 404),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/models/nobody", 404),
+        ("GET", "/v2/models/nobody/ready", 404),
+        ("GET", "/v2/models/nobody/stats", 404),
+        ("GET", f"/v2/models/{NAME}/versions/7/config", 404),
+        ("GET", f"/v2/models/{NAME}/infer", 405),
+        ("POST", "/v2", 405),
+        ("POST", f"/v2/repository/models/{NAME}/load", 400),
+        ("POST", f"/v2/repository/models/{NAME}/unload", 400),
+    ):
+        response = client.request(method, path)
+        assert response.status_code == status, path
+        assert list(response.json()) == ["error"], path
+    for body in (b"[]", b"{", b'{"ready": 1}'):
+        assert client.post("/v2/repository/index", content=body).status_code == 400
+
+
+# ---- statistics
+
+
+def test_statistics_are_of_what_was_done(
+    served: ServedModel, client: httpx.Client, tensor: NDArray[np.float32], picture: bytes
+) -> None:
+    # Triton, "Statistics Extension": "if a client sends a single inference request with batch size
+    # 64, "inference_count" will be incremented by 64".
+    def stats(path: str) -> dict[str, Any]:
+        (found,) = client.get(f"/v2/models/{path}/stats").json()["model_stats"]
+        return dict(found)
+
+    before = stats(NAME)
+    content, headers = binary_request(tensor)
+    assert client.post(f"/v2/models/{NAME}/infer", content=content, headers=headers).is_success
+    assert client.post(f"/v2/models/{NAME}/infer", content=b"{").status_code == 400
+    after = stats(f"{NAME}/versions/1")
+    assert after["name"] == NAME
+    assert after["version"] == "1"
+    assert after["inference_count"] - before["inference_count"] == len(tensor)
+    assert after["execution_count"] - before["execution_count"] == 1
+
+    def growth(name: str, what: str) -> int:
+        old, new = (one["inference_stats"][name][what] for one in (before, after))
+        return int(new - old)
+
+    for name in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+        assert growth(name, "count") == 1
+    assert growth("fail", "count") == 1
+    spent_ns = sum(
+        growth(name, "ns") for name in ("compute_input", "compute_infer", "compute_output")
+    )
+    assert 0 < growth("compute_infer", "ns") < spent_ns
+    twos = {one["batch_size"]: one for one in after["batch_stats"]}[len(tensor)]
+    assert twos["compute_infer"]["ns"] > 0
+    # `/predict` is the same model of images.
+    count = stats(IMAGES)["inference_count"]
+    assert client.post("/predict", content=picture).is_success
+    assert stats(IMAGES)["inference_count"] == count + 1
+    names = [one["name"] for one in client.get("/v2/models/stats").json()["model_stats"]]
+    assert names == [NAME, IMAGES]
+
+
+def test_a_model_without_a_graph_is_announced_for_images_only() -> None:
+    with ServedModel("fake:classification", name="digits") as served:
+        client = served.client
+        assert client.get("/v2/models/digits").json() == {
+            "error": "There is no model 'digits'; there is 'digits-images'."
+        }
+        image = cv2.imencode(".png", np.full((8, 8, 3), 9, np.uint8))[1].tobytes()
+        content = images_request(image, image)
+        found = outputs_of(client.post("/v2/models/digits-images/infer", json=content))
+        (alone,) = client.post("/predict", content=image).json()["predictions"]
+        count = len(alone["scores"])
+        assert found["image_index"] == [0] * count + [1] * count
+        assert found["names"] == alone["names"] * 2
+        assert found["scores"] == pytest.approx(alone["scores"] * 2)
