@@ -1,6 +1,7 @@
 """An inference server from its start to its end."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from visiondyno.serving.addresses import AllowedHosts
 from visiondyno.serving.app import make_app
 from visiondyno.serving.asked import Asked, options_of
 from visiondyno.serving.config import ServingConfig
-from visiondyno.serving.grpc_service import Authorise, GrpcServer, start_grpc
+from visiondyno.serving.grpc_service import Authorise, start_grpc
 from visiondyno.serving.http_server import HttpServer
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.keys import Keys
@@ -69,22 +70,27 @@ async def serve(
         SpecError: the port is taken, or an option is wrong.
         VisionDynoError: the model can't be loaded.
     """
-    listener = listen(config.host, config.port)
-    access_log = (
-        None if config.access_log is None else AccessLog(config.access_log, config.log_format)
-    )
-    tracing = start_tracing("visiondyno-serve")
-    registry = CollectorRegistry()
-    metrics = ServingMetrics(registry, config.model_name)
-    statistics = Statistics()
-    pool = Pool(_limits(config), partial(_launch, config), metrics, on_batch=statistics.batch_done)
-    inference = Inference(pool, metrics, tracing, statistics)
-    protocol = InferenceProtocol(inference, config)
-    fetch = Fetcher(AllowedHosts(config.allow_url_hosts), config.max_body_bytes)
-    app = make_app(config, inference, protocol, fetch, registry, access_log, tracing)
-    server = HttpServer(app, config, pool, metrics, on_stopping)
-    grpc_server: GrpcServer | None = None
-    try:
+    async with contextlib.AsyncExitStack() as closing:
+        listener = listen(config.host, config.port)
+        closing.callback(listener.close)
+        access_log = None
+        if config.access_log is not None:
+            access_log = AccessLog(config.access_log, config.log_format)
+            closing.callback(access_log.close)
+        tracing = start_tracing("visiondyno-serve")
+        closing.push_async_callback(asyncio.to_thread, tracing.close)
+        metrics = ServingMetrics(CollectorRegistry(), config.model_name)
+        statistics = Statistics()
+        launch = partial(_launch, config)
+        pool = Pool(_limits(config), launch, metrics, on_batch=statistics.batch_done)
+        closing.push_async_callback(pool.close)
+        inference = Inference(pool, metrics, tracing, statistics)
+        protocol = InferenceProtocol(inference, config)
+        fetch = Fetcher(AllowedHosts(config.allow_url_hosts), config.max_body_bytes)
+        closing.push_async_callback(fetch.close)
+        app = make_app(config, inference, protocol, fetch, metrics.registry, access_log, tracing)
+        server = HttpServer(app, config, pool, metrics, on_stopping)
+        grpc_address = None
         if config.grpc_port is not None:
             grpc_server = await start_grpc(
                 protocol,
@@ -95,18 +101,11 @@ async def serve(
                 tracing=tracing,
                 access_log=access_log,
             )
-        grpc_address = None if grpc_server is None else grpc_server.address
+            closing.push_async_callback(grpc_server.stop, _GRPC_GRACE_S)
+            grpc_address = grpc_server.address
         with server.stopped_by_signals():
-            return await _run(server, pool, metrics, config, listener, on_started, grpc_address)
-    finally:
-        await fetch.close()
-        if grpc_server is not None:
-            await grpc_server.stop(_GRPC_GRACE_S)
-        await pool.close()
-        listener.close()
-        await asyncio.to_thread(tracing.close)
-        if access_log is not None:
-            access_log.close()
+            cut_off = await _run(server, pool, metrics, config, listener, on_started, grpc_address)
+    return cut_off
 
 
 async def _run(

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import httpx
 
 from visiondyno import __version__
-from visiondyno.errors import SourceFailed, TooLarge, UrlRefused
+from visiondyno.errors import SourceFailed, TooLarge
 from visiondyno.serving.addresses import AllowedHosts, Place, read_url
 
 MOST_REDIRECTS = 3
@@ -91,8 +91,8 @@ class Fetcher:
                 raise SourceFailed(
                     f"The image at '{url:.200}' didn't come within {self._limit_s:g} s."
                 ) from None
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                why = str(error) or type(error).__name__
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # the last: urljoin's
+                why = str(error).rstrip(".") or type(error).__name__
                 raise SourceFailed(
                     f"The image at '{url:.200}' couldn't be fetched: {why:.200}."
                 ) from error
@@ -107,12 +107,7 @@ class Fetcher:
                 if answer.status_code not in _REDIRECTS:
                     return await _content(url, answer, room)
                 to = answer.headers.get("location", "")
-            try:
-                url = urljoin(url, to)
-            except ValueError:
-                raise UrlRefused(
-                    f"'{url:.200}' redirects to what isn't a URL; give the image's own."
-                ) from None
+            url = urljoin(url, to)
         raise SourceFailed(
             f"'{url:.200}' is the end of more than {MOST_REDIRECTS} redirects; give the image's "
             "own URL."
