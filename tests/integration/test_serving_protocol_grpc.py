@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from served_model import ServedModel
+from live_serving import LiveServing
 from visiondyno.errors import MissingExtra, SpecError
 from visiondyno.serving.inference_pb import HEALTH, INFERENCE, message, methods
 
@@ -75,15 +75,21 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[ServedModel]:
-    with ServedModel(
-        "visiondyno:street-n", grpc_port=0, max_images=4, max_body_mb=5, queue=4
+def served() -> Iterator[LiveServing]:
+    with LiveServing(
+        "visiondyno:street-n", threads=1, grpc_port=0, max_images=4, max_body_mb=5, queue=4
     ) as it:
         yield it
 
 
 @pytest.fixture(scope="module")
-def call(served: ServedModel) -> Iterator[Caller]:
+def over_http(served: LiveServing) -> Iterator[httpx.Client]:
+    with served.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def call(served: LiveServing) -> Iterator[Caller]:
     assert served.started.grpc_address is not None
     with grpc.insecure_channel(served.started.grpc_address) as channel:
         yield Caller(channel)
@@ -99,14 +105,14 @@ def raw(tensor: NDArray[Any]) -> dict[str, Any]:
     return {"model_name": NAME, "inputs": [one], "raw_input_contents": [tensor.tobytes()]}
 
 
-def test_health_and_metadata(call: Caller, served: ServedModel) -> None:
+def test_health_and_metadata(call: Caller, over_http: httpx.Client) -> None:
     assert call("ServerLive").live
     assert call("ServerReady").ready
     assert call("ModelReady", name=NAME, version="1").ready
     told = call("ServerMetadata")
     assert (told.name, list(told.extensions)) == (
         "visiondyno",
-        served.client.get("/v2").json()["extensions"],
+        over_http.get("/v2").json()["extensions"],
     )
     metadata = call("ModelMetadata", name=NAME)
     assert metadata.platform == "onnx_onnxv1"
@@ -115,11 +121,11 @@ def test_health_and_metadata(call: Caller, served: ServedModel) -> None:
     ]
 
 
-def test_tritons_extensions_tell_what_http_tells(call: Caller, served: ServedModel) -> None:
+def test_tritons_extensions_tell_what_http_tells(call: Caller, over_http: httpx.Client) -> None:
     config = call("ModelConfig", name=NAME).config
-    over_http = served.client.get(f"/v2/models/{NAME}/config").json()
-    assert config.max_batch_size == over_http["max_batch_size"] == 4
-    assert list(config.input[0].dims) == over_http["input"][0]["dims"]
+    told = over_http.get(f"/v2/models/{NAME}/config").json()
+    assert config.max_batch_size == told["max_batch_size"] == 4
+    assert list(config.input[0].dims) == told["input"][0]["dims"]
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
     assert [one.name for one in call("RepositoryIndex", ready=True).models] == [NAME, IMAGES]
     (stats,) = call("ModelStatistics", name=NAME).model_stats
@@ -128,7 +134,7 @@ def test_tritons_extensions_tell_what_http_tells(call: Caller, served: ServedMod
 
 
 def test_raw_and_typed_contents_are_the_same_to_the_graph(
-    call: Caller, served: ServedModel, tensor: NDArray[np.float32]
+    call: Caller, over_http: httpx.Client, tensor: NDArray[np.float32]
 ) -> None:
     # "Using a "raw" representation of tensors […] will typically allow higher performance"; "An
     # alternative to the "raw" representation is to use InferTensorContents".
@@ -149,7 +155,7 @@ def test_raw_and_typed_contents_are_the_same_to_the_graph(
 
 
 def test_images_over_grpc_are_what_http_predicts(
-    call: Caller, served: ServedModel, shared_testdata: Path
+    call: Caller, over_http: httpx.Client, shared_testdata: Path
 ) -> None:
     picture = next(iter(sorted(shared_testdata.glob("images/coco128/images/*.jpg")))).read_bytes()
     one = INPUT(name="image", datatype="BYTES", shape=[1])
@@ -166,7 +172,7 @@ def test_images_over_grpc_are_what_http_predicts(
         np.frombuffer(data, "<f4").reshape(said.shape)
         for said, data in zip(found.outputs, found.raw_output_contents, strict=True)
     )
-    (alone,) = served.client.post("/predict?conf=0.1", content=picture).json()["predictions"]
+    (alone,) = over_http.post("/predict?conf=0.1", content=picture).json()["predictions"]
     np.testing.assert_allclose(scores, alone["scores"], rtol=1e-5)
     np.testing.assert_allclose(boxes, alone["boxes_xyxy"], rtol=1e-5)
 
@@ -263,7 +269,7 @@ def test_keys_are_asked_for(tmp_path: Path, tensor: NDArray[np.float32]) -> None
     keys = tmp_path / "keys"
     keys.write_text(f"{KEY}\n")
     with (
-        ServedModel(
+        LiveServing(
             "fake:detection", grpc_port=0, keys_file=keys, access_log=str(tmp_path / "log")
         ) as it,
         grpc.insecure_channel(it.started.grpc_address) as channel,
@@ -313,7 +319,7 @@ def test_a_port_that_is_taken_and_an_extra_that_is_not_there(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SpecError, match=f"127.0.0.1:{port} for gRPC; give another"):
-            ServedModel("fake:detection", grpc_port=port).__enter__()
+            LiveServing("fake:detection", grpc_port=port).__enter__()
     import_ = builtins.__import__
 
     def without_grpc(name: str, *rest: Any, **named: Any) -> Any:
@@ -323,4 +329,4 @@ def test_a_port_that_is_taken_and_an_extra_that_is_not_there(
 
     monkeypatch.setattr(builtins, "__import__", without_grpc)
     with pytest.raises(MissingExtra, match=r"pip install 'visiondyno\[grpc\]'"):
-        ServedModel("fake:detection", grpc_port=0).__enter__()
+        LiveServing("fake:detection", grpc_port=0).__enter__()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from served_model import ServedModel
+from live_serving import LiveServing
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.registry import load_model
 
@@ -26,14 +26,17 @@ NAME, IMAGES = "street-n", "street-n-images"
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[ServedModel]:
-    with ServedModel("visiondyno:street-n", max_images=4, max_body_mb=5, batch_delay_ms=1) as it:
+def served() -> Iterator[LiveServing]:
+    with LiveServing(
+        "visiondyno:street-n", threads=1, max_images=4, max_body_mb=5, batch_delay_ms=1
+    ) as it:
         yield it
 
 
 @pytest.fixture(scope="module")
-def client(served: ServedModel) -> httpx.Client:
-    return served.client
+def client(served: LiveServing) -> Iterator[httpx.Client]:
+    with served.client() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +369,7 @@ def test_what_is_not_there_has_the_form_of_the_protocol(client: httpx.Client) ->
 
 
 def test_statistics_are_of_what_was_done(
-    served: ServedModel, client: httpx.Client, tensor: NDArray[np.float32], picture: bytes
+    client: httpx.Client, tensor: NDArray[np.float32], picture: bytes
 ) -> None:
     # Triton, "Statistics Extension": "if a client sends a single inference request with batch size
     # 64, "inference_count" will be incremented by 64".
@@ -406,8 +409,7 @@ def test_statistics_are_of_what_was_done(
 
 
 def test_a_model_without_a_graph_is_announced_for_images_only() -> None:
-    with ServedModel("fake:classification", name="digits") as served:
-        client = served.client
+    with LiveServing("fake:classification", name="digits") as served, served.client() as client:
         assert client.get("/v2/models/digits").json() == {
             "error": "There is no model 'digits'; there is 'digits-images'."
         }
