@@ -4,16 +4,20 @@ Quotations are of KServe's "Open Inference Protocol" (OIP) and of Triton's "Bina
 Extension" (BTD).
 """
 
+import contextlib
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from visiondyno.errors import SpecError
+from visiondyno.serving import protocol_messages
 from visiondyno.serving.protocol_json import header_length, read_request, write_response
 from visiondyno.serving.protocol_requests import InferRequest, WantedOutput
-from visiondyno.serving.tensors import Tensor
+from visiondyno.serving.tensors import DTYPES, Tensor
 
 # BTD, "Examples": "the total size of the binary data is 19 bytes".
 EXAMPLE: dict[str, Any] = {
@@ -206,3 +210,39 @@ def test_a_response_with_binary_data_has_it_in_the_order_of_its_outputs() -> Non
     assert "parameters" not in described[1]
     assert described[2]["parameters"] == {"binary_data_size": 2}
     assert body[json_size:] == b"\1\2\4\0"
+
+
+# ---- whatever comes
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+MEMBERS = {
+    "name": st.just("x") | ANYTHING,
+    "shape": st.lists(st.integers(-1, 3), max_size=3) | ANYTHING,
+    "datatype": st.sampled_from(sorted(DTYPES)) | ANYTHING,
+    "data": st.lists(st.integers(0, 1) | st.booleans() | st.text(max_size=1)) | ANYTHING,
+    "parameters": st.dictionaries(
+        st.sampled_from(["binary_data_size", "binary_data"]), st.integers(-1, 9) | ANYTHING
+    ),
+}
+INPUTS = st.lists(st.fixed_dictionaries({}, optional=MEMBERS), max_size=2)
+REQUESTS = st.fixed_dictionaries({"inputs": INPUTS}, optional={"outputs": INPUTS, "id": ANYTHING})
+
+
+@given(REQUESTS | ANYTHING, st.binary(max_size=9), st.booleans())
+def test_whatever_comes_is_a_request_or_refused(content: Any, data: bytes, split: bool) -> None:
+    header = json.dumps(content).encode("utf-8", "replace")
+    with contextlib.suppress(SpecError):
+        request = read_request(header + data, len(header) if split else None)
+        assert all(one.array.dtype == DTYPES[one.datatype] for one in request.inputs)
+
+
+@given(st.binary(max_size=60))
+def test_whatever_comes_as_a_message_is_a_request_or_refused(data: bytes) -> None:
+    with contextlib.suppress(SpecError):
+        request = protocol_messages.read_request(protocol_messages.parse_request(data))
+        assert all(one.array.dtype == DTYPES[one.datatype] for one in request.inputs)
