@@ -80,7 +80,7 @@ def command(
     cold_start: bool,
     start_command: str | None,
     idle_wait: float | None,
-    repeat: int,
+    repeat: int | None,
     strategies: str | None,
     replicas: int,
     idle_timeout: float,
@@ -96,15 +96,15 @@ def command(
 
     conditions = parse_load_conditions(fail_if)
     if strategies is not None:
-        return _compare_strategies(
-            _plan(strategies, replicas, idle_timeout, urls, options.given(given)), out, json_out
-        )
+        _check_strategies(urls, cold_start=cold_start, others=(conditions, export_jmeter, config))
+        plan = _plan(strategies, replicas, idle_timeout, repeat, options.given(given))
+        return _compare_strategies(plan, out, json_out)
     spec = spec_of(urls, config, options.given(given))
     if export_jmeter is not None:
         return _export(spec, export_jmeter)
     how = _how(spec, cold_start, start_command, idle_wait, out)
     _make_folder(out)
-    result = _run(spec, how, repeat)
+    result = _run(spec, how, repeat or 1)
     _report(result, out, json_out)
     raise_if_failed(result, conditions)
     return INTERRUPTED if result.was_stopped else 0
@@ -170,19 +170,36 @@ def _run(
         return run(_until_stopped(work, display.say))
 
 
+def _check_strategies(urls: tuple[str, ...], *, cold_start: bool, others: tuple[Any, ...]) -> None:
+    if urls:
+        raise SpecError("--strategies starts servers of its own; leave the URL out.")
+    if cold_start or any(others):
+        raise SpecError(
+            "--strategies is a test of its own; leave --cold-start, --config, --fail-if and "
+            "--export-jmeter out."
+        )
+
+
 def _plan(
-    model: str, replicas: int, idle_timeout_s: float, urls: tuple[str, ...], given: dict[str, Any]
+    model: str,
+    replicas: int,
+    idle_timeout_s: float,
+    repeat: int | None,
+    given: dict[str, Any],
 ) -> "StrategyPlan":
     from visiondyno.loadtest.strategies import StrategyPlan
 
-    if urls:
-        raise SpecError("--strategies starts servers of its own; leave the URL out.")
     fields = {
         "rate_per_s": given.get("rate"),
         "steady_s": given.get("duration"),
         "images": given.get("image"),
         "usd_per_replica_hour": (given.get("price_per_hour") or (None,))[0],
+        "cold_starts": repeat,
     }
+    steady_s = given.get("duration")
+    if steady_s is not None:
+        # A short test is to be short in all its parts.
+        fields |= {"idle_s": min(5.0, steady_s), "burst_s": min(5.0, steady_s)}
     return StrategyPlan(
         model=model,
         replicas=replicas,

@@ -136,8 +136,8 @@ def target_flags(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="The target scales to zero when left alone for this time.",
             ),
             click.option(
-                "--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N",
-                help="Cold starts.",
+                "--repeat", type=click.IntRange(1, 1000), metavar="N",
+                help="Cold starts. [default: 1; of --strategies 3]",
             ),
         )
     ):  # fmt: skip
