@@ -36,7 +36,8 @@ def listen(host: str, port: int) -> socket.socket:
                 "Stop it, or choose another port with --port."
             ) from error
         # The error's own text repeats the address.
-        why = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror
         raise SpecError(
             f"The server can't listen on {host}:{port} ({why}); give another --host or --port."
         ) from error

@@ -189,7 +189,7 @@ def _plan(
 ) -> "StrategyPlan":
     from visiondyno.loadtest.strategies import StrategyPlan
 
-    fields = {
+    fields: dict[str, Any] = {
         "rate_per_s": given.get("rate"),
         "steady_s": given.get("duration"),
         "images": given.get("image"),
