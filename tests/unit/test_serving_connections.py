@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import uvicorn
 from coroutines import run
+from starlette.requests import ClientDisconnect
 
+from visiondyno.serving.asgi import HANG_UP, unless_gone
 from visiondyno.serving.connections import ConnectionLimits, guarded_protocol
 
 BODY = b'{"bytes":%d}'
@@ -32,11 +34,13 @@ async def counting_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(limits: ConnectionLimits, refused: list[int]) -> AsyncIterator[int]:
+async def served(
+    limits: ConnectionLimits, refused: list[int], app: Any = counting_app
+) -> AsyncIterator[int]:
     """The port of a server with these limits."""
     protocol = guarded_protocol(limits, lambda: refused.append(1), 1_000_000)
     config = uvicorn.Config(
-        counting_app,
+        app,
         http=protocol,
         port=0,
         lifespan="off",
@@ -77,7 +81,7 @@ def post(body: bytes, declared: int | None = None) -> bytes:
     )
 
 
-QUICK = ConnectionLimits(most=10, header_s=0.2, body_s=0.2, body_bytes_per_s=1e9, idle_s=5.0)
+QUICK = ConnectionLimits(most=10, header_s=0.2, body_s=0.2, body_bytes_per_s=1e9, idle_s=1.0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])
@@ -211,5 +215,63 @@ def test_requests_in_a_row_without_waiting_are_answered_in_order() -> None:
             sizes = [json.loads((await asked(reader))[1])["bytes"] for _ in range(20)]
             assert sizes == list(range(20))
             writer.close()
+
+    run(scenario())
+
+
+def test_application_is_told_at_once_when_its_client_hangs_up() -> None:
+    async def scenario() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def waiting_app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            begun.set()
+            with pytest.raises(ClientDisconnect):
+                await unless_gone(asyncio.sleep(60), receive, scope)
+            ended.set()
+
+        async with served(ConnectionLimits(most=3), [], waiting_app) as port:
+            _, writer = await opened(port)
+            writer.write(post(b"abc"))
+            await begun.wait()
+            writer.close()
+            await asyncio.wait_for(ended.wait(), 5)
+
+    run(scenario())
+
+
+def test_an_application_that_asks_after_the_hang_up_is_told_too() -> None:
+    async def scenario() -> None:
+        lost, ended = asyncio.Event(), asyncio.Event()
+
+        async def late_app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await lost.wait()
+            with pytest.raises(ClientDisconnect):
+                await unless_gone(asyncio.sleep(60), receive, scope)
+            ended.set()
+
+        async with served(ConnectionLimits(most=3), [], late_app) as port:
+            _, writer = await opened(port)
+            writer.write(post(b"abc"))
+            await asyncio.sleep(0.05)
+            writer.close()
+            await asyncio.sleep(0.05)
+            lost.set()
+            await asyncio.wait_for(ended.wait(), 5)
+
+    run(scenario())
+
+
+def test_a_cancelled_application_is_not_told_that_its_client_hung_up() -> None:
+    async def scenario() -> None:
+        told: list[Any] = []
+        scope = {"extensions": {HANG_UP: lambda call: told.append(call) or (lambda: None)}}
+        task = asyncio.create_task(unless_gone(asyncio.sleep(60), asyncio.sleep, scope))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(told) == 1
 
     run(scenario())

@@ -6,7 +6,7 @@ Told of each request are count and time, its id, a line of the access log, and a
 import logging
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _HEAD_AS_GET = frozenset(
     {"health", "ready", "metrics", "docs", "openapi.json", "v2", "api", "submit"}
 )
+_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 _STREAMS = frozenset({"events", "stream"})
 
 
@@ -54,7 +55,7 @@ class Edge:
             return
         asked = scope["method"]
         headers = Headers(scope=scope)
-        request_id = request_id_of(headers.get(REQUEST_ID_HEADER))
+        request_id = request_id_of(_given_id(scope))
         scope = _normalised(scope)
         answer = _Answer(send, request_id, bodiless=asked == "HEAD" and scope["method"] == "GET")
         attributes = {"url.path": scope["path"], "visiondyno.request.id": request_id}
@@ -119,12 +120,21 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self.request_id
+            found = [one for one in message.get("headers", ()) if one[0].lower() != _ID_HEADER]
+            message["headers"] = [*found, (_ID_HEADER, self.request_id.encode())]
         elif message["type"] == "http.response.body":
             if self._bodiless:
                 message = {**message, "body": b""}
             self.sent_bytes += len(message.get("body", b""))
         await self._send(message)
+
+
+def _given_id(scope: Scope) -> str | None:
+    # Not by `Headers`, which decodes all of them for each look: this runs for each request.
+    for name, value in scope["headers"]:
+        if name == _ID_HEADER:
+            return str(value, "latin-1")
+    return None
 
 
 def route_path(scope: Scope) -> str:

@@ -16,7 +16,7 @@ from visiondyno.api.http_metrics import HttpMetrics
 from visiondyno.api.problems import install_problem_handlers, problems
 from visiondyno.errors import NotReady
 from visiondyno.loopback import is_loopback
-from visiondyno.serving.asgi import AsgiRoute
+from visiondyno.serving.asgi import AsgiRoute, FastLane
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.inputs import Fetch
@@ -52,13 +52,13 @@ def make_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.router.routes.insert(
-        0, AsgiRoute("/predict", PredictEndpoint(inference, config, fetch), methods=["POST"])
-    )
+    predict = AsgiRoute("/predict", PredictEndpoint(inference, config, fetch), methods=["POST"])
+    app.router.routes.insert(0, predict)
     app.router.routes.extend(ProtocolRoutes(protocol, config).routes())
     _add_operations(app, inference, registry)
     app.include_router(docs.router)
     install_problem_handlers(app)
+    app.add_middleware(FastLane, route=predict)
     # Innermost first: who may ask, the edge around it, CORS around both so that errors have it.
     if config.keys_file is not None:
         app.add_middleware(KeyGate, keys=Keys(config.keys_file))

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from visiondyno.serving.asgi import HANG_UP
+
 _UNREAD_BYTES = 1 << 19
 """Of a body; as soon as the application has taken them, reading goes on."""
 
@@ -22,11 +24,11 @@ class ConnectionLimits:
 
     Attributes:
         most: open at once.
-        header_s: from a connection, or a request's first byte, to the end of its headers.
+        header_s: from a request's first byte to the end of its headers.
         body_s: from there to the end of the body, besides what its length takes at
             `body_bytes_per_s`.
         body_bytes_per_s: the slowest that a body may come.
-        idle_s: between two requests.
+        idle_s: before the first request, and between two.
     """
 
     most: int
@@ -43,6 +45,8 @@ class GuardedProtocol(HttpToolsProtocol):
     on_refused: ClassVar[Callable[[], None]]
     largest_body_bytes: ClassVar[int]
     _limit: asyncio.TimerHandle | None = None
+    _when_lost: tuple[Callable[[], None], ...] = ()
+    _is_lost = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -50,19 +54,35 @@ class GuardedProtocol(HttpToolsProtocol):
             type(self).on_refused()
             self._answer_and_close("503 Service Unavailable", "Too many connections are open.")
             return
-        self._within(self.limits.header_s)
+        self._within(self.limits.idle_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_limit()
         super().connection_lost(exc)
+        self._is_lost = True
+        for call in self._when_lost:
+            call()
+        self._when_lost = ()
+
+    def _on_hang_up(self, call: Callable[[], None]) -> Callable[[], None]:
+        """See `asgi.HANG_UP`; requests of one connection are answered one after the other."""
+        if self._is_lost:
+            self.loop.call_soon(call)
+        self._when_lost = (call,)
+        return self._forget_call
+
+    def _forget_call(self) -> None:
+        self._when_lost = ()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._within(self.limits.header_s)
 
     def on_headers_complete(self) -> None:
+        scope: Any = self.scope
+        scope["extensions"] = {HANG_UP: self._on_hang_up}
         super().on_headers_complete()
-        declared = dict(self.headers).get(b"content-length", b"")
+        declared = next((value for name, value in self.headers if name == b"content-length"), b"")
         length = int(declared) if declared.isdigit() else self.largest_body_bytes
         length = min(length, self.largest_body_bytes)
         self._within(self.limits.body_s + length / self.limits.body_bytes_per_s)

@@ -60,10 +60,11 @@ class PredictEndpoint:
             self._check(asked, sent)
             if sent.video is not None:
                 work = self._videos.predict(sent.video, asked.frames, options)
-                await self._answer_video(await unless_gone(work, receive), scope, receive, send)
+                video = await unless_gone(work, receive, scope)
+                await self._answer_video(video, scope, receive, send)
                 return
             items = [Item(Kind.IMAGE, image, options) for image in sent.images]
-            predicted = await unless_gone(self._inference.predict(items), receive)
+            predicted = await unless_gone(self._inference.predict(items), receive, scope)
         finally:
             sent.close()
         if any(one.answer.status >= 400 for one in predicted):
