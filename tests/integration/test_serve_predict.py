@@ -175,6 +175,7 @@ def test_a_picture_is_the_image_with_its_boxes(client: httpx.Client, form: str) 
     if form == "png":
         nothing = client.post("/predict?format=png&conf=1", content=PNG).content
         same = cv2.imdecode(np.frombuffer(nothing, np.uint8), cv2.IMREAD_COLOR)
+        assert same is not None
         assert np.array_equal(same, PIXELS)
 
 
