@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -82,7 +83,9 @@ async def serve(
         metrics = ServingMetrics(CollectorRegistry(), config.model_name)
         statistics = Statistics()
         launch = partial(_launch, config)
-        pool = Pool(_limits(config), launch, metrics, on_batch=statistics.batch_done)
+        # The loop's own clock has steps of a millisecond (uvloop): too coarse for what is told.
+        clock, on_batch = time.monotonic, statistics.batch_done
+        pool = Pool(_limits(config), launch, metrics, clock, on_batch)
         closing.push_async_callback(pool.close)
         inference = Inference(pool, metrics, tracing, statistics)
         protocol = InferenceProtocol(inference, config)
