@@ -8,6 +8,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,31 @@ def test_statistics_are_of_what_was_done(
     assert stats(IMAGES)["inference_count"] == count + 1
     names = [one["name"] for one in client.get("/v2/models/stats").json()["model_stats"]]
     assert names == [NAME, IMAGES]
+
+
+def test_clients_that_share_a_run_get_their_own_answers(tensor: NDArray[np.float32]) -> None:
+    # "When dynamic batching is enabled, a single model execution can perform inferencing for more
+    # than one inference request."
+    rows = [np.clip(tensor[:1] * scale, 0, 1) for scale in (0.2, 0.5, 1.0, 2.0)]
+
+    def infer(client: httpx.Client, row: NDArray[np.float32]) -> NDArray[np.float32]:
+        content, headers = binary_request(row, parameters={"binary_data_output": True})
+        response = client.post(f"/v2/models/{NAME}/infer", content=content, headers=headers)
+        return np.frombuffer(response.content[int(response.headers[HEADER]) :], "<f4")
+
+    # So long that all four are there before the first is due.
+    settings = {"threads": 1, "max_batch": 4, "batch_delay_ms": 20_000}
+    with LiveServing("visiondyno:street-n", **settings) as served, served.client() as client:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda row: infer(client, row), rows))
+        (stats,) = client.get(f"/v2/models/{NAME}/stats").json()["model_stats"]
+    assert (stats["inference_count"], stats["execution_count"]) == (4, 1)
+    assert [one["batch_size"] for one in stats["batch_stats"]] == [4]
+    with load_model("visiondyno:street-n", LoadOptions(intra_op_threads=1)) as model:
+        assert model.graph is not None
+        for row, answer in zip(rows, together, strict=True):
+            (alone,) = model.graph.run_graph({"images": row}, ["detections"])
+            np.testing.assert_allclose(answer, alone.ravel(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_model_without_a_graph_is_announced_for_images_only() -> None:
