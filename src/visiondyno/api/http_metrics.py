@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from visiondyno.api.deferred import Deferred
+
 _BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
@@ -10,6 +12,7 @@ class HttpMetrics:
     """Counts of HTTP requests by route, method and status, and how long they took."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._deferred = Deferred(registry)
         self._requests = Counter(
             "visiondyno_http_requests",
             "HTTP requests answered; status 499: the client hung up.",
@@ -26,6 +29,9 @@ class HttpMetrics:
 
     def observe(self, method: str, route: str, status: int, took_s: float) -> None:
         """Count one request. `route` is the template, never the path: paths are without number."""
+        self._deferred.later(self._observe, method, route, status, took_s)
+
+    def _observe(self, method: str, route: str, status: int, took_s: float) -> None:
         method = method if method in _METHODS else "other"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(took_s)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from visiondyno.api.deferred import Deferred
 from visiondyno.errors import Unavailable
 from visiondyno.probes.nvml import Nvml, cuda_index
 from visiondyno.serving.replicas import Readiness
@@ -47,6 +48,7 @@ class ServingMetrics:
 
     def __init__(self, registry: CollectorRegistry, model: str) -> None:
         self.registry = registry
+        self._deferred = Deferred(registry)
         self._model = model
         self._service_s = 0.0
         items = Counter(
@@ -105,13 +107,16 @@ class ServingMetrics:
 
     def given(self, items: int) -> None:
         """A batch went to a replica."""
-        self._batch.observe(items)
+        self._deferred.later(self._batch.observe, items)
 
     def answered(self, replica: str, items: int, took_s: float) -> None:
         """A batch came back after `took_s` at its replica."""
-        self._replica_items.labels(replica).inc(items)
+        self._deferred.later(self._count_items, replica, items)
         each_s = took_s / items
         self._service_s += (each_s - self._service_s) * (_SMOOTHING if self._service_s else 1.0)
+
+    def _count_items(self, replica: str, items: int) -> None:
+        self._replica_items.labels(replica).inc(items)
 
     def seconds_for(self, items: int, replicas: int) -> float:
         """About how long so many items take, by those of late; at least 1 s."""
@@ -119,10 +124,13 @@ class ServingMetrics:
 
     def ended(self, outcome: str, items: int = 1) -> None:
         """Items ended in one of `OUTCOMES`."""
-        self._outcomes[outcome].inc(items)
+        self._deferred.later(self._outcomes[outcome].inc, items)
 
     def timed(self, stages: Stages, queue_ms: float, total_ms: float) -> None:
         """Where an answered item's time went."""
+        self._deferred.later(self._observe, stages, queue_ms, total_ms)
+
+    def _observe(self, stages: Stages, queue_ms: float, total_ms: float) -> None:
         seconds = self._seconds
         seconds["total"].observe(total_ms / 1e3)
         seconds["queue"].observe(queue_ms / 1e3)
