@@ -240,9 +240,16 @@ async def _start(work: dict[str, Any]) -> asyncio.subprocess.Process:
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    """Leave no process behind, whatever it is at."""
+    """Leave neither process nor pipe behind, whatever the child is at and whoever hangs up."""
     with contextlib.suppress(ProcessLookupError):
         child.kill()
-    assert child.stdin is not None
-    child.stdin.close()
-    await child.wait()
+    # To the pipe's end, at most what it and the reader hold: an unread one stays open for good.
+    ending = asyncio.ensure_future(child.communicate())
+    cancelled = False
+    while not ending.done():
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            cancelled = True  # of this task: it still takes only the moment that a kill takes
+    if cancelled:
+        raise asyncio.CancelledError
