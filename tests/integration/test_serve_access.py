@@ -97,6 +97,8 @@ def test_urls_are_off_unless_they_are_allowed() -> None:
         assert answer.url.path == "/docs"
         assert "/predict" in answer.text
         assert "Predict images, or a video" in answer.text
+        assert f"curl -X POST {live.url}/predict" in answer.text
+        assert "Dashboard" not in answer.text
 
 
 def test_metrics_are_those_that_the_page_names() -> None:

@@ -215,6 +215,13 @@ def test_what_cannot_be_served_is_one_sentence(arguments: list[str], says: str) 
     assert "Traceback" not in said
 
 
+def test_it_says_where_grpc_listens() -> None:
+    pytest.importorskip("grpc")
+    with ServeProcess("visiondyno:street-n", "--port", "0", "--grpc-port", "0") as server:
+        server.ready()
+        assert re.search(r"over gRPC at 127\.0\.0\.1:\d+", "".join(server.said))
+
+
 def test_a_container_sets_it_by_its_environment(tmp_path: Any) -> None:
     log = tmp_path / "access.log"
     environ = {

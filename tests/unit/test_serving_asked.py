@@ -88,9 +88,10 @@ def test_any_query_is_read_or_refused(given: dict[str, str]) -> None:
         ("image/png, image/jpeg", "png"),
         ("image/jpeg;q=0, application/json;q=0.1", "json"),
         ("image/jpeg;q=much", "json"),
+        ("image/png;level=1;q=0.4, image/jpeg;q=0.3", "png"),
         ("text/plain", "json"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_accept_chooses_the_form(accept: str, form: str) -> None:
     assert read_asked("", accept).form == form

@@ -281,6 +281,11 @@ def test_json_that_brings_neither_is_refused(
     refused(error, says, content.encode(), "application/json", max_images=2)
 
 
+def test_a_video_comes_neither_in_json_nor_among_images() -> None:
+    body = json.dumps({"image": text_of(MP4)}).encode()
+    refused(UnsupportedMedia, "The image is a video", body, "application/json")
+
+
 def test_a_compressed_body_is_refused() -> None:
     with pytest.raises(UnsupportedMedia, match="send it plain"):
         run(read(PNG, Head(encoding="gzip")))

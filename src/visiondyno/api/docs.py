@@ -35,11 +35,12 @@ main.docs { padding-top: 20px; padding-bottom: 40px; }
 @router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
     """Every address, what it takes and what it answers."""
-    return _page("HTTP API", _api_body(request.app.openapi()))
+    base = str(request.base_url).rstrip("/")
+    return _page("HTTP API", _api_body(request.app.openapi(), base), request)
 
 
 @router.get(ERRORS_PAGE)
-async def errors() -> HTMLResponse:
+async def errors(request: Request) -> HTMLResponse:
     """What each problem's `code` means."""
     rows = "".join(
         f'<tr id="{code}"><th><code>{code}</code></th><td>{status}</td>'
@@ -52,10 +53,14 @@ async def errors() -> HTMLResponse:
         "next step.</p>"
     )
     head = "<tr><th>code</th><th>status</th><th>meaning</th></tr>"
-    return _page("Problems", f'{lead}<div class="scroll"><table>{head}{rows}</table></div>')
+    return _page(
+        "Problems", f'{lead}<div class="scroll"><table>{head}{rows}</table></div>', request
+    )
 
 
-def _page(title: str, body: str) -> HTMLResponse:
+def _page(title: str, body: str, request: Request) -> HTMLResponse:
+    has_dashboard = getattr(request.app.state, "has_dashboard", True)
+    dashboard = ' · <a href="/">Dashboard</a>' if has_dashboard else ""
     templates = importlib.resources.files("visiondyno.report") / "templates"
     style = (templates / "style.css").read_text(encoding="utf-8") + _CSS
     return HTMLResponse(
@@ -63,18 +68,18 @@ def _page(title: str, body: str) -> HTMLResponse:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title} · VisionDyno</title><style>{style}</style>"
         f'<div class="top"><h1>{title}</h1><p class="subtitle"><a href="/docs">Addresses</a> · '
-        f'<a href="{ERRORS_PAGE}">Problems</a> · <a href="/openapi.json">OpenAPI document</a> · '
-        f'<a href="/">Dashboard</a></p></div><main class="docs">{body}</main></html>',
+        f'<a href="{ERRORS_PAGE}">Problems</a> · <a href="/openapi.json">OpenAPI document</a>'
+        f'{dashboard}</p></div><main class="docs">{body}</main></html>',
         headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"},
     )
 
 
-def _api_body(document: dict[str, Any]) -> str:
+def _api_body(document: dict[str, Any], base: str) -> str:
     by_tag: dict[str, list[str]] = {}
     for path, item in document["paths"].items():
         for method, operation in item.items():
             tag = operation.get("tags", ["other"])[0]
-            by_tag.setdefault(tag, []).append(_operation(path, method, operation))
+            by_tag.setdefault(tag, []).append(_operation(path, method, operation, base))
     sections = "".join(
         f"<section><h2>{_text(tag)}</h2>{''.join(operations)}</section>"
         for tag, operations in by_tag.items()
@@ -88,7 +93,7 @@ def _api_body(document: dict[str, Any]) -> str:
     return f"{lead}{sections}<section><h2>Values</h2>{schemas}</section>"
 
 
-def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
+def _operation(path: str, method: str, operation: dict[str, Any], base: str) -> str:
     parts = [f"<p>{_text(operation['description'])}</p>"]
     if operation.get("parameters"):
         rows = "".join(_parameter(parameter) for parameter in operation["parameters"])
@@ -99,7 +104,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
         parts.extend(_examples(content))
     rows = "".join(_response(*response) for response in sorted(operation["responses"].items()))
     parts.append(f'<h4>Answers</h4><div class="scroll"><table>{rows}</table></div>')
-    parts.append(f"<pre>{html.escape(_curl(path, method, operation))}</pre>")
+    parts.append(f"<pre>{html.escape(_curl(base + path, method, operation))}</pre>")
     return (
         f'<details class="op" id="{operation["operationId"]}"><summary>'
         f'<span class="method">{method.upper()}</span> <code>{html.escape(path)}</code> '
@@ -166,10 +171,10 @@ def _type(schema: dict[str, Any]) -> str:
     return _text(f"{words} ({limits})" if limits else words)
 
 
-def _curl(path: str, method: str, operation: dict[str, Any]) -> str:
-    lines = [f"curl -X {method.upper()} http://127.0.0.1:8000{path}"]
+def _curl(url: str, method: str, operation: dict[str, Any]) -> str:
+    lines = [f"curl -X {method.upper()} {url}"]
     if method == "head":
-        lines = [f"curl --head http://127.0.0.1:8000{path}"]
+        lines = [f"curl --head {url}"]
     if operation.get("security"):
         lines.append("-H 'Authorization: Bearer KEY'")
     kinds = operation.get("requestBody", {}).get("content", {})

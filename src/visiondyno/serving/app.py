@@ -56,6 +56,7 @@ def make_app(
     app.router.routes.insert(0, predict)
     app.router.routes.extend(ProtocolRoutes(protocol, config).routes())
     _add_operations(app, inference, registry)
+    app.state.has_dashboard = False
     app.include_router(docs.router)
     install_problem_handlers(app)
     app.add_middleware(FastLane, route=predict)
