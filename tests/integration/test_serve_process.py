@@ -220,6 +220,8 @@ def test_it_says_where_grpc_listens() -> None:
     with ServeProcess("visiondyno:street-n", "--port", "0", "--grpc-port", "0") as server:
         server.ready()
         assert re.search(r"over gRPC at 127\.0\.0\.1:\d+", "".join(server.said))
+        server.told(signal.SIGTERM)
+        assert server.ended()[0] == 0
 
 
 def test_a_container_sets_it_by_its_environment(tmp_path: Any) -> None:

@@ -173,7 +173,7 @@ def test_wishes_are_kept_for_others_but_not_without_end() -> None:
         launcher.all[0].ready(DESCRIBED)
         await starting
         async with client_of(pool) as client:
-            for number in range(300):
+            for number in range(600):
                 query = f"classes=car&conf=0.{number}&conf=1" if number % 2 else f"conf=0.{number}"
                 answer = await client.post(f"/predict?{query}", content=b"")
                 assert answer.status_code == (422 if number % 2 else 400)

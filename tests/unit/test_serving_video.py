@@ -15,7 +15,7 @@ import pytest
 from coroutines import run
 from prometheus_client import CollectorRegistry
 
-from serving_stand_ins import Launcher, settle, started_pool
+from serving_stand_ins import Launcher, ask, settle, started_pool
 from visiondyno.errors import (
     ChildDied,
     DatasetError,
@@ -196,6 +196,38 @@ def test_few_frames_are_with_the_replicas_at_a_time(clip: Path) -> None:
         await prediction.pool.close()
 
     run(scenario())
+
+
+def test_a_video_never_joins_a_queue_that_is_full(clip: Path) -> None:
+    async def scenario() -> None:
+        prediction = Prediction(clip, queue=4)
+        pool = prediction.pool = await started_pool(prediction.launcher, queue=4)
+        others = ask(pool, *"abcdef")
+        inference = Inference(pool, ServingMetrics(CollectorRegistry(), "m"), Tracing(None))
+        prediction.videos = Videos(inference, prediction.config)
+        predicting = asyncio.create_task(prediction.predict(most=1))
+        (replica,) = prediction.launcher.all
+        while not frame_waits(predicting):
+            await asyncio.sleep(0.001)
+        assert pool.depth >= 4
+        while not predicting.done():
+            if replica.given:
+                replica.answer()
+            await asyncio.sleep(0.001)
+        await others
+        shapes = [len(one) for batch in replica.seen for one in batch]
+        assert shapes == [1] * 6 + [24 * 32 * 3]  # after all that came before it
+        await pool.close()
+
+    run(scenario())
+
+
+def frame_waits(predicting: "asyncio.Task[PredictedVideo]") -> bool:
+    """Whether a frame waits for room in the queue."""
+    return not predicting.done() and any(
+        task.get_coro().__qualname__.endswith("_predict_frame")  # type: ignore[union-attr]
+        for task in asyncio.all_tasks()
+    )
 
 
 def test_a_child_that_hangs_crashes_or_babbles_is_told(
