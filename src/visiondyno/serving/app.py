@@ -61,16 +61,20 @@ def make_app(
     install_problem_handlers(app)
     app.add_middleware(FastLane, route=predict)
     # Innermost first: who may ask, the edge around it, CORS around both so that errors have it.
+    _add_gate(app, config)
+    app.add_middleware(Edge, metrics=HttpMetrics(registry), access_log=access_log, tracing=tracing)
+    if config.cors_origins:
+        _add_cors(app, config.cors_origins)
+    return app
+
+
+def _add_gate(app: FastAPI, config: ServingConfig) -> None:
     if config.keys_file is not None:
         app.add_middleware(KeyGate, keys=Keys(config.keys_file))
     elif is_loopback(config.host):
         app.add_middleware(
             LoopbackOnly, origins=config.cors_origins, keys_option="--keys-file FILE"
         )
-    app.add_middleware(Edge, metrics=HttpMetrics(registry), access_log=access_log, tracing=tracing)
-    if config.cors_origins:
-        _add_cors(app, config.cors_origins)
-    return app
 
 
 def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:

@@ -31,7 +31,32 @@ their order; where one of them can't be predicted, none is, and `errors` names i
 Pixels count as they are stored: an EXIF orientation isn't applied."""
 
 _NUMBER = {"type": "number"}
+_COUNT = {"type": "integer", "minimum": 0}
 _PATH_ITEM = "/predict"
+
+
+def _said(schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {**schema, "description": text}
+
+
+_DEPTH = {
+    "data": _said({"type": "string"}, "Base64 of little-endian float32, row by row."),
+    "dtype": {"type": "string", "const": "float32"},
+    "shape": _said({"type": "array", "items": _COUNT}, "Height and width."),
+    "unit": _said(
+        {
+            "type": "string",
+            "enum": ["metres", "1/metres", "relative_depth", "relative_inverse_depth"],
+        },
+        "What a value means, by the model's card; relative: up to scale and shift.",
+    ),
+}
+_VIDEO = {
+    "width": _COUNT,
+    "height": _COUNT,
+    "frames_per_second": {"type": ["number", "null"]},
+    "frames_announced": {"type": ["integer", "null"]},
+}
 
 
 class ServingApi(FastAPI):
@@ -179,65 +204,40 @@ def _answer() -> dict[str, Any]:
 
 def predicted_schemas() -> dict[str, Any]:
     """The schemas of an answer."""
-    integer = {"type": "integer", "minimum": 0}
+    answer = {
+        "model": _said({"type": "string"}, "The model's name."),
+        "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
+        "video": _said({"$ref": "#/components/schemas/Video"}, "What a video says of itself."),
+    }
+    size = ["width", "height"]
+    return {
+        "Predictions": _object(answer, ["model", "predictions"]),
+        "Prediction": _object(_prediction(), size),
+        "Depth": _object(_DEPTH, list(_DEPTH)),
+        "Video": _object(_VIDEO, list(_VIDEO)),
+    }
+
+
+def _prediction() -> dict[str, Any]:
     shares = {"type": "array", "items": {**_NUMBER, "minimum": 0, "maximum": 1}}
     box = {"type": "array", "items": _NUMBER, "minItems": 4, "maxItems": 4}
-
-    def said(schema: dict[str, Any], text: str) -> dict[str, Any]:
-        return {**schema, "description": text}
-
-    prediction = {
-        "boxes_xyxy": said(
+    return {
+        "boxes_xyxy": _said(
             {"type": "array", "items": box},
             "Of a detector, best first: left, top, right, bottom in pixels of the image.",
         ),
-        "scores": said(shares, "Of each box; of a classifier of its best classes."),
-        "classes": said({"type": "array", "items": integer}, "Their ids."),
-        "names": said({"type": "array", "items": {"type": "string"}}, "Their names."),
-        "depth": said({"$ref": "#/components/schemas/Depth"}, "Of a depth model."),
-        "width": said(integer, "Of the image, in pixels."),
-        "height": said(integer, "Of the image, in pixels."),
-        "frame": said(integer, "Of a video: the frame's number, from 0."),
-        "time_s": said(
+        "scores": _said(shares, "Of each box; of a classifier of its best classes."),
+        "classes": _said({"type": "array", "items": _COUNT}, "Their ids."),
+        "names": _said({"type": "array", "items": {"type": "string"}}, "Their names."),
+        "depth": _said({"$ref": "#/components/schemas/Depth"}, "Of a depth model."),
+        "width": _said(_COUNT, "Of the image, in pixels."),
+        "height": _said(_COUNT, "Of the image, in pixels."),
+        "frame": _said(_COUNT, "Of a video: the frame's number, from 0."),
+        "time_s": _said(
             {"type": ["number", "null"]}, "Of a video: when the frame is shown; null: not known."
         ),
     }
-    depth = {
-        "data": said({"type": "string"}, "Base64 of little-endian float32, row by row."),
-        "dtype": {"type": "string", "const": "float32"},
-        "shape": said({"type": "array", "items": integer}, "Height and width."),
-        "unit": said(
-            {
-                "type": "string",
-                "enum": ["metres", "1/metres", "relative_depth", "relative_inverse_depth"],
-            },
-            "What a value means, by the model's card; relative: up to scale and shift.",
-        ),
-    }
-    video = {
-        "width": integer,
-        "height": integer,
-        "frames_per_second": {"type": ["number", "null"]},
-        "frames_announced": {"type": ["integer", "null"]},
-    }
-    return {
-        "Predictions": {
-            "type": "object",
-            "required": ["model", "predictions"],
-            "properties": {
-                "model": said({"type": "string"}, "The model's name."),
-                "predictions": {
-                    "type": "array",
-                    "items": {"$ref": "#/components/schemas/Prediction"},
-                },
-                "video": said({"$ref": "#/components/schemas/Video"}, "What a video says."),
-            },
-        },
-        "Prediction": {
-            "type": "object",
-            "required": ["width", "height"],
-            "properties": prediction,
-        },
-        "Depth": {"type": "object", "required": list(depth), "properties": depth},
-        "Video": {"type": "object", "required": list(video), "properties": video},
-    }
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}

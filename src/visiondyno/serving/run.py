@@ -27,7 +27,7 @@ from visiondyno.serving.replicas import Listener, Readiness, Replica
 from visiondyno.serving.statistics import Statistics
 from visiondyno.serving.urls import Fetcher
 from visiondyno.telemetry.access import AccessLog
-from visiondyno.telemetry.traces import start_tracing
+from visiondyno.telemetry.traces import Tracing, start_tracing
 
 _GRPC_GRACE_S = 5.0
 """For answers that are made already; what runs is waited for before."""
@@ -74,18 +74,12 @@ async def serve(
     async with contextlib.AsyncExitStack() as closing:
         listener = listen(config.host, config.port)
         closing.callback(listener.close)
-        access_log = None
-        if config.access_log is not None:
-            access_log = AccessLog(config.access_log, config.log_format)
-            closing.callback(access_log.close)
+        access_log = _open_access_log(config, closing)
         tracing = start_tracing("visiondyno-serve")
         closing.push_async_callback(asyncio.to_thread, tracing.close)
         metrics = ServingMetrics(CollectorRegistry(), config.model_name)
         statistics = Statistics()
-        launch = partial(_launch, config)
-        # The loop's own clock has steps of a millisecond (uvloop): too coarse for what is told.
-        clock, on_batch = time.monotonic, statistics.batch_done
-        pool = Pool(_limits(config), launch, metrics, clock, on_batch)
+        pool = _make_pool(config, metrics, statistics)
         closing.push_async_callback(pool.close)
         inference = Inference(pool, metrics, tracing, statistics)
         protocol = InferenceProtocol(inference, config)
@@ -93,22 +87,47 @@ async def serve(
         closing.push_async_callback(fetch.close)
         app = make_app(config, inference, protocol, fetch, metrics.registry, access_log, tracing)
         server = HttpServer(app, config, pool, metrics, on_stopping)
-        grpc_address = None
-        if config.grpc_port is not None:
-            grpc_server = await start_grpc(
-                protocol,
-                config.host,
-                config.grpc_port,
-                config.max_body_bytes,
-                authorise=_authorise(config),
-                tracing=tracing,
-                access_log=access_log,
-            )
-            closing.push_async_callback(grpc_server.stop, _GRPC_GRACE_S)
-            grpc_address = grpc_server.address
+        grpc_address = await _open_grpc(config, protocol, tracing, access_log, closing)
         with server.stopped_by_signals():
             cut_off = await _run(server, pool, metrics, config, listener, on_started, grpc_address)
     return cut_off
+
+
+def _open_access_log(config: ServingConfig, closing: contextlib.AsyncExitStack) -> AccessLog | None:
+    if config.access_log is None:
+        return None
+    access_log = AccessLog(config.access_log, config.log_format)
+    closing.callback(access_log.close)
+    return access_log
+
+
+def _make_pool(config: ServingConfig, metrics: ServingMetrics, statistics: Statistics) -> Pool:
+    launch = partial(_launch, config)
+    # The loop's own clock has steps of a millisecond (uvloop): too coarse for what is told.
+    return Pool(_limits(config), launch, metrics, time.monotonic, statistics.batch_done)
+
+
+async def _open_grpc(
+    config: ServingConfig,
+    protocol: InferenceProtocol,
+    tracing: Tracing,
+    access_log: AccessLog | None,
+    closing: contextlib.AsyncExitStack,
+) -> str | None:
+    """Where it listens; None where it isn't wanted."""
+    if config.grpc_port is None:
+        return None
+    server = await start_grpc(
+        protocol,
+        config.host,
+        config.grpc_port,
+        config.max_body_bytes,
+        authorise=_authorise(config),
+        tracing=tracing,
+        access_log=access_log,
+    )
+    closing.push_async_callback(server.stop, _GRPC_GRACE_S)
+    return server.address
 
 
 async def _run(
