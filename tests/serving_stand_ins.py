@@ -37,6 +37,7 @@ class FakeReplica:
         self.seen: list[list[bytes]] = []
         self.is_gone = False
         self.was_killed = False
+        self.is_lost = False
         self._to: Any = to
 
     async def connect(self) -> None:

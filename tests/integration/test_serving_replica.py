@@ -147,8 +147,10 @@ def test_a_killed_replica_is_told_of() -> None:
         told = Told()
         replica = await launched(told)
         await told.until(lambda: told.readiness)
+        assert not replica.is_lost
         replica.kill()
         assert await ended(told, replica) == ("was killed by SIGKILL", None)
+        assert replica.is_lost
         replica.kill()  # twice does no harm
 
     asyncio.run(scenario())

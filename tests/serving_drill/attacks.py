@@ -32,6 +32,7 @@ class Loaded:
     accepted_ms: list[float]
     good_at_s: list[float]
     seconds: float
+    surprises: list[str]
 
     @property
     def good(self) -> int:
@@ -50,7 +51,7 @@ class Loaded:
         slowest = max(self.accepted_ms, default=float("nan"))
         return (
             f"{self.statuses}, wrong {self.wrong}, undocumented {self.unexplained}; accepted: "
-            f"p50 {p50:.0f} ms, slowest {slowest:.0f} ms"
+            f"p50 {p50:.0f} ms, slowest {slowest:.0f} ms {self.surprises}"
         )
 
 
@@ -73,7 +74,7 @@ def end_load(process: "subprocess.Popen[str]") -> Loaded:
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
     told = json.loads(out.splitlines()[-1])
-    names = ("statuses", "wrong", "unexplained", "accepted_ms", "good_at_s", "seconds")
+    names = ("statuses", "wrong", "unexplained", "accepted_ms", "good_at_s", "seconds", "surprises")
     return Loaded(**{name: told[name] for name in names})
 
 
@@ -121,10 +122,9 @@ def load_with_kills(
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(every_s)
-        replicas = server.replicas
-        if len(replicas) > 1:  # its replacement is there: then this one may die
+        if server.replicas_ready() > 1:  # the last one's replacement works: now this one may die
             with suppress(ProcessLookupError):
-                os.kill(chosen.choice(replicas).pid, signal.SIGKILL)
+                os.kill(chosen.choice(server.replicas).pid, signal.SIGKILL)
                 killed += 1
     return end_load(running), killed
 

@@ -15,6 +15,7 @@ from typing import Any
 
 _TOLERANCE_PIXELS = 0.02
 _TOLERANCE_SCORE = 2e-4
+_MOST_SURPRISES = 5
 REFUSALS = {429: b"retry-after", 503: b"retry-after", 504: b""}
 """Documented ones, and what their headers must have beside the problem document's type."""
 
@@ -31,6 +32,7 @@ class Found:
         refused_ms: of each refusal.
         late_ms: how late the latest request was sent.
         good_at_s: since the beginning, when each 200 came.
+        surprises: what the first of the `unexplained` said.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -40,6 +42,7 @@ class Found:
     refused_ms: list[float] = field(default_factory=list)
     late_ms: float = 0.0
     good_at_s: list[float] = field(default_factory=list)
+    surprises: list[str] = field(default_factory=list)
 
 
 class Load:
@@ -83,11 +86,14 @@ class Load:
             self.found.wrong += not same(json.loads(body)["predictions"][0], self.known[which])
         else:
             self.found.refused_ms.append(took_ms)
-            self.found.unexplained += (
+            if (
                 status not in REFUSALS
                 or REFUSALS[status] not in headers
                 or b"application/problem+json" not in headers
-            )
+            ):
+                self.found.unexplained += 1
+                if len(self.found.surprises) < _MOST_SURPRISES:
+                    self.found.surprises.append(f"{status}: {body.decode()}")
 
     async def _ask(self, image: bytes) -> tuple[int, bytes, bytes]:
         if self._idle:

@@ -70,6 +70,11 @@ class ServedModel:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
+    def replicas_ready(self) -> int:
+        """How many take batches, as the server says."""
+        with urllib.request.urlopen(f"{self.url}/ready", timeout=10) as answer:
+            return int(json.loads(answer.read())["replicas"]["ready"])
+
     def is_ready(self) -> bool:
         """Whether /ready says so."""
         try:

@@ -275,3 +275,58 @@ def test_a_cancelled_application_is_not_told_that_its_client_hung_up() -> None:
         assert len(told) == 1
 
     run(scenario())
+
+
+@pytest.mark.parametrize("size", [3000, 400_000, 3_000_000])
+def test_a_body_that_nobody_reads_yet_is_kept_whole(size: int) -> None:
+    body = bytes(range(250)) * (size // 250)
+
+    async def scenario() -> None:
+        async def late_app(scope: Any, receive: Any, send: Any) -> None:
+            await asyncio.sleep(0.1)
+            parts = []
+            while True:
+                message = await receive()
+                parts.append(message["body"])
+                if not message["more_body"]:
+                    break
+            assert b"".join(parts) == body
+            headers = [(b"content-length", b"2")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"ok"})
+
+        async with served(ConnectionLimits(most=3), [], late_app) as port:
+            reader, writer = await opened(port)
+            message = post(body)
+            for at in range(0, len(message), size // 3):
+                writer.write(message[at : at + size // 3])
+                await asyncio.sleep(0.01)
+            assert await asked(reader) == (200, b"ok")
+            writer.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_body_that_still_comes_after_its_answer_does_not_keep_the_connection(
+    is_whole: bool,
+) -> None:
+    async def scenario() -> None:
+        async def hasty_app(scope: Any, receive: Any, send: Any) -> None:
+            length = b"2" if is_whole else b"4"
+            headers = [(b"content-length", length)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"no", "more_body": not is_whole})
+            while not is_whole and (await receive())["type"] != "http.disconnect":
+                pass
+
+        async with served(QUICK, [], hasty_app) as port:
+            reader, writer = await opened(port)
+            writer.write(post(b"begin", 1000))
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(2) == b"no"
+            writer.write(b"more")
+            assert await reader.read() == b""
+            writer.close()
+
+    run(scenario())

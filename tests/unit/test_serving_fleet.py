@@ -235,3 +235,51 @@ def test_names_are_used_again_so_that_metrics_do_not_grow() -> None:
         await pool.close()
 
     run_virtual(scenario())
+
+
+def test_a_replica_killed_while_it_starts_refuses_nobody_but_several_in_a_row_do() -> None:
+    async def scenario() -> None:
+        launcher = Launcher()
+        pool = await started_pool(launcher)
+        await asyncio.sleep(10)
+        launcher.alive[0].die()
+        await settle()
+        launcher.alive[0].die()  # its replacement, which was starting
+        waiting = ask(pool, "a")
+        await asyncio.sleep(5)
+        launcher.alive[0].ready()
+        await settle()
+        launcher.alive[0].answer()
+        assert told(await waiting) == ["A"]
+        await asyncio.sleep(10)
+        launcher.alive[0].die()
+        refused = ask(pool, "b")
+        for _ in range(3):
+            await asyncio.sleep(6)
+            launcher.alive[0].die("was killed by SIGSEGV")
+        with pytest.raises(NotReady, match="SIGSEGV while it started"):
+            await refused
+        await pool.close()
+
+    run_virtual(scenario())
+
+
+def test_a_replica_whose_socket_is_closed_is_given_nothing_until_its_end_is_known() -> None:
+    async def scenario() -> None:
+        launcher = Launcher()
+        pool = await started_pool(launcher)
+        await asyncio.sleep(10)
+        dying = launcher.alive[0]
+        dying.is_lost = True
+        assert not pool.can_answer
+        task = ask(pool, "a")
+        await asyncio.sleep(1)
+        assert not dying.seen
+        dying.die()
+        await settle()
+        launcher.alive[0].ready()
+        launcher.alive[0].answer()
+        assert told(await task) == ["A"]
+        await pool.close()
+
+    run_virtual(scenario())

@@ -22,6 +22,7 @@ from visiondyno.serving.wire import Answer
 _log = logging.getLogger(__name__)
 
 _QUICK_DEATH_S = 5.0
+_STARTS_BEFORE_REFUSING = 3
 _RESTART_PAUSES_S = (0.0, 0.5, 2.0, 5.0, 10.0)
 _START_LIMIT_S = 300.0
 _TICK_S = 0.1
@@ -53,7 +54,7 @@ class Member:
     @property
     def takes_batches(self) -> bool:
         """Whether it may be given one."""
-        return self.readiness is not None and not self.stopping
+        return self.readiness is not None and not self.stopping and not self.replica.is_lost
 
 
 class Needs(Protocol):
@@ -95,6 +96,7 @@ class Fleet:
         self._needs: Needs | None = None
         self._members: dict[Replica, Member] = {}
         self._quick_deaths = 0
+        self._failed_starts = 0
         self._start_at_s = 0.0
         self._closing = False
         self._first_ready: asyncio.Future[Readiness] = asyncio.get_running_loop().create_future()
@@ -188,6 +190,7 @@ class Fleet:
         member.readiness = readiness
         member.idle_since_s = self._clock()
         self.failure = None
+        self._failed_starts = 0
         self._metrics.started(readiness)
         if not self._first_ready.done():
             self._first_ready.set_result(readiness)
@@ -209,11 +212,21 @@ class Fleet:
             self._metrics.died()
             now = self._clock()
             self._pause(now, quick=now - member.spawned_s < _QUICK_DEATH_S)
-            if member.readiness is None:
+            if member.readiness is None and self._is_a_failure(failure):
                 self._failed_to_start(failure or JobError(code="child_died", message=_died(how)))
         self._needs.on_member_gone(member, how)
         self._empty.set()
         self.scale()
+
+    def _is_a_failure(self, failure: JobError | None) -> bool:
+        """Whether a death while it started says that the model can't be loaded (any more).
+
+        It does where the replica said why, and where none ever was ready. Otherwise somebody may
+        have killed it: only several in a row are taken for a reason to refuse requests.
+        """
+        self._failed_starts += 1
+        said_or_first = failure is not None or not self._first_ready.done()
+        return said_or_first or self._failed_starts >= _STARTS_BEFORE_REFUSING
 
     def _failed_to_start(self, failure: JobError) -> None:
         self.failure = failure.to_exception()

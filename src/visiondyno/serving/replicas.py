@@ -108,6 +108,11 @@ class Replica(asyncio.Protocol):
         assert self._transport is not None, "only a connected replica is given batches"
         self._transport.writelines(batch_parts(batch_id, items))
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its socket is closed: nothing reaches it any more, and `on_gone` follows."""
+        return self._transport is not None and self._transport.is_closing()
+
     def kill(self) -> None:
         """SIGKILL; `on_gone` follows."""
         with contextlib.suppress(ProcessLookupError):
