@@ -335,6 +335,23 @@ def test_requests_on_their_way_at_a_stop_are_told_apart(silent_port: int) -> Non
     assert recording.errors == {STOPPED: 2}
 
 
+def test_the_time_until_a_stop_counts_where_nothing_was_answered(silent_port: int) -> None:
+    async def stopped() -> Recording:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.5, stop.set)
+        target = prepare_target(TargetSpec(url=f"http://127.0.0.1:{silent_port}/"))
+        load = ConstantLoad(rate_per_s=50, duration_s=60)
+        return await run_round(target, load, stop=stop, connections=2, timeout_s=0.3)
+
+    recording = uvloop.run(stopped())
+    assert recording.elapsed_s >= 0.45
+    # Those that waited for a connection were due, and had no answer either.
+    due = recording.scheduled_ns - recording.scheduled_ns[0] < 0.45e9
+    assert (recording.unanswered | recording.having(Outcome.TIMEOUT))[due].all()
+    assert recording.unanswered.sum() < 30
+    assert (recording.done_ns >= recording.scheduled_ns).all()
+
+
 def test_a_cancelled_round_closes_its_connections() -> None:
     ended = 0
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from answering import answering, command
+from recording_factory import a_recording
 from visiondyno.cli.loadtest import command as loadtest
 from visiondyno.errors import SpecError, Unavailable
 from visiondyno.loadtest.cold_start import CommandStart
@@ -73,6 +74,36 @@ def test_targets_rounds_pauses_and_notes_come_together(server):
     assert last.total == 20
 
 
+def test_a_random_round_without_requests_costs_no_other_round(server):
+    spec = LoadTestSpec(
+        targets=(TargetSpec(url=server[0]),), load=PoissonLoad(rate_per_s=4, duration_s=0.25),
+        rounds=6, warmup_requests=0,
+    )  # fmt: skip
+    (target,) = asyncio.run(run_load_test(spec)).targets
+    empty = [note for note in target.notes if "held no request" in note]
+    assert len(empty) == 6 - len(target.rounds)
+    assert 0 < len(target.rounds) < 6
+
+
+def test_a_target_is_watched_under_the_load_and_not_while_generators_start(server):
+    url, pid = server
+    watched = TargetSpec(url=f"{url}/?token=abcd1234", watch=WatchedProcess(pid=pid))
+    spec = LoadTestSpec(targets=(watched,), load=load(duration_s=0.5), warmup_requests=0)
+    began: list[float] = []
+
+    def sending(target, load, *, when_ready, **options):
+        began.append(time.monotonic())
+        time.sleep(0.5)
+        when_ready()
+        return a_recording([5.0] * 20, rate_per_s=40)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("visiondyno.loadtest.run.run_in_processes", sending)
+        (target,) = asyncio.run(run_load_test(spec)).targets
+    assert began
+    assert target.rounds[0].resources.samples[-1].at_s < 0.4
+
+
 def test_a_search_keeps_the_round_at_the_best_rate():
     stop = threading.Event()
 
@@ -83,7 +114,7 @@ def test_a_search_keeps_the_round_at_the_best_rate():
     with answering("--serial", "--delay-ms", "1") as (url, _):
         spec = LoadTestSpec(
             targets=(TargetSpec(url=url),), load=load(rate_per_s=500.0), find_rate=True,
-            latency_limit_ms=1000.0, warmup_requests=0,
+            latency_limit_ms=100.0, warmup_requests=0,
         )  # fmt: skip
         result = asyncio.run(run_load_test(spec, show, stop))
     (target,) = result.targets

@@ -1,10 +1,17 @@
 """Targets against the first one: paired rounds, combined intervals, verdicts, turns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from load_test_factory import a_target
 from visiondyno.loadtest.differences import COMPARED, target_differences, turns
+from visiondyno.loadtest.targets import prepare_target
+from visiondyno.loadtest.together import target_result
+from visiondyno.measurements.percentiles import proportion_interval
+from visiondyno.report.load_test_measures import load_measure
+from visiondyno.specs.load_test import TargetSpec
 
 
 def differences(*targets):
@@ -77,3 +84,43 @@ def test_random_targets_of_one_kind_are_rarely_told_apart():
         )
         wrong += differences(a, b)["b", "latency_p50_ms"].verdict != "level"
     assert wrong <= 8  # 2 of 40 expected; more than 8 happens less than once in 1,000 runs
+
+
+ONE = a_target("one", latencies_ms=[20.0]).rounds[0]
+
+
+def with_failures(name, failed, sent):
+    """A target whose rounds had so many failures of so many requests each."""
+    rounds = []
+    for count in failed:
+        interval = proportion_interval(int(count), sent)
+        errors = load_measure("error_fraction", count / sent, "counted", interval=interval, n=sent)
+        rounds.append(
+            ONE.model_copy(update={"measures": {**ONE.measures, "error_fraction": errors}})
+        )
+    prepared = replace(prepare_target(TargetSpec(url="http://host/")), name=name)
+    return target_result(prepared, rounds, told={}, search=None, cold_starts=(), notes=())
+
+
+def test_rounds_without_an_error_are_not_proof_that_there_are_none():
+    calm, again = (with_failures(name, [0, 0, 0], 300) for name in ("calm", "again"))
+    assert calm.measures["error_fraction"].interval == pytest.approx(proportion_interval(0, 900))
+    found = differences(calm, again)["again", "error_fraction"]
+    assert found.interval[0] < 0 < found.interval[1]
+    assert found.verdict == "level"
+
+
+def test_intervals_of_errors_hold_the_truth_as_often_as_they_say():
+    """300 tests of 3 rounds of 200 requests, of which 0.3 % fail: 16 % of tests see no failure."""
+    draw = np.random.default_rng(7)
+    truth, sent, held, false = 0.003, 200, 0, 0
+    for _ in range(300):
+        failed = draw.binomial(sent, truth, (2, 3))
+        one, other = (
+            with_failures(name, row, sent) for name, row in zip("ab", failed, strict=True)
+        )
+        low, high = one.measures["error_fraction"].interval
+        held += low <= truth <= high
+        false += differences(one, other)["b", "error_fraction"].verdict in {"higher", "lower"}
+    assert held / 300 > 0.93
+    assert false / 300 < 0.05

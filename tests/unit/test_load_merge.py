@@ -24,7 +24,7 @@ def recorded(scheduled_ns: list[int], stage: str | None, cpu_s: float) -> Record
             rows._told(row, f"{stage};dur={moment_ns}".encode())
     rows.note("noted")
     rows.errors["failed"] = len(scheduled_ns)
-    return rows.recording(cpu_s, 10**9)
+    return rows.recording(cpu_s)
 
 
 moments = st.lists(st.integers(0, 10**6), max_size=30, unique=True)
@@ -56,7 +56,7 @@ def test_messages_and_stages_are_bounded() -> None:
     for number in range(100):
         rows.end(number, Outcome.CUT, f"failure {number}", None)
         rows._told(number, f"stage{number};dur=1".encode())
-    recording = rows.recording(0.0, 1)
+    recording = rows.recording(0.0)
     assert len(recording.errors) == 31
     assert recording.errors["other failures"] == 70
     assert next(iter(recording.errors)) == "other failures"

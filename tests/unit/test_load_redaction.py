@@ -45,6 +45,31 @@ def test_headers_keep_their_names():
     assert public_headers(headers) == {"Authorization": HIDDEN, "Accept": "application/json"}
 
 
+def test_secrets_in_a_body_and_in_metrics_are_hidden_and_asked_for_again():
+    body = {"images": ["x"], "auth": {"token": "abcd1234", "n": 1}, "list": [{"api_key": 12}]}
+    watched = WatchedMetrics(url="http://host:9/metrics?token=abcd1234")
+    target = TargetSpec(url="http://host/", json_body=body, watch=watched)
+    shown = public_spec(LoadTestSpec(targets=(target,)))
+    assert "abcd1234" not in str(shown)
+    assert shown["targets"][0]["json_body"] == {
+        "images": ["x"], "auth": {"token": HIDDEN, "n": 1}, "list": [{"api_key": HIDDEN}],
+    }  # fmt: skip
+    again = LoadTestSpec.model_validate(shown).targets[0]
+    with pytest.raises(SpecError, match="URL http://host:9/metrics"):
+        require_secrets([again])
+    with pytest.raises(SpecError, match="JSON body for http://host/"):
+        require_secrets([again.model_copy(update={"watch": None})])
+
+
+def test_a_user_name_in_a_url_is_asked_for_again():
+    target = TargetSpec(url="http://ann:s3cretpass@host/a")
+    shown = public_spec(LoadTestSpec(targets=(target,)))
+    assert "s3cretpass" not in str(shown)
+    again = LoadTestSpec.model_validate(shown)
+    with pytest.raises(SpecError, match="the URL http://host/a was hidden"):
+        require_secrets(again.targets)
+
+
 def spec_of(**more):
     target = TargetSpec(
         url=URL, headers={"Authorization": "Bearer tok3n-value", "Accept": "*/*"}, **more

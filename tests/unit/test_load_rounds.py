@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recording_factory import a_recording
 from visiondyno.loadtest.recording import Outcome
-from visiondyno.loadtest.rounds import MOST_SINGLES, RoundSetting, round_result
+from visiondyno.loadtest.rounds import MOST_SINGLES, RoundSetting, round_length_s, round_result
 from visiondyno.measurements.hdr import Histogram
 from visiondyno.report.load_test import RoundResult
 from visiondyno.specs.load_test import ClosedLoad, ConstantLoad
@@ -74,7 +74,7 @@ def test_more_timeouts_never_lower_a_percentile(latencies, timeouts):
 
 def test_failures_are_counted_and_have_no_latency():
     recording = a_recording(
-        [10.0] * 60,
+        [10.0] * 59 + [0.0],
         outcomes={
             0: Outcome.BAD_STATUS, 1: Outcome.BAD_STATUS, 2: Outcome.BAD_BODY,
             3: Outcome.TIMEOUT, 4: Outcome.CONNECT_FAILED, 5: Outcome.CUT, 59: Outcome.NOT_SENT,
@@ -125,6 +125,38 @@ def test_a_stopped_round_ends_with_what_was_sent():
     assert result.measures["error_fraction"].value == 0
     assert result.measures["offered_requests_per_s"].n == 20
     assert result.singles.latency_ms[50] is None
+
+
+def test_requests_without_an_answer_at_the_stop_rank_last():
+    # The target stood still for the last 2 s before the stop; 30 requests weren't due by then.
+    latencies = np.r_[[5.0] * 100, 2000.0 - 100.0 * np.arange(20), [0.0] * 30]
+    outcomes = dict.fromkeys(range(100, 150), Outcome.NOT_SENT)
+    measures = result_of(a_recording(latencies, outcomes=outcomes)).measures
+    assert measures["latency_p50_ms"].value == 5
+    assert measures["latency_p50_ms"].n == 120
+    for name in ("latency_p90_ms", "latency_p99_ms", "latency_max_ms", "latency_mean_ms"):
+        assert measures[name].value is None
+        assert measures[name].reason == ("20 requests had no answer yet when the test was stopped")
+    assert measures["offered_requests_per_s"].n == 120
+
+
+@pytest.mark.parametrize("rate_per_s", [0.5, 3.0, 10.0])
+@pytest.mark.parametrize("requests", [1, 6, 300])
+def test_a_target_that_keeps_up_answers_as_much_as_is_offered_and_no_more(rate_per_s, requests):
+    load = ConstantLoad(rate_per_s=rate_per_s, duration_s=requests / rate_per_s)
+    recording = a_recording([5.0] * requests, rate_per_s=rate_per_s)
+    measures = result_of(recording, load=load).measures
+    offered = measures["offered_requests_per_s"].value
+    assert measures["throughput_requests_per_s"].value == pytest.approx(offered)
+    assert round_length_s(recording, load) == load.duration_s
+
+
+def test_a_target_that_falls_behind_and_a_closed_loop_are_timed_to_the_last_end():
+    behind = a_recording(np.linspace(5, 30_000, 100))
+    load = ConstantLoad(rate_per_s=10, duration_s=10)
+    assert round_length_s(behind, load) == behind.elapsed_s > 10
+    assert result_of(behind, load=load).measures["throughput_requests_per_s"].value < 3
+    assert round_length_s(behind, ClosedLoad(duration_s=99)) == behind.elapsed_s
 
 
 def test_a_round_without_any_good_answer_says_so():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recording_factory import a_recording
 from visiondyno.loadtest.recording import Outcome
-from visiondyno.loadtest.search import find_rate, judge_try, load_at
+from visiondyno.loadtest.search import find_rate, judge_try, load_at, search_notes
 from visiondyno.measurements.rate_search import RateBisection
 from visiondyno.specs.load_test import ConstantLoad, PoissonLoad
 
@@ -42,11 +42,11 @@ def test_a_search_needs_somewhere_to_begin():
 
 
 def test_a_try_is_long_enough_for_the_bound_on_p99():
-    slow = load_at(LOAD, 2.0)
+    slow = load_at(LOAD, 2.0, 50.0)
     assert slow.rate_per_s == 2
     assert slow.rate_per_s * slow.duration_s >= 662
-    assert load_at(LOAD, 1000.0).duration_s == 5
-    poisson = load_at(PoissonLoad(rate_per_s=1, duration_s=5), 10.0)
+    assert load_at(LOAD, 1000.0, 50.0).duration_s == 5
+    poisson = load_at(PoissonLoad(rate_per_s=1, duration_s=5), 10.0, 50.0)
     assert poisson.rate_per_s * poisson.duration_s > 740
 
 
@@ -88,6 +88,30 @@ def test_the_search_finds_the_capacity_and_records_each_try():
     assert [one.rate_per_s for one in told][:5] == [10, 20, 40, 80, 160]
     assert all(one.held == (one.rate_per_s <= found.best_rate_per_s) for one in found.tries)
     assert len(target.loads) == len(found.tries)
+
+
+@pytest.mark.parametrize("limit_ms", [30.0, 300.0, 3_000.0, 30_000.0])
+def test_no_generous_limit_lets_a_rate_hold_that_cannot_last(limit_ms):
+    found = run(find_rate(LOAD, limit_ms, Target().run_at, processes=1, connections=None))
+    assert 95 <= found.best_rate_per_s <= 106
+
+
+def test_a_search_says_what_ended_it():
+    async def without_end(load):
+        return a_recording([1.0] * 700, lag_ms=0.01, cpu_s=0.0)
+
+    async def busy_generator(load):
+        cpu_s = 69.9 if load.rate_per_s > 50 else 0.0
+        return a_recording([1.0] * 700, lag_ms=0.01, cpu_s=cpu_s)
+
+    def notes(run_at, limit_ms=50.0):
+        found = run(find_rate(LOAD, limit_ms, run_at, processes=1, connections=None))
+        return " ".join(search_notes(found))
+
+    assert "a higher one" in notes(without_end)
+    assert notes(busy_generator).startswith("The generator ended the search")
+    assert notes(Target().run_at, 5.0).startswith("No rate held")
+    assert notes(Target().run_at) == ""
 
 
 def test_a_limit_that_nothing_keeps_finds_no_rate():

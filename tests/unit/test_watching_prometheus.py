@@ -13,6 +13,7 @@ from visiondyno.loadtest.watching.prometheus import (
     PrometheusWatcher,
     metrics_client,
     parse_page,
+    public_address,
     read_page,
 )
 
@@ -105,6 +106,14 @@ def test_front_and_replicas_are_added_and_a_replaced_replica_loses_nothing():
     assert found.peak_memory_bytes.value == 500_000_000
     assert [sample.replicas for sample in found.samples] == [2, 2, 3]
     assert "visiondyno_replica_cpu_seconds_total" in found.cpu_cores_mean.method
+
+
+def test_what_is_told_of_the_address_has_no_secret():
+    url = "http://ann:s3cretpass@target/metrics?token=abcd1234&a=b"
+    assert PrometheusWatcher(url)._source().startswith("metrics of http://target/metrics?token=%28")
+    for text in (PrometheusWatcher(url)._source(), public_address("http://[x/?token=abcd1234")):
+        assert "s3cretpass" not in text
+        assert "abcd1234" not in text
 
 
 def test_any_programs_process_metrics_are_enough():

@@ -20,8 +20,8 @@ from visiondyno.loadtest.watching.choosing import metrics_url
 from visiondyno.loadtest.watching.prometheus import (
     MetricsPage,
     metrics_client,
+    public_address,
     read_page,
-    without_user,
 )
 from visiondyno.report.load_test import ColdStart
 
@@ -170,9 +170,9 @@ async def _until_idle(how: IdleStart, sleep: Sleep) -> MetricsPage | None:
             page = await read_page(client, how.metrics)
             if not page.replicas:
                 raise SpecError(
-                    f"The page {without_user(how.metrics)} has no visiondyno_replicas, so it can't "
-                    "tell when the service is at zero; leave the address out to wait for a fixed "
-                    "time."
+                    f"The page {public_address(how.metrics)} has no visiondyno_replicas, so it "
+                    "can't tell when the service is at zero; leave the address out to wait for a "
+                    "fixed time."
                 )
             if not any(page.replicas.values()):
                 return page

@@ -13,6 +13,7 @@ from typing import Literal
 
 from scipy import special
 
+from visiondyno.loadtest.together import errors_together, hull
 from visiondyno.measurements.measure import Interval
 from visiondyno.measurements.percentiles import difference_interval
 from visiondyno.measurements.repeats import FEWEST_FOR_T
@@ -74,7 +75,22 @@ def _paired(
     mean = statistics.fmean(differences)
     quantile = float(special.stdtrit(len(differences) - 1, 0.975))
     half = quantile * statistics.stdev(differences) / math.sqrt(len(differences))
-    return mean, (mean - half, mean + half)
+    interval: Interval = (mean - half, mean + half)
+    if name == "error_fraction":
+        interval = hull(interval, _counted(first, other))
+    return mean, interval
+
+
+def _counted(first: TargetResult, other: TargetResult) -> Interval:
+    """The difference of error fractions by the requests alone (Newcombe 1998, method 10).
+
+    Rounds without an error are all alike, and Student's t of equal values has no width.
+    """
+    ours, theirs = (
+        errors_together([one.measures["error_fraction"] for one in target.rounds])
+        for target in (first, other)
+    )
+    return difference_interval(*theirs, *ours)
 
 
 def _unpaired(

@@ -93,7 +93,7 @@ async def run_round(  # noqa: PLR0913 - all but two by name
             await sender.finished
         finally:
             await sender.close()
-        return rows.recording(time.process_time() - cpu_begin_s, time.monotonic_ns())
+        return rows.recording(time.process_time() - cpu_begin_s, sender.stopped_ns)
 
 
 def _due_ns(load: Load, seed: int, share: Share) -> NDArray[np.int64]:

@@ -64,7 +64,10 @@ def cloud_run_pricing(billing: Billing, vcpus: float, memory_gib: float) -> Pric
 
 
 def cost_usd_per_1000_requests(
-    pricing: Pricing | None, recording: Recording, resources: Resources | None
+    pricing: Pricing | None,
+    recording: Recording,
+    resources: Resources | None,
+    round_s: float | None = None,
 ) -> Measure | None:
     """What the target costs during a round, for a thousand of its good answers.
 
@@ -80,6 +83,7 @@ def cost_usd_per_1000_requests(
         pricing: None: no price is known.
         recording: of the round.
         resources: whose samples tell how many instances there were.
+        round_s: seconds that are paid for; None: to the last end.
 
     Returns:
         None where no price is known; a measure without a value where nothing was answered well.
@@ -92,11 +96,12 @@ def cost_usd_per_1000_requests(
             value=None, unit=UNIT, method="none", n=0, reason="no request got a good answer"
         )
     usd, how, estimated = 0.0, [], False
+    round_s = recording.elapsed_s if round_s is None else round_s
     if pricing.usd_per_hour is not None:
-        usd += pricing.usd_per_hour / 3600 * recording.elapsed_s
-        how.append(f"{pricing.usd_per_hour:g} USD/h × {recording.elapsed_s:.1f} s")
+        usd += pricing.usd_per_hour / 3600 * round_s
+        how.append(f"{pricing.usd_per_hour:g} USD/h × {round_s:.1f} s")
     if pricing.usd_per_vcpu_s is not None or pricing.usd_per_gib_s is not None:
-        billed = _billed_time(pricing, recording, resources)
+        billed = _billed_time(pricing, recording, resources, round_s)
         usd += billed.seconds * usd_per_instance_s(pricing)
         how.append(f"{_allocation(pricing)} × {billed.seconds:.1f} s ({billed.how})")
         estimated = billed.estimated
@@ -178,13 +183,15 @@ def _has_price(pricing: Pricing) -> bool:
     return any(price is not None for price in prices)
 
 
-def _billed_time(pricing: Pricing, recording: Recording, resources: Resources | None) -> _Billed:
+def _billed_time(
+    pricing: Pricing, recording: Recording, resources: Resources | None, round_s: float
+) -> _Billed:
     told = mean_instances(resources)
     # Somebody answered: a count of none was taken at another moment.
     instances = max(1.0, told) if told else 1.0
     words = f"{instances:.3g} instances by samples" if told else "1 instance ASSUMED"
     if pricing.usd_per_million_requests is None:
-        whole_ns = round(recording.elapsed_s * 1e9)
+        whole_ns = round(round_s * 1e9)
         seconds = instances * _rounded_up_s(np.array([whole_ns]))
         return _Billed(seconds, f"instance-based: {words} × the round", estimated=not told)
     went = _went_out(recording)

@@ -67,6 +67,7 @@ def run_in_processes(  # noqa: PLR0913 - all but two by name
     timeout_s: float = 30.0,
     connections: int | None = None,
     generators: int = 1,
+    when_ready: Callable[[], None] = lambda: None,
     on_progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Recording:
@@ -82,6 +83,7 @@ def run_in_processes(  # noqa: PLR0913 - all but two by name
         timeout_s: of each request, as in `run_round`.
         connections: the most at once, of all processes together; None: no limit.
         generators: processes.
+        when_ready: called here just before the round begins: the processes have started by then.
         on_progress: called some times a second, here; what it raises ends the round.
         stop: set it, and nothing more is sent; what was recorded comes back.
 
@@ -98,6 +100,7 @@ def run_in_processes(  # noqa: PLR0913 - all but two by name
     )
     with _children(works) as children:
         _await_ready(children, stop)
+        when_ready()
         start_ns = time.monotonic_ns() + round(_LEAD_S * 1e9)
         for child in children:
             _send(child, ("begin", start_ns))

@@ -35,7 +35,8 @@ class Recording:
         scheduled_ns: (n,) int64: when it was meant to be sent (closed loop: when it was sent).
         sent_ns: (n,) int64: when its last byte was handed to the system; -1: never.
         first_byte_ns: (n,) int64: when the answer's first byte came; -1: none came.
-        done_ns: (n,) int64: when the answer was whole, or the failure was known.
+        done_ns: (n,) int64: when the answer was whole, or the failure was known; of what was never
+            sent: when the test was stopped, or `scheduled_ns` if it wasn't due by then.
         status: (n,) int16: HTTP status; 0: none.
         outcome: (n,) uint8: `Outcome`.
         answer_bytes: (n,) int64: of the answer's body.
@@ -44,7 +45,8 @@ class Recording:
             float64 with NaN where it wasn't told.
         errors: some messages of failures with how often each came.
         cpu_s: processor time of the generator over the round.
-        elapsed_s: of the round, from the first scheduled moment to the last end.
+        elapsed_s: of the round, from the first scheduled moment to the last end, or to the stop if
+            that was later.
         begun_ns: (n,) int64: when the generator took it up: wrote it, or began to open a connection
             for it; -1: never. None: not known.
         notes: what a reader must know that is no failure, with how often it happened.
@@ -82,6 +84,14 @@ class Recording:
         """
         begun_ns = self.sent_ns if self.begun_ns is None else self.begun_ns
         return np.where(begun_ns < 0, np.nan, (begun_ns - self.scheduled_ns) / 1e6)
+
+    @property
+    def unanswered(self) -> NDArray[np.bool_]:
+        """(n,) whether it was due and had no answer when the test was stopped.
+
+        Its latency is at least that until the stop, as a timeout's is at least the limit.
+        """
+        return self.having(Outcome.NOT_SENT) & (self.done_ns > self.scheduled_ns)
 
     def having(self, *outcomes: Outcome) -> NDArray[np.bool_]:
         """(n,) whether the request ended in one of these ways."""

@@ -1,5 +1,6 @@
 """What must not reach a record, a page or the terminal: credentials in headers, URLs, messages."""
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -39,14 +40,15 @@ def public_headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 def public_spec(spec: LoadTestSpec) -> dict[str, Any]:
-    """A spec as JSON without its secrets."""
+    """A spec as JSON with `HIDDEN` where a secret stood; `require_secrets` asks for it again."""
     fields: dict[str, Any] = spec.model_dump(mode="json")
     for target in fields["targets"]:
-        target["url"] = public_url(target["url"])
+        target["url"] = _marked_url(target["url"])
         target["headers"] = public_headers(target["headers"])
+        target["json_body"] = _public_json(target["json_body"])
         watch = target["watch"] or {}
         if watch.get("url"):
-            watch["url"] = public_url(watch["url"])
+            watch["url"] = _marked_url(watch["url"])
     return fields
 
 
@@ -54,7 +56,7 @@ def require_secrets(targets: Iterable[TargetSpec]) -> None:
     """Refuse a spec that was read back from a record, where its secrets had been hidden.
 
     Raises:
-        SpecError: a header or URL holds `HIDDEN`; names it.
+        SpecError: a header, URL or JSON body holds `HIDDEN`; names it.
     """
     for target in targets:
         for name, value in target.headers.items():
@@ -63,10 +65,17 @@ def require_secrets(targets: Iterable[TargetSpec]) -> None:
                     f"The header '{name}' of {public_url(target.url)} was hidden when this spec "
                     f"was written; give it again with --header '{name}: …'."
                 )
-        if HIDDEN in unquote(target.url):
+        watched = getattr(target.watch, "url", None) or ""
+        for url in (target.url, watched):
+            if HIDDEN in unquote(url):
+                raise SpecError(
+                    f"A part of the URL {public_url(url)} was hidden when this spec was written; "
+                    "give the whole URL again."
+                )
+        if HIDDEN in json.dumps(target.json_body):
             raise SpecError(
-                f"A part of the URL {public_url(target.url)} was hidden when this spec was "
-                "written; give the whole URL again."
+                f"A part of the JSON body for {public_url(target.url)} was hidden when this spec "
+                "was written; give it again with --json."
             )
 
 
@@ -93,6 +102,28 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
+
+
+def _marked_url(url: str) -> str:
+    """The public URL, with a mark where user information stood."""
+    shown, parts = urlsplit(public_url(url)), urlsplit(url)
+    if "@" in parts.netloc:
+        shown = shown._replace(netloc=f"{quote(HIDDEN)}@{shown.netloc}")
+    return shown.geturl()
+
+
+def _public_json(value: Any) -> Any:
+    """A JSON value with the texts and numbers hidden that have a secret name."""
+    if isinstance(value, list):
+        return [_public_json(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: HIDDEN
+        if is_secret_name(name) and not isinstance(part, dict | list | bool | None)
+        else _public_json(part)
+        for name, part in value.items()
+    }
 
 
 def _public_pair(piece: str) -> str:

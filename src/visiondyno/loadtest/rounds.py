@@ -17,6 +17,7 @@ from visiondyno.measurements.percentiles import (
     percentile_interval,
     proportion_interval,
 )
+from visiondyno.report.format import plural
 from visiondyno.report.load_test import Resources, RoundResult, Second, SingleRequests
 from visiondyno.report.load_test_measures import PERCENTILES, load_measure
 from visiondyno.specs.load_test import Load
@@ -129,17 +130,19 @@ def _status_classes(recording: Recording) -> dict[str, int]:
 
 
 def _measures(recording: Recording, setting: RoundSetting) -> Measures:
-    ranked = recording.having(Outcome.GOOD, Outcome.TIMEOUT)
-    late = recording.having(Outcome.TIMEOUT)[ranked]
+    is_good = recording.having(Outcome.GOOD)
+    ranked = is_good | recording.having(Outcome.TIMEOUT) | recording.unanswered
+    censored, why = ~is_good[ranked], _censored(recording, setting.timeout_s)
     is_open = setting.load.kind != "closed"
     since = "the scheduled moment" if is_open else "sending (a closed loop has no schedule)"
-    latency = _Samples(recording.latency_ms[ranked], late, setting.timeout_s, f"from {since}")
-    service = _Samples(_from_sending(recording, recording.done_ns)[ranked], late,
-                       setting.timeout_s, "from sending")  # fmt: skip
+    latency = _Samples(recording.latency_ms[ranked], censored, why, f"from {since}")
+    service = _Samples(
+        _from_sending(recording, recording.done_ns)[ranked], censored, why, "from sending"
+    )
     first = _Samples(
         _from_sending(recording, recording.first_byte_ns)[ranked],
-        late & (recording.first_byte_ns[ranked] < 0),
-        setting.timeout_s,
+        censored & (recording.first_byte_ns[ranked] < 0),
+        why,
         "from sending to the answer's first byte",
     )
     return {
@@ -149,7 +152,7 @@ def _measures(recording: Recording, setting: RoundSetting) -> Measures:
         "service_p50_ms": service.quantile("service_p50_ms", 0.5),
         "service_p99_ms": service.quantile("service_p99_ms", 0.99),
         "first_byte_p50_ms": first.quantile("first_byte_p50_ms", 0.5),
-        "throughput_requests_per_s": _throughput(recording),
+        "throughput_requests_per_s": _throughput(recording, setting.load),
         "offered_requests_per_s": _offered(recording, setting.load),
         "error_fraction": _error_fraction(recording),
         "new_connections": load_measure(
@@ -162,42 +165,58 @@ def _from_sending(recording: Recording, until_ns: NDArray[np.int64]) -> NDArray[
     return np.asarray((until_ns - recording.sent_ns) / 1e6, np.float64)
 
 
+def _censored(recording: Recording, limit_s: float) -> str:
+    """Why the latency of some requests isn't known."""
+    late = int(recording.having(Outcome.TIMEOUT).sum())
+    unanswered = int(recording.unanswered.sum())
+    parts = []
+    if late:
+        parts.append(
+            f"{plural(late, 'request')} ran into the time limit: it is at least "
+            f"{1000 * limit_s:g} ms"
+        )
+    if unanswered:
+        parts.append(f"{plural(unanswered, 'request')} had no answer yet when the test was stopped")
+    return "; ".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """Times in ms in order of schedule; those that ran into the limit rank last.
+    """Times in ms in order of schedule; those without an answer rank last.
 
-    A time that was cut off at the limit is known to be at least that: it is right-censored, and
-    only order statistics below the first such one are known.
+    A time that was cut off, at the limit or when the test was stopped, is known to be at least
+    that: it is right-censored, and only order statistics below the first such one are known.
     """
 
     times_ms: NDArray[np.float64]
-    is_late: NDArray[np.bool_]
-    limit_s: float
+    is_censored: NDArray[np.bool_]
+    why: str
     since: str
 
     def quantile(self, name: str, q: float) -> Measure:
         if not len(self.times_ms):
             return self._nothing(name)
-        ranked = np.where(self.is_late, np.inf, self.times_ms)
+        ranked = np.where(self.is_censored, np.inf, self.times_ms)
         value = percentile(ranked, q)
         low, high = percentile_interval(ranked, q, in_order=True)
         interval = (_finite(low), _finite(high))
         method = (
             f"{self.since}; order statistic, binomial interval widened for samples that depend on "
-            "each other; requests that ran into the time limit rank last"
+            "each other; requests that ran into the time limit, or had no answer when the test was "
+            "stopped, rank last"
         )
         n = len(ranked)
         if np.isfinite(value):
             return load_measure(name, value, method, interval=interval, n=n)
-        return load_measure(name, None, method, interval=interval, n=n, reason=self._censored())
+        return load_measure(name, None, method, interval=interval, n=n, reason=self.why)
 
     def mean(self) -> Measure:
         name = "latency_mean_ms"
         if not len(self.times_ms):
             return self._nothing(name)
         method, n = f"{self.since}; batch means", len(self.times_ms)
-        if self.is_late.any():
-            return load_measure(name, None, method, n=n, reason=self._censored())
+        if self.is_censored.any():
+            return load_measure(name, None, method, n=n, reason=self.why)
         interval = mean_interval(self.times_ms)
         return load_measure(name, float(self.times_ms.mean()), method, interval=interval, n=n)
 
@@ -205,14 +224,9 @@ class _Samples:
         name = "latency_max_ms"
         if not len(self.times_ms):
             return self._nothing(name)
-        if self.is_late.any():
-            return load_measure(name, None, self.since, reason=self._censored())
+        if self.is_censored.any():
+            return load_measure(name, None, self.since, reason=self.why)
         return load_measure(name, float(self.times_ms.max()), self.since, n=len(self.times_ms))
-
-    def _censored(self) -> str:
-        late = int(self.is_late.sum())
-        requests = "1 request" if late == 1 else f"{late:,} requests"
-        return f"{requests} ran into the time limit: it is at least {1000 * self.limit_s:g} ms"
 
     def _nothing(self, name: str) -> Measure:
         return load_measure(name, None, self.since, reason="no request had a good answer")
@@ -222,19 +236,31 @@ def _finite(bound: float | None) -> float | None:
     return bound if bound is not None and np.isfinite(bound) else None
 
 
-def _throughput(recording: Recording) -> Measure:
-    name, method = "throughput_requests_per_s", "good answers over the time to the last end"
-    if recording.elapsed_s <= 0:
+def round_length_s(recording: Recording, load: Load) -> float:
+    """Seconds that a round took: to the last end, and no less than the schedule is long.
+
+    The last request is due before its schedule ends: ten at 10 requests/s are over after 0.9 s, and
+    the second that they stand for isn't.
+    """
+    was_stopped = bool(recording.having(Outcome.NOT_SENT).any())
+    if load.kind == "closed" or was_stopped:
+        return recording.elapsed_s
+    return max(recording.elapsed_s, load.duration_s)
+
+
+def _throughput(recording: Recording, load: Load) -> Measure:
+    name, method = "throughput_requests_per_s", "good answers over the round's time"
+    length_s = round_length_s(recording, load)
+    if length_s <= 0:
         return load_measure(name, None, method, reason="the round was over at once")
     done_ns = recording.done_ns[recording.having(Outcome.GOOD)]
-    value = len(done_ns) / recording.elapsed_s
+    value = len(done_ns) / length_s
     interval: Interval | None = None
     if len(done_ns) >= _FEWEST_A_WINDOW * _WINDOWS:
-        windows = max(_WINDOWS, int(recording.elapsed_s))
-        span_ns = recording.elapsed_s * 1e9
-        places = ((done_ns - recording.scheduled_ns[0]) / span_ns * windows).astype(np.int64)
-        counts = np.bincount(np.clip(places, 0, windows - 1), minlength=windows)
-        rates = np.asarray(counts * (windows / recording.elapsed_s), np.float64)
+        windows = max(_WINDOWS, int(length_s))
+        places = (done_ns - recording.scheduled_ns[0]) / (length_s * 1e9) * windows
+        counts = np.bincount(np.clip(places.astype(np.int64), 0, windows - 1), minlength=windows)
+        rates = np.asarray(counts * (windows / length_s), np.float64)
         interval = mean_interval(rates)
         method += "; batch means of equal stretches of time"
     return load_measure(name, value, method, interval=interval, n=len(done_ns))
@@ -249,7 +275,7 @@ def _offered(recording: Recording, load: Load) -> Measure:
     method = "requests that were sent over the time to the last end"
     if recording.elapsed_s <= 0:
         return load_measure(name, None, method, reason="the round was over at once")
-    count = int(sent.sum())
+    count = int((sent | recording.unanswered).sum())
     return load_measure(name, count / recording.elapsed_s, method, n=count)
 
 

@@ -85,14 +85,19 @@ class Rows:
         """Something a reader must know that is no failure."""
         self.notes[what] = self.notes.get(what, 0) + 1
 
-    def recording(self, cpu_s: float, stopped_ns: int) -> Recording:
-        """What was recorded; rows that never began end when the round did."""
+    def recording(self, cpu_s: float, stopped_ns: int | None = None) -> Recording:
+        """What was recorded.
+
+        Args:
+            cpu_s: that it took.
+            stopped_ns: when it was stopped: rows that were due and never began end then. None: it
+                wasn't, so all rows have their end.
+        """
         n = self.count
         scheduled_ns, done_ns, outcome = self.scheduled_ns[:n], self.done_ns[:n], self.outcome[:n]
         never = done_ns < 0
-        done_ns[never] = np.maximum(stopped_ns, scheduled_ns[never])
-        ended_ns = done_ns[outcome != Outcome.NOT_SENT]
-        last_ns = int(ended_ns.max()) if len(ended_ns) else stopped_ns
+        done_ns[never] = np.maximum(stopped_ns or 0, scheduled_ns[never])
+        last_ns = max(int(done_ns[~never].max(initial=0)), stopped_ns or 0)
         return Recording(
             scheduled_ns=scheduled_ns,
             sent_ns=self.sent_ns[:n],

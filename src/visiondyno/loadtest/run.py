@@ -22,12 +22,13 @@ from visiondyno.loadtest.redaction import (
     secrets_of,
     without_secrets,
 )
-from visiondyno.loadtest.rounds import RoundSetting, round_result
-from visiondyno.loadtest.search import find_rate
+from visiondyno.loadtest.rounds import RoundSetting, round_length_s, round_result
+from visiondyno.loadtest.search import find_rate, search_notes
 from visiondyno.loadtest.targets import PreparedTarget
 from visiondyno.loadtest.together import target_result
 from visiondyno.loadtest.watching.base import Watcher
 from visiondyno.loadtest.watching.choosing import watcher_for
+from visiondyno.loadtest.watching.window import watched
 from visiondyno.measurements.measure import Measures
 from visiondyno.probes.machine import capture_environment
 from visiondyno.probes.quiet import check_quiet
@@ -197,6 +198,11 @@ class _Run:
                     self._notes.append(f"The test ended in round {number}: {error.message}")
                     self._stop.set()
                     return
+        if not any(turn.rounds for turn in self.turns) and not self._stop.is_set():
+            raise SpecError(
+                f"The schedule holds no request in {self._spec.load.duration_s:g} s; make it "
+                "longer, or the rate higher."
+            )
 
     async def _round(self, turn: _Turn, number: int) -> None:
         is_first = number == 1 and not any(one.rounds for one in self.turns)
@@ -216,30 +222,25 @@ class _Run:
         if self._stop.is_set():
             return None, None
         started_at = _now()
-        if turn.watcher is not None:
-            await turn.watcher.start()
-        resources = None
-        try:
-            recording = await self._send(turn, load, self._spec.seed + _STAGGER * (number - 1),
-                                         stage)  # fmt: skip
-        finally:
-            if turn.watcher is not None:
-                resources = await turn.watcher.stop()
-                turn.told |= turn.watcher.measures()
+        seed = self._spec.seed + _STAGGER * (number - 1)
+        async with watched(turn.watcher) as window:
+            recording = await self._send(turn, load, seed, stage, window.open)
+        resources = window.resources
+        if turn.watcher is not None and resources is not None:
+            turn.told |= turn.watcher.measures()
         if not len(recording):
-            if self._stop.is_set():
-                return recording, None
-            raise SpecError(
-                f"The schedule holds no request in {load.duration_s:g} s; make it longer, or the "
-                "rate higher."
-            )
+            if not self._stop.is_set():
+                turn.notes[f"The random schedule of round {number} held no request"] = None
+            return None, None
         result = round_result(
             recording, self._setting(load), number=number, started_at=started_at,
             resources=resources,
         )  # fmt: skip
         for note in recording.notes:
             turn.notes[_note(note, recording.notes[note])] = None
-        cost = cost_usd_per_1000_requests(turn.spec.pricing, recording, resources)
+        cost = cost_usd_per_1000_requests(
+            turn.spec.pricing, recording, resources, round_length_s(recording, load)
+        )
         errors = {without_secrets(text, turn.secrets): n for text, n in result.errors.items()}
         return recording, result.model_copy(
             update={"cost_usd_per_1000_requests": cost, "errors": errors}
@@ -251,7 +252,7 @@ class _Run:
             return
         load = ClosedLoad(concurrency=1, requests=count,
                           duration_s=min(7 * 86_400, count * self._spec.timeout_s))  # fmt: skip
-        recording = await self._send(turn, load, self._spec.seed, "warming up", alone=True)
+        recording = await self._send(turn, load, self._spec.seed, "warming up")
         good = int(recording.having(Outcome.GOOD).sum())
         if good < len(recording) and not self._stop.is_set():
             statuses = sorted({str(status) for status in recording.status.tolist() if status})
@@ -261,8 +262,15 @@ class _Run:
             )
 
     async def _send(
-        self, turn: _Turn, load: Load, seed: int, stage: str, *, alone: bool = False
+        self,
+        turn: _Turn,
+        load: Load,
+        seed: int,
+        stage: str,
+        when_ready: Callable[[], None] | None = None,
     ) -> Recording:
+        alone = when_ready is None  # a warm-up
+
         def tell(progress: Progress) -> None:
             self._tell(RunProgress(stage, turn.prepared.name, progress))
 
@@ -274,6 +282,7 @@ class _Run:
             timeout_s=self._spec.timeout_s,
             connections=self._spec.connections,
             generators=1 if alone else self._spec.generators,
+            when_ready=when_ready or (lambda: None),
             on_progress=None if alone else tell,
             stop=self._stop,
         )
@@ -320,8 +329,7 @@ class _Run:
         kept = results.get(best) if best is not None else next(reversed(results.values()), None)
         if kept is not None:
             turn.rounds.append(kept.model_copy(update={"number": 1}))
-            if best is None:
-                turn.notes["No rate held; the round here is the last one tried"] = None
+            turn.notes |= dict.fromkeys(search_notes(turn.search))
 
     # ---- what came of it
 

@@ -13,6 +13,8 @@ FINEST = 0.05
 """A search ends within 5 %: closer rates differ less than the same rate does from try to try."""
 
 _PERCENTILE = 0.99
+GENERATOR = "the generator was the limit: "
+
 _ROOM = 1.15
 """A Poisson schedule of 662 requests on average holds fewer in half of all tries; with 15 % more
 it does in fewer than 1 of 10,000 (761 ± 27.6)."""
@@ -21,10 +23,14 @@ Steady = ConstantLoad | PoissonLoad
 RunAt = Callable[[Steady], Awaitable[Recording | None]]
 
 
-def load_at(load: Steady, rate_per_s: float) -> Steady:
-    """That load at a rate, as long as it was and long enough for LoadGen's bound on p99."""
+def load_at(load: Steady, rate_per_s: float, limit_ms: float) -> Steady:
+    """That load at a rate, long enough for LoadGen's bound on p99 and for a queue to show.
+
+    At `f` times its capacity a target falls behind by `(f - 1) * duration`. Only if that is over
+    the limit from `f = 1 + FINEST` on does a rate that can't be held for long not hold here.
+    """
     needed = minimum_queries(_PERCENTILE) * (_ROOM if load.kind == "poisson" else 1.01)
-    duration_s = max(load.duration_s, needed / rate_per_s)
+    duration_s = max(load.duration_s, needed / rate_per_s, limit_ms / 1000 / FINEST)
     return load.model_copy(update={"rate_per_s": rate_per_s, "duration_s": duration_s})
 
 
@@ -56,7 +62,7 @@ async def find_rate(
     search = RateBisection(first_per_s=load.rate_per_s, finest=FINEST)
     tries: list[RateTry] = []
     while (rate := search.next_rate()) is not None and not is_stopped():
-        recording = await run_at(load_at(load, rate))
+        recording = await run_at(load_at(load, rate, limit_ms))
         if recording is None or is_stopped():
             break
         done = judge_try(rate, recording, limit_ms, processes=processes, connections=connections)
@@ -88,7 +94,7 @@ def judge_try(
     elif bound.value > limit_ms:
         why_not = f"p99 is up to {bound.value:.4g} ms, over the limit of {limit_ms:g} ms"
     elif facts.was_bottleneck:
-        why_not = facts.why
+        why_not = f"{GENERATOR}{facts.why}"
     return RateTry(
         rate_per_s=rate_per_s,
         p99_ms=bound.value,
@@ -96,3 +102,17 @@ def judge_try(
         held=why_not is None,
         why_not=why_not,
     )
+
+
+def search_notes(search: RateSearch) -> list[str]:
+    """What a reader must know of how a search ended."""
+    best = search.best_rate_per_s
+    if best is None:
+        return ["No rate held; the round here is the last one tried"]
+    above = [one for one in search.tries if one.rate_per_s > best]
+    if not above:
+        return ["Every rate that was tried held, so the target holds this one or a higher one"]
+    nearest = min(above, key=lambda one: one.rate_per_s)
+    if (nearest.why_not or "").startswith(GENERATOR):
+        return ["The generator ended the search, so the target may hold a higher rate"]
+    return []

@@ -51,6 +51,7 @@ class Sender(abc.ABC):
     Attributes:
         finished: done when the last request has ended.
         begun: requests taken up and not waiting for a connection.
+        stopped_ns: when it was stopped; None: it wasn't.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Sender(abc.ABC):
         self._resent: set[int] = set()
         self._armed_ns = NEVER_NS
         self.begun = 0
-        self._is_stopped = False
+        self.stopped_ns: int | None = None
 
     # What a loop says.
 
@@ -110,6 +111,10 @@ class Sender(abc.ABC):
     def _drop_the_rest(self) -> None:
         """Never take up what wasn't."""
 
+    @property
+    def _is_stopped(self) -> bool:
+        return self.stopped_ns is not None
+
     # What the round does.
 
     def begin(self) -> None:
@@ -121,7 +126,7 @@ class Sender(abc.ABC):
         """Send nothing more; wait a little for answers, and finish."""
         if self._is_stopped:
             return
-        self._is_stopped = True
+        self.stopped_ns = time.monotonic_ns()
         self._waiting.clear()
         self._drop_the_rest()
         self._loop.call_later(min(GRACE_S, self._timeout_s), self._abandon)

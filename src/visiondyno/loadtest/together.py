@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from visiondyno.loadtest.redaction import public_url
 from visiondyno.loadtest.targets import PreparedTarget
-from visiondyno.measurements.measure import Measure, Measures
+from visiondyno.measurements.measure import Interval, Measure, Measures
+from visiondyno.measurements.percentiles import proportion_interval
 from visiondyno.measurements.repeats import merge_repeats
 from visiondyno.report.load_test import ColdStart, RateSearch, RoundResult, TargetResult
 
@@ -56,7 +57,45 @@ def _together(rounds: Sequence[Measures]) -> Measures:
     if not rounds:
         return {}
     merged = merge_repeats(rounds, "rounds")
+    if len(rounds) > 1:
+        each = [one["error_fraction"] for one in rounds]
+        merged["error_fraction"] = _counted(merged["error_fraction"], each)
     return {name: _inside(measure) for name, measure in merged.items()}
+
+
+def errors_together(rounds: Sequence[Measure]) -> tuple[float, Interval]:
+    """The error fraction of the requests of all rounds, counted together, and Wilson's interval.
+
+    Args:
+        rounds: measures with a value.
+    """
+    sent = sum(one.n or 0 for one in rounds)
+    failed = sum(round((one.value or 0) * (one.n or 0)) for one in rounds)
+    return failed / sent, proportion_interval(failed, sent)
+
+
+def hull(one: Interval | None, other: Interval) -> Interval:
+    """The narrowest interval that holds both; unbounded where one of them is."""
+    (low, high), (other_low, other_high) = one or other, other
+    return (
+        None if low is None or other_low is None else min(low, other_low),
+        None if high is None or other_high is None else max(high, other_high),
+    )
+
+
+def _counted(merged: Measure, each: Sequence[Measure]) -> Measure:
+    """No narrower than so many requests allow: rounds without an error are all alike.
+
+    Student's t of equal values is an interval of no width, whatever few requests they are of.
+    """
+    if merged.value is None:
+        return merged
+    return merged.model_copy(
+        update={
+            "interval": hull(merged.interval, errors_together(each)[1]),
+            "method": f"{merged.method}, and no less than Wilson's of all requests",
+        }
+    )
 
 
 def _inside(measure: Measure) -> Measure:

@@ -8,7 +8,7 @@ from visiondyno.loadtest.watching.base import Watcher
 from visiondyno.loadtest.watching.cgroup import CgroupWatcher
 from visiondyno.loadtest.watching.cloud_run import CloudRunWatcher
 from visiondyno.loadtest.watching.pid import PidWatcher
-from visiondyno.loadtest.watching.prometheus import PrometheusWatcher, without_user
+from visiondyno.loadtest.watching.prometheus import PrometheusWatcher, public_address
 from visiondyno.specs.load_test import (
     Pricing,
     TargetSpec,
@@ -76,7 +76,7 @@ def metrics_url(url: str) -> str:
         host, port, parts = None, None, urlsplit("")
     if parts.scheme not in {"http", "https"} or not host:
         raise SpecError(
-            f"'{without_user(url)}' is no http:// or https:// address, so it has no /metrics."
+            f"'{public_address(url)}' is no http:// or https:// address, so it has no /metrics."
         )
     host = f"[{host}]" if ":" in host else host
     return urlunsplit((parts.scheme, f"{host}:{port}" if port else host, "/metrics", "", ""))
@@ -87,5 +87,5 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise SpecError(f"The address '{without_user(url)}' isn't a URL.") from None
+        raise SpecError(f"The address '{public_address(url)}' isn't a URL.") from None
     return parts.scheme, parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme)

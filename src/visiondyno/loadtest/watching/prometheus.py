@@ -12,6 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from visiondyno.errors import SpecError, Unavailable
+from visiondyno.loadtest.redaction import public_url
 from visiondyno.loadtest.watching.base import Clock, CounterSum, Reading, SamplingWatcher
 from visiondyno.loopback import past_proxies
 
@@ -49,7 +50,7 @@ async def read_page(client: httpx.AsyncClient, url: str) -> MetricsPage:
         Unavailable: nothing answered, or not with the page.
         SpecError: the answer isn't in Prometheus' format.
     """
-    shown = without_user(url)
+    shown = public_address(url)
     try:
         async with client.stream("GET", url, headers=_ACCEPTED) as answer:
             status = answer.status_code
@@ -144,7 +145,7 @@ class PrometheusWatcher(SamplingWatcher):
         """Watches the page at `url`, asked for with `headers`."""
         super().__init__(interval_s, clock)
         self._url = url
-        self._shown = without_user(url)
+        self._shown = public_address(url)
         self._make_client = client or partial(metrics_client, url, headers)
         self._client: httpx.AsyncClient | None = None
         self._cpu = CounterSum()
@@ -205,10 +206,13 @@ def metrics_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.
     try:
         mounts = past_proxies(url)
     except ValueError:
-        raise SpecError(f"The address of metrics '{without_user(url)}' isn't a URL.") from None
+        raise SpecError(f"The address of metrics '{public_address(url)}' isn't a URL.") from None
     return httpx.AsyncClient(headers=dict(headers or {}), timeout=_TIMEOUT_S, mounts=mounts)
 
 
-def without_user(url: str) -> str:
-    """The URL without user and password, for records and messages."""
-    return re.sub(r"//[^/?#]*@", "//", url)
+def public_address(url: str) -> str:
+    """The URL without user, password and the values of secret parameters, for records, messages."""
+    try:
+        return public_url(url)
+    except ValueError:  # no URL, as the message says
+        return re.sub(r"//[^/?#]*@|\?.*", "//", url)
