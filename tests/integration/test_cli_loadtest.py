@@ -13,7 +13,7 @@ import yaml
 
 from answering import answering, command
 from visiondyno.report.load_test import LoadTestResult
-from visiondyno.report.load_test_files import read_load_test
+from visiondyno.report.load_test_files import load_test_json, read_load_test
 
 DYNO = [
     sys.executable,
@@ -139,7 +139,12 @@ def test_only_json_goes_to_standard_output_where_that_was_asked(steady, tmp_path
         (["http://127.0.0.1:1/", "--cold-start"], "needs either --command"),
         (["http://127.0.0.1:1/", "--out", "taken/below"], "can't be made"),
         (["http://127.0.0.1:1/", "--strategies", "m"], "starts servers of its own"),
-        (["http://127.0.0.1:1/", "--find-rate"], "latency_limit_ms"),
+        (["http://127.0.0.1:1/", "--find-rate"], "give it with --limit-p99-ms"),
+        (["http://127.0.0.1:1/", "--replicas", "3"], "--replicas belongs to --strategies"),
+        (["http://127.0.0.1:1/", "--idle-timeout", "3s"], "--idle-timeout belongs to"),
+        (["http://127.0.0.1:1/", "--repeat", "3"], "--repeat belongs to --cold-start and"),
+        (["http://127.0.0.1:1/", "--record", "loadtest.json"], "leave URLs and its flags out"),
+        (["--record", "none.json"], "none.json"),
     ],
 )
 def test_what_cannot_be_ends_before_any_round(arguments, said, tmp_path):
@@ -148,6 +153,20 @@ def test_what_cannot_be_ends_before_any_round(arguments, said, tmp_path):
     assert said in done.stderr
     assert "round" not in done.stderr.replace("round ends", "")
     assert "Traceback" not in done.stderr
+
+
+def test_a_record_of_another_machine_becomes_a_report_again(tmp_path):
+    from load_test_factory import a_result, a_target
+
+    result = a_result(a_target("far-away"))
+    record = tmp_path / "there.json"
+    record.write_text(load_test_json(result), encoding="utf-8")
+    done = dyno("--record", record, "--out", "here", cwd=tmp_path)
+    assert "far-away" in done.stdout
+    assert read_load_test(tmp_path / "here/loadtest.json") == result
+    assert "far-away" in (tmp_path / "here/loadtest.html").read_text(encoding="utf-8")
+    failed = dyno("--record", record, "--fail-if", "p99>1us", cwd=tmp_path, code=3)
+    assert "far-away" in failed.stderr
 
 
 def test_a_watched_process_that_is_not_there_is_said_at_once(steady, tmp_path):
@@ -161,7 +180,10 @@ def test_a_schedule_without_a_request_is_said(steady, tmp_path):
     assert "holds no request" in done.stderr
 
 
-def test_ctrl_c_keeps_what_was_measured(steady, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)], ids=["ctrl-c", "timeout"]
+)
+def test_a_stop_keeps_what_was_measured(steady, tmp_path, number, times):
     url, _ = steady
     process = subprocess.Popen(
         [*DYNO, url, "--rate", "50", "--duration", "5m", "--rounds", "3"],
@@ -171,7 +193,13 @@ def test_ctrl_c_keeps_what_was_measured(steady, tmp_path):
         for line in process.stderr:
             if line.startswith("round 1"):
                 break
-        threading.Timer(1.5, process.send_signal, [signal.SIGINT]).start()
+
+        def stop():
+            for _ in range(times):
+                process.send_signal(number)
+                time.sleep(0.05)
+
+        threading.Timer(1.5, stop).start()
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()

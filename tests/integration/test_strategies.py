@@ -64,7 +64,8 @@ def test_both_strategies_go_through_the_same_pattern() -> None:
 def test_a_model_that_cannot_be_served_is_told_by_its_own_words(tmp_path: Path) -> None:
     plan = StrategyPlan(str(tmp_path / "none.onnx"), cold_starts=1)
     with pytest.raises(OperationFailed, match=r"none\.onnx"):
-        asyncio.run(run_strategy_test(plan))
+        asyncio.run(run_strategy_test(plan, logs=tmp_path))
+    assert "none.onnx" in (tmp_path / "always-warm.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -86,13 +87,23 @@ def test_the_command_prints_the_table_and_writes_the_record(tmp_path: Path) -> N
         (("http://127.0.0.1:1",), "servers of its own"),
         (("--fail-if", "p99>1s"), "--fail-if"),
         (("--cold-start",), "--cold-start"),
+        (("--rounds", "3"), "--rounds"),
+        (("--idle-timeout", "0"), "--idle-timeout must be above 0"),
     ],
-    ids=["a URL", "a condition", "cold starts"],
+    ids=["a URL", "a condition", "cold starts", "rounds", "no time"],
 )
 def test_what_strategies_would_not_heed_is_refused(others: tuple[str, ...], word: str) -> None:
     done = dyno_strategies("fake:detection", *others)
     assert done.returncode == 2
     assert word in done.stderr
+
+
+def test_strategies_of_a_model_that_is_not_there_start_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    done = dyno_strategies(str(tmp_path / "none.onnx"), "--out", str(out))
+    assert done.returncode != 0
+    assert "none.onnx" in done.stderr
+    assert not out.exists()
 
 
 def dyno_strategies(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -67,7 +67,7 @@ def test_each_kind_of_load_has_flags(given, load):
         ({"name": ("a", "b")}, "2 of --name for 1 targets"),
         ({"price_per_hour": (1.0,), "cloud_run_price": ("request:1:1",)}, "two prices"),
         ({"cloud_run_price": ("1:1",)}, "BILLING:VCPUS:GIB"),
-        ({"find_rate": True}, "latency_limit_ms"),
+        ({"find_rate": True}, "give it with --limit-p99-ms"),
         ({"rate": -1.0}, "rate_per_s"),
         ({"image": ("a.jpg",), "json": "1"}, "give one of"),
         ({"rounds": 0}, "rounds"),

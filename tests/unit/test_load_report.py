@@ -1,5 +1,6 @@
 """The forms of a load test's record: JSON and back, Markdown, the terminal, the page's text."""
 
+import dataclasses
 import io
 import json
 
@@ -11,6 +12,7 @@ from visiondyno.cli.loadtest_summary import print_load_test
 from visiondyno.errors import SpecError, StorageFull
 from visiondyno.loadtest.differences import target_differences
 from visiondyno.loadtest.rounds import MOST_SINGLES
+from visiondyno.loadtest.strategies import StrategyPlan
 from visiondyno.measurements.measure import Measure
 from visiondyno.report.charts.load_course import MOST_BUCKETS, bucket_s, buckets
 from visiondyno.report.charts.load_percentiles import tail_points
@@ -160,7 +162,7 @@ def test_a_search_without_a_rate_says_so():
 def test_strategies_alone_have_all_forms():
     result = a_result().model_copy(
         update={"targets": (), "differences": (), "strategies": some_strategies(),
-                "spec": {"model": "m", "replicas": 2}}
+                "spec": dataclasses.asdict(StrategyPlan("m"))}
     )  # fmt: skip
     assert "always-warm 2" in printed(result)
     assert "Scaling strategies" in load_test_markdown(result)

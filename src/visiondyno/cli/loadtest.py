@@ -18,7 +18,7 @@ from visiondyno.cli.loadtest_flags import (
     target_flags,
     test_flags,
 )
-from visiondyno.cli.loadtest_options import spec_of
+from visiondyno.cli.loadtest_options import spec_of, strategy_plan
 from visiondyno.errors import SpecError
 from visiondyno.specs.load_test import LoadTestSpec
 
@@ -69,6 +69,12 @@ _EPILOG = (
     "--fail-if", multiple=True, metavar="CONDITION",
     help="Exit with 3 where it holds, such as 'p99>200ms', 'errors>1%' or 'throughput<50'.",
 )  # fmt: skip
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Write the report of this record, as loadtest.json or --json-out has it; nothing is sent.",
+)
 def command(
     *,
     urls: tuple[str, ...],
@@ -77,13 +83,14 @@ def command(
     json_out: str | None,
     export_jmeter: Path | None,
     fail_if: tuple[str, ...],
+    record: Path | None,
     cold_start: bool,
     start_command: str | None,
     idle_wait: float | None,
     repeat: int | None,
     strategies: str | None,
-    replicas: int,
-    idle_timeout: float,
+    replicas: int | None,
+    idle_timeout: float | None,
     **given: Any,
 ) -> int:
     """Put one or more targets under a load, and report how they behave.
@@ -95,10 +102,18 @@ def command(
     from visiondyno.report.load_test_gate import parse_load_conditions, raise_if_failed
 
     conditions = parse_load_conditions(fail_if)
+    if record is not None:
+        result = _recorded(record, (urls, config, export_jmeter, strategies, options.given(given)))
+        _make_folder(out)
+        _report(result, out, json_out)
+        raise_if_failed(result, conditions)
+        return 0
     if strategies is not None:
         _check_strategies(urls, cold_start=cold_start, others=(conditions, export_jmeter, config))
-        plan = _plan(strategies, replicas, idle_timeout, repeat, options.given(given))
+        how_many = {"replicas": replicas, "idle_timeout_s": idle_timeout, "cold_starts": repeat}
+        plan = strategy_plan(strategies, options.given({**how_many, **given}))
         return _compare_strategies(plan, out, json_out)
+    _check_belongings(cold_start, repeat=repeat, replicas=replicas, idle_timeout=idle_timeout)
     spec = spec_of(urls, config, options.given(given))
     if export_jmeter is not None:
         return _export(spec, export_jmeter)
@@ -180,32 +195,20 @@ def _check_strategies(urls: tuple[str, ...], *, cold_start: bool, others: tuple[
         )
 
 
-def _plan(
-    model: str,
-    replicas: int,
-    idle_timeout_s: float,
-    repeat: int | None,
-    given: dict[str, Any],
-) -> "StrategyPlan":
-    from visiondyno.loadtest.strategies import StrategyPlan
+def _recorded(record: Path, others: tuple[Any, ...]) -> "LoadTestResult":
+    if any(others):
+        raise SpecError("--record shows a test that has been run; leave URLs and its flags out.")
+    from visiondyno.report.load_test_files import read_load_test
 
-    fields: dict[str, Any] = {
-        "rate_per_s": given.get("rate"),
-        "steady_s": given.get("duration"),
-        "images": given.get("image"),
-        "usd_per_replica_hour": (given.get("price_per_hour") or (None,))[0],
-        "cold_starts": repeat,
-    }
-    steady_s = given.get("duration")
-    if steady_s is not None:
-        # A short test is to be short in all its parts.
-        fields |= {"idle_s": min(5.0, steady_s), "burst_s": min(5.0, steady_s)}
-    return StrategyPlan(
-        model=model,
-        replicas=replicas,
-        idle_timeout_s=idle_timeout_s,
-        **{name: value for name, value in fields.items() if value is not None},
-    )
+    return read_load_test(record)
+
+
+def _check_belongings(cold_start: bool, **of_others: float | None) -> None:
+    """Flags that would have no effect are refused, not ignored."""
+    for name, value in of_others.items():
+        if value is not None and not (name == "repeat" and cold_start):
+            where = "--cold-start and --strategies" if name == "repeat" else "--strategies"
+            raise SpecError(f"--{name.replace('_', '-')} belongs to {where}; give it too.")
 
 
 def _compare_strategies(plan: "StrategyPlan", out: Path, json_out: str | None) -> int:
@@ -217,7 +220,7 @@ def _compare_strategies(plan: "StrategyPlan", out: Path, json_out: str | None) -
     with LoadTestDisplay() as display:
         result = run(
             _until_stopped(
-                lambda _: run_strategy_test(plan, display.show), display.say, keeps=False
+                lambda _: run_strategy_test(plan, display.show, out), display.say, keeps=False
             )
         )
     _report(result, out, json_out)
@@ -230,13 +233,14 @@ async def _until_stopped(
     *,
     keeps: bool = True,
 ) -> "LoadTestResult":
-    """Run it; the first signal stops the sending, a second one (or not `keeps`) everything."""
+    """Run it; a signal stops the sending, a second Ctrl-C (or not `keeps`) everything."""
     stop = threading.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work(stop))
 
-    def interrupted() -> None:
-        if stop.is_set() or not keeps:
+    def interrupted(number: int) -> None:
+        # `timeout` and the like send SIGTERM twice at once: no reason to lose what was measured.
+        if not keeps or (stop.is_set() and number == signal.SIGINT):
             task.cancel()
         else:
             stop.set()
@@ -244,7 +248,7 @@ async def _until_stopped(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(number, interrupted)
+            loop.add_signal_handler(number, interrupted, number)
     try:
         return await task
     except asyncio.CancelledError as error:

@@ -154,10 +154,10 @@ def strategy_flags(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Compare replicas that are always warm with ones that scale to zero, by "
                 f"servers of this model on this machine. [MODEL: {DEFAULT_MODEL}]",
             ),
-            click.option("--replicas", type=click.IntRange(1, 64), default=2, show_default=True,
-                         metavar="N", help="Of --strategies."),
-            click.option("--idle-timeout", callback=_time, default="5s", show_default=True,
-                         metavar="TIME", help="Of --strategies, before a replica is ended."),
+            click.option("--replicas", type=click.IntRange(1, 64), metavar="N",
+                         help="Of --strategies. [default: 2]"),
+            click.option("--idle-timeout", callback=_time, metavar="TIME",
+                         help="Of --strategies, before a replica is ended. [default: 5s]"),
         )
     ):  # fmt: skip
         function = option(function)

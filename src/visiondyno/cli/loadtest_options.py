@@ -4,12 +4,15 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import SpecError
 from visiondyno.report.yaml_spec import read_fields, read_text
 from visiondyno.specs.load_test import LoadTestSpec
 from visiondyno.specs.operations import parse
+
+if TYPE_CHECKING:
+    from visiondyno.loadtest.strategies import StrategyPlan
 
 _SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -29,6 +32,12 @@ _TEST_FLAGS = {
     "limit_p99_ms": "latency_limit_ms",
     "find_rate": "find_rate",
     "pause": "pause_s",
+}
+_STRATEGY_FLAGS = {
+    "rate": "rate_per_s",
+    "duration": "steady_s",
+    "image": "images",
+    "price_per_hour": "usd_per_replica_hour",
 }
 
 Given = dict[str, Any]
@@ -60,8 +69,46 @@ def spec_of(urls: Sequence[str], config: Path | None, given: Given) -> LoadTestS
     if any(name in given for name in _LOAD_FLAGS):
         fields["load"] = _load(fields.get("load"), given)
     fields |= {field: given[name] for name, field in _TEST_FLAGS.items() if name in given}
+    if "find_rate" in given and fields.get("latency_limit_ms") is None:
+        raise SpecError(
+            "--find-rate needs the limit that p99 must keep; give it with --limit-p99-ms, such as "
+            "--limit-p99-ms 100."
+        )
     spec: LoadTestSpec = parse(LoadTestSpec, fields, what)
     return spec
+
+
+def strategy_plan(model: str, given: Given) -> "StrategyPlan":
+    """What `--strategies MODEL` compares.
+
+    Args:
+        model: model reference.
+        given: flags; those that weren't given are missing.
+
+    Raises:
+        SpecError: a flag has no meaning here, or a value is wrong.
+        ModelError: there is no such model.
+    """
+    from visiondyno.loadtest.strategies import StrategyPlan
+    from visiondyno.runtimes.references import resolve_reference
+
+    others = sorted(set(given) - {*_STRATEGY_FLAGS, "replicas", "idle_timeout_s", "cold_starts"})
+    if others:
+        raise SpecError(
+            f"--{others[0].replace('_', '-')} has no effect on --strategies; leave it out."
+        )
+    for name in ("rate", "duration", "idle_timeout_s"):
+        if name in given and not given[name] > 0:
+            flag = name.removesuffix("_s").replace("_", "-")
+            raise SpecError(f"--{flag} must be above 0, got {given[name]:g}.")
+    resolve_reference(model)
+    fields = {_STRATEGY_FLAGS.get(name, name): value for name, value in given.items()}
+    if "usd_per_replica_hour" in fields:
+        (fields["usd_per_replica_hour"],) = given["price_per_hour"][:1]
+    if "steady_s" in fields:
+        # A short test is to be short in all its parts.
+        fields |= {part: min(5.0, fields["steady_s"]) for part in ("idle_s", "burst_s")}
+    return StrategyPlan(model=model, **fields)
 
 
 def seconds_of(text: str, flag: str) -> float:

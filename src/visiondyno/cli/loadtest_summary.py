@@ -17,9 +17,9 @@ from visiondyno.report.load_test_facts import (
     generator_lines,
     is_closed,
     load_words,
+    nothing_good_lines,
     resource_rows,
     status_counts,
-    strategy_names,
 )
 from visiondyno.report.load_test_measures import (
     LOAD_MEASURES,
@@ -28,6 +28,7 @@ from visiondyno.report.load_test_measures import (
     measure_value,
     shown_unit,
 )
+from visiondyno.report.load_test_strategies import strategy_names
 
 _MOST_ERRORS = 5
 
@@ -49,7 +50,8 @@ def print_load_test(result: LoadTestResult, console: Console) -> None:
 
 def warnings_of(result: LoadTestResult) -> list[str]:
     """What a reader of the figures must know."""
-    found = [
+    found = [f"No good answer from {line}" for line in nothing_good_lines(result)]
+    found += [
         f"The generator was the limit ({name}): {why}"
         for name, why in generator_lines(result.targets)
     ]

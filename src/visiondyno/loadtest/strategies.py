@@ -87,9 +87,16 @@ class StrategyPlan:
 
 
 async def run_strategies(
-    plan: StrategyPlan, on_progress: Callable[[str], None] = lambda _: None
+    plan: StrategyPlan,
+    on_progress: Callable[[str], None] = lambda _: None,
+    logs: Path | None = None,
 ) -> tuple[StrategyRow, ...]:
     """Both strategies, one after the other; minutes.
+
+    Args:
+        plan: what both go through.
+        on_progress: told of each step.
+        logs: folder that keeps what the servers write, `STRATEGY.log`; None: nothing is kept.
 
     Raises:
         SpecError: the model or an option is wrong, or no server could be started.
@@ -100,7 +107,7 @@ async def run_strategies(
         images = plan.images or (_street_scene(Path(folder)),)
         rows = []
         for strategy in STRATEGIES:
-            run = _Run(plan, strategy, images, Path(folder), on_progress)
+            run = _Run(plan, strategy, images, logs or Path(folder), on_progress)
             rows.append(await run.row())
         return tuple(rows)
 

@@ -8,12 +8,10 @@ from visiondyno.report.format import number, plural
 from visiondyno.report.load_test import (
     LoadTestResult,
     RateSearch,
-    StrategyRow,
     TargetDifference,
     TargetResult,
 )
 from visiondyno.report.load_test_measures import (
-    LOAD_MEASURES,
     PERCENTILES,
     in_shown_unit,
     interval_in,
@@ -116,6 +114,10 @@ def cards(result: LoadTestResult) -> list[tuple[str, str, str]]:
             found += _more_cards(target)
         if target.search is not None:
             found.append(_search_card(target.search, "" if one else f"{target.name}: "))
+    for whose, title, text, interval, verdict in difference_rows(result.differences):
+        if title == load_title("latency_p99_ms"):
+            more = f"{verdict}, 95 %: {interval}" if interval else verdict
+            found.append((f"{whose} against {result.targets[0].name}: p99", text, more))
     return found
 
 
@@ -239,11 +241,6 @@ def difference_rows(found: Sequence[TargetDifference]) -> list[tuple[str, str, s
     return rows
 
 
-def strategy_names(rows: Sequence[StrategyRow]) -> list[str]:
-    """The measures that any strategy has, in the order of `LOAD_MEASURES`."""
-    return [name for name in LOAD_MEASURES if any(name in row.measures for row in rows)]
-
-
 def stage_names(targets: Sequence[TargetResult]) -> list[str]:
     """The stages that any target told of, in the order of their first appearance."""
     names = [name for target in targets for one in target.rounds for name in one.stages]
@@ -258,6 +255,44 @@ def generator_lines(targets: Sequence[TargetResult]) -> list[tuple[str, str]]:
         if reasons:
             share = f" ({len(reasons)} of {len(target.rounds)} rounds)"
             found.append((target.name, reasons[0] + (share if len(target.rounds) > 1 else "")))
+    return found
+
+
+_HINTS = {
+    400: "see in the target's pages what it takes",
+    401: "give its key with --header 'Authorization: Bearer …'",
+    403: "give its key with --header 'Authorization: Bearer …'",
+    404: "there is nothing at this path; see whether the URL is right",
+    413: "what was sent is larger than the target takes",
+    415: "see in the target's pages which kind of body it takes",
+    422: "see in the target's pages what it takes",
+}
+_REDIRECTS = "redirects aren't followed; give the address that it leads to"
+_NO_BODY = (
+    "it was asked without a body; give what it takes with --image, --json or --body, or another "
+    "--method"
+)
+
+
+def nothing_good_lines(result: LoadTestResult) -> list[str]:
+    """For each target of which no answer was good, how most requests ended, and what may help."""
+    bodies = {"images", "body_file", "json_body"}
+    asked = result.spec.get("targets", [])
+    found = []
+    for place, target in enumerate(result.targets):
+        if not target.rounds or any(one.outcomes.get("good") for one in target.rounds):
+            continue
+        spec = asked[place] if place < len(asked) else {}
+        codes = code_counts(target)
+        status = int(max(codes, key=lambda code: codes[code])) if codes else 0
+        errors = error_counts(target)
+        most = max(errors, key=lambda text: errors[text]) if errors else "none came in time"
+        has_body = any(spec.get(name) for name in bodies)
+        if status in {400, 405, 411, 415, 422} and not has_body:
+            hint = _NO_BODY
+        else:
+            hint = _REDIRECTS if 300 <= status < 400 else _HINTS.get(status, "")
+        found.append(f"{target.name}: {most}" + (f"; {hint}." if hint else "."))
     return found
 
 

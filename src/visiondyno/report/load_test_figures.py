@@ -16,6 +16,7 @@ from visiondyno.report.charts.load_percentiles import percentile_curves
 from visiondyno.report.figures import NARROW, WIDE, Figure
 from visiondyno.report.format import MIB
 from visiondyno.report.load_test import ColdStart, LoadTestResult, TargetResult
+from visiondyno.report.load_test_strategies import strategy_starts
 
 MOST_TARGETS = 8
 """Targets that are drawn one by one."""
@@ -82,7 +83,7 @@ def resource_figures(targets: Sequence[TargetResult]) -> list[Figure]:
 def cold_start_figures(result: LoadTestResult) -> list[Figure]:
     """Cold starts of targets and strategies."""
     owners = [(target.name, target.cold_starts) for target in result.targets]
-    owners += [(f"{row.strategy} {row.replicas}", row.cold_starts) for row in result.strategies]
+    owners += [part for row in result.strategies for part in strategy_starts(row)]
     rows: list[tuple[str, ColdStart]] = [
         (name if len(starts) == 1 else f"{name}, {place}", one)
         for name, starts in owners

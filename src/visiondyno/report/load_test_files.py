@@ -14,6 +14,11 @@ from visiondyno.whole_file import write_whole
 
 RECORD = "loadtest.json"
 SCHEMA = "visiondyno.loadtest/1"
+_STRATEGIES_HEADER = """\
+# What --strategies compared: dyno loadtest --strategies {model} --replicas {replicas} \
+--idle-timeout {idle_timeout_s:g}s --rate {rate_per_s:g} --duration {steady_s:g}s
+# It is no test for --config.
+"""
 _HEADER = """\
 # Repeats this load test: dyno loadtest --config spec.yaml
 # What was secret is hidden here; give it again as a flag.
@@ -40,13 +45,17 @@ def write_load_test(result: LoadTestResult, folder: Path) -> dict[str, Path]:
         "json": (RECORD, load_test_json(result)),
         "html": ("loadtest.html", load_test_html(result)),
         "md": ("loadtest.md", load_test_markdown(result)),
-        "yaml": ("spec.yaml", _HEADER + spec_yaml(result)),
+        "yaml": ("spec.yaml", _header(result) + spec_yaml(result)),
     }
     written = {}
     for form, (name, text) in forms.items():
         written[form] = folder / name
         write_whole(written[form], text.encode(), "The report", "choose another folder with --out")
     return written
+
+
+def _header(result: LoadTestResult) -> str:
+    return _HEADER if "targets" in result.spec else _STRATEGIES_HEADER.format(**result.spec)
 
 
 def read_load_test(path: Path) -> LoadTestResult:

@@ -21,10 +21,10 @@ from visiondyno.report.load_test_facts import (
     headline,
     is_closed,
     main_rows,
+    nothing_good_lines,
     resource_rows,
     stage_names,
     status_counts,
-    strategy_names,
     subtitle,
     told_lines,
 )
@@ -41,6 +41,12 @@ from visiondyno.report.load_test_measures import (
     measure_interval,
     measure_value,
     shown_unit,
+)
+from visiondyno.report.load_test_strategies import (
+    strategy_cards,
+    strategy_figures,
+    strategy_lead,
+    strategy_names,
 )
 from visiondyno.report.page import render_page
 from visiondyno.report.plots import Canvas, dash, series_class
@@ -59,7 +65,8 @@ def _words(result: LoadTestResult) -> dict[str, Any]:
         "subtitle": subtitle(result),
         "closed_loop": CLOSED_LOOP if is_closed(result) else None,
         "generator": generator_lines(result.targets),
-        "cards": cards(result),
+        "nothing_good": nothing_good_lines(result),
+        "cards": [*cards(result), *strategy_cards(result.strategies)],
         "sentence": sentence,
         "plural": plural,
         "yaml": spec_yaml(result),
@@ -82,6 +89,7 @@ def _tables(result: LoadTestResult) -> dict[str, Any]:
         "error_counts": error_counts,
         "stage_names": stage_names(result.targets),
         "strategies": strategy_names(result.strategies),
+        "strategy_lead": strategy_lead(result.spec),
         "meanings": {name: kind.meaning for name, kind in LOAD_MEASURES.items()},
         "load_title": load_title,
         "unit_of": lambda name: shown_unit(LOAD_MEASURES[name].unit),
@@ -99,6 +107,11 @@ def _plots(result: LoadTestResult) -> dict[str, Any]:
         "resources": resource_figures(result.targets),
         "cold": cold_start_figures(result),
         "searches": search_figures(result.targets),
+        "profiles": strategy_figures(result.strategies),
+        "profile_keys": [
+            (f"{row.strategy} {row.replicas}", _key(place))
+            for place, row in enumerate(result.strategies)
+        ],
         "ends": [(words, css) for _, words, css in ENDS],
         "phases": [(words, css) for _, words, css in COLD_PHASES],
         "phases_told": _phases_told(result),

@@ -17,7 +17,6 @@ from visiondyno.report.load_test_facts import (
     main_rows,
     resource_rows,
     status_counts,
-    strategy_names,
     subtitle,
     told_lines,
 )
@@ -27,6 +26,11 @@ from visiondyno.report.load_test_measures import (
     measure_interval,
     measure_value,
     shown_unit,
+)
+from visiondyno.report.load_test_strategies import (
+    strategy_lead,
+    strategy_names,
+    strategy_starts,
 )
 
 
@@ -146,7 +150,7 @@ def _cold_starts(result: LoadTestResult) -> str:
     fields = ("total_ms", "process_start_ms", "model_load_ms", "first_inference_ms", "rest_ms",
               "warm_ms")  # fmt: skip
     owners = [(target.name, target.cold_starts) for target in result.targets]
-    owners += [(row.strategy, row.cold_starts) for row in result.strategies]
+    owners += [part for row in result.strategies for part in strategy_starts(row)]
     rows = [
         [name, *["–" if (ms := getattr(one, field)) is None else number(ms) for field in fields]]
         for name, starts in owners
@@ -167,7 +171,8 @@ def _strategies(result: LoadTestResult) -> str:
                                 for row in result.strategies]]
         for name in strategy_names(result.strategies)
     ]  # fmt: skip
-    return "## Scaling strategies\n\n" + _table(head, rows)
+    lead = _text(strategy_lead(result.spec))
+    return f"## Scaling strategies\n\n{lead}\n\n" + _table(head, rows)
 
 
 def _measure_head(name: str) -> str:

@@ -60,10 +60,17 @@ LOAD_MEASURES: dict[str, MeasureKind] = {
     ),
     "warm_latency_p50_ms": MeasureKind("Warm p50", "ms", "lower", "With replicas running."),
     "warm_latency_p99_ms": MeasureKind("Warm p99", "ms", "lower", "With replicas running."),
+    "burst_latency_p50_ms": MeasureKind("Burst p50", "ms", "lower", "While the load jumps."),
     "burst_latency_p99_ms": MeasureKind("Burst p99", "ms", "lower", "While the load jumps."),
+    "burst_error_fraction": MeasureKind(
+        "Burst errors", "fraction", "lower", "Of the burst, without a good answer."
+    ),
     "idle_memory_bytes": MeasureKind("Memory idle", "bytes", "lower", "Without any request."),
     "idle_cpu_cores": MeasureKind("CPU idle", "cores", "lower", "Without any request."),
     "busy_cpu_cores": MeasureKind("CPU busy", "cores", "lower", "Under the load."),
+    "replica_seconds": MeasureKind(
+        "Replica time", "s", "lower", "Ready replicas times time, over the whole pattern."
+    ),
 }
 """All names that a record of a load test uses, in the order of its tables."""
 
