@@ -310,10 +310,7 @@ class Pool:
         self._forget_ended()
 
     def _forget_ended(self) -> None:
-        """What was given up leaves the queue: neither its place nor its image is kept.
-
-        Those behind it then may be let through, as the head's batch delay isn't theirs.
-        """
+        """What was given up leaves the queue: neither its place nor its image is kept."""
         self._queue = deque(one for one in self._queue if not one.done.done())
         self._dispatch()
 
@@ -340,9 +337,6 @@ class Pool:
     def _dispatch(self) -> None:
         """Hand out what can be handed out now."""
         while self._queue:
-            if self._queue[0].done.done():
-                self._queue.popleft()  # its request was cancelled a moment ago
-                continue
             able = self.fleet.able
             member = self._next_member(able)
             if member is None:
@@ -380,10 +374,7 @@ class Pool:
         self._dispatch()
 
     def _take_batch(self, free: int) -> list[_Waiting]:
-        """From the head of the queue: of one kind, and no more than a fair share of the free.
-
-        What a replica died of is tried again alone: if the next dies too, it is known which.
-        """
+        """Of one kind, at most a fair share of the free; what a replica died of goes alone."""
         queue = self._queue
         most = min(self._max_batch, -(-len(queue) // max(1, free)))
         batch = [queue.popleft()]
