@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from visiondyno.specs.operations import DATA_HELP
-
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -61,7 +59,11 @@ access_log = click.option(
     metavar="FILE|-",
     help="Write a line for each request to this file, or to standard output (-). [default: none]",
 )
-data = click.option("--data", metavar="REF", help=f"Labelled images: {DATA_HELP}.")
+data = click.option(
+    "--data",
+    metavar="REF",
+    help="Labelled images: a folder, a file, or a name such as street:demo, digits or mnist:test.",
+)
 classes = click.option(
     "--classes",
     multiple=True,

@@ -1,4 +1,8 @@
-"""An inference server from its start to its end."""
+"""An inference server from its start to its end.
+
+What this module imports is little: the sooner it spawns the first replica, the sooner the server is
+ready, and all else is imported while that starts.
+"""
 
 import asyncio
 import contextlib
@@ -8,29 +12,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from visiondyno.api.listening import address_of, listen
-from visiondyno.serving.addresses import AllowedHosts
-from visiondyno.serving.app import make_app
 from visiondyno.serving.asked import Asked, options_of
 from visiondyno.serving.config import ServingConfig
-from visiondyno.serving.grpc_service import Authorise, start_grpc
-from visiondyno.serving.http_server import HttpServer
-from visiondyno.serving.inference import Inference
-from visiondyno.serving.keys import Keys
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, PoolLimits
-from visiondyno.serving.protocol import InferenceProtocol
 from visiondyno.serving.replicas import Listener, Readiness, Replica
 from visiondyno.serving.statistics import Statistics
-from visiondyno.serving.urls import Fetcher
 from visiondyno.telemetry.access import AccessLog
-from visiondyno.telemetry.traces import Tracing, start_tracing
 
-_GRPC_GRACE_S = 5.0
-"""For answers that are made already; what runs is waited for before."""
+if TYPE_CHECKING:
+    from visiondyno.serving.front import Front
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +71,20 @@ async def serve(
         listener = listen(config.host, config.port)
         closing.callback(listener.close)
         access_log = _open_access_log(config, closing)
-        tracing = start_tracing("visiondyno-serve")
-        closing.push_async_callback(asyncio.to_thread, tracing.close)
         metrics = ServingMetrics(CollectorRegistry(), config.model_name)
         statistics = Statistics()
         pool = _make_pool(config, metrics, statistics)
         closing.push_async_callback(pool.close)
-        inference = Inference(pool, metrics, tracing, statistics)
-        protocol = InferenceProtocol(inference, config)
-        fetch = Fetcher(AllowedHosts(config.allow_url_hosts), config.max_body_bytes)
-        closing.push_async_callback(fetch.close)
-        app = make_app(config, inference, protocol, fetch, metrics.registry, access_log, tracing)
-        server = HttpServer(app, config, pool, metrics, on_stopping)
-        grpc_address = await _open_grpc(config, protocol, tracing, access_log, closing)
-        with server.stopped_by_signals():
-            cut_off = await _run(server, pool, metrics, config, listener, on_started, grpc_address)
-    return cut_off
+        starting = asyncio.create_task(pool.start())
+        closing.callback(starting.cancel)
+        await asyncio.sleep(0)
+        # Only now what HTTP needs: the model's process starts while this one imports that.
+        from visiondyno.serving.front import FrontParts, open_front
+
+        parts = FrontParts(pool, metrics, statistics, access_log, on_stopping)
+        front = await open_front(config, parts, closing)
+        with front.server.stopped_by_signals():
+            return await _run(front, starting, config, metrics, listener, on_started)
 
 
 def _open_access_log(config: ServingConfig, closing: contextlib.AsyncExitStack) -> AccessLog | None:
@@ -107,40 +101,16 @@ def _make_pool(config: ServingConfig, metrics: ServingMetrics, statistics: Stati
     return Pool(_limits(config), launch, metrics, time.monotonic, statistics.batch_done)
 
 
-async def _open_grpc(
-    config: ServingConfig,
-    protocol: InferenceProtocol,
-    tracing: Tracing,
-    access_log: AccessLog | None,
-    closing: contextlib.AsyncExitStack,
-) -> str | None:
-    """Where it listens; None where it isn't wanted."""
-    if config.grpc_port is None:
-        return None
-    server = await start_grpc(
-        protocol,
-        config.host,
-        config.grpc_port,
-        config.max_body_bytes,
-        authorise=_authorise(config),
-        tracing=tracing,
-        access_log=access_log,
-    )
-    closing.push_async_callback(server.stop, _GRPC_GRACE_S)
-    return server.address
-
-
 async def _run(
-    server: HttpServer,
-    pool: Pool,
-    metrics: ServingMetrics,
+    front: "Front",
+    starting: asyncio.Task[Readiness],
     config: ServingConfig,
+    metrics: ServingMetrics,
     listener: socket.socket,
     on_started: Callable[[Started], None],
-    grpc_address: str | None,
 ) -> int:
+    server, pool = front.server, front.pool
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    starting = asyncio.create_task(pool.start())
     try:
         await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -149,7 +119,8 @@ async def _run(
             limits = {"least": config.replicas_least, "most": config.replicas_most}
             connections = server.server_state.connections
             metrics.watch(pool, limits, config.queue, readiness.model, connections)
-            on_started(Started(address_of(listener), readiness, pool.max_batch, grpc_address))
+            url = address_of(listener)
+            on_started(Started(url, readiness, pool.max_batch, front.grpc_address))
     except BaseException:
         server.should_exit = server.force_exit = True
         raise
@@ -157,10 +128,6 @@ async def _run(
         starting.cancel()
         await serving
     return server.cut_off
-
-
-def _authorise(config: ServingConfig) -> Authorise:
-    return (lambda _: None) if config.keys_file is None else Keys(config.keys_file).check
 
 
 def _limits(config: ServingConfig) -> PoolLimits:

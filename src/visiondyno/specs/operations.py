@@ -16,8 +16,6 @@ Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Engine = Literal["dyno", "loadgen"]
 """Who applies it: `loadgen` runs MLPerf's LoadGen too, beside ours."""
 
-DATA_HELP = "a folder, a file, or a name such as street:demo, digits or mnist:test"
-
 
 class OperationInput(BaseModel):
     """What every operation's input has in common."""
