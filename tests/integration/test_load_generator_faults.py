@@ -20,7 +20,7 @@ from visiondyno.loadtest.connection import Connection
 from visiondyno.loadtest.dialling import Dialler
 from visiondyno.loadtest.generator import run_round
 from visiondyno.loadtest.recording import Outcome, Recording
-from visiondyno.loadtest.sending import RESENT, STOPPED
+from visiondyno.loadtest.sending import STOPPED
 from visiondyno.loadtest.targets import prepare_target
 from visiondyno.specs.load_test import ClosedLoad, ConstantLoad, Load, TargetSpec
 
@@ -191,39 +191,6 @@ def test_a_name_without_an_address_fails_each_request_with_the_reason() -> None:
     assert recording.having(Outcome.CONNECT_FAILED).all()
     (why,) = recording.errors
     assert why.startswith("no address of nowhere.invalid")
-
-
-def test_a_request_on_a_connection_that_was_just_closed_is_sent_once_more() -> None:
-    connections = 0
-
-    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await read_request(reader)
-        writer.write(OK)
-        await read_request(reader)  # and ends without an answer
-
-    recording = asked(closing, ClosedLoad(requests=5))
-    assert recording.having(Outcome.GOOD).all()
-    assert recording.notes == {RESENT: 4}
-    assert recording.connected.all()
-    assert connections == 5
-
-
-def test_a_request_is_sent_no_third_time() -> None:
-    first = True
-
-    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal first
-        await read_request(reader)
-        if first:
-            first = False
-            writer.write(OK)
-            await read_request(reader)
-
-    recording = asked(closing, TWO)
-    assert recording.outcome.tolist() == [Outcome.GOOD, Outcome.CUT]
-    assert recording.notes == {RESENT: 1}
 
 
 def test_a_connection_closed_while_idle_is_not_used_again() -> None:

@@ -308,6 +308,26 @@ def test_the_command_itself_runs_writes_and_judges(server, tmp_path):
     assert failed.exception.exit_code == 3
 
 
+def test_what_cannot_be_written_later_is_refused_before_anything_is_sent(server, tmp_path):
+    missing = tmp_path / "missing" / "record.json"
+    failed = invoked(server[0], "--out", tmp_path, "--json-out", missing, code=None)
+    assert "choose another with --json-out" in failed.exception.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_loses_neither_the_table_nor_the_record(server, tmp_path):
+    out, record = tmp_path / "out", tmp_path / "record.json"
+    (out / "loadtest.html").mkdir(parents=True)
+    failed = invoked(
+        server[0], "--closed", 2, "--requests", 20, "--warmup", 0, "--out", out, "--json-out",
+        record, code=None,
+    )  # fmt: skip
+    assert "loadtest.html" in failed.exception.message
+    assert "Answers: 2xx 20" in failed.output
+    assert "kept its schedule" not in failed.output
+    assert read_load_test(record).targets[0].rounds[0].requests == 20
+
+
 def test_the_command_measures_cold_starts_and_writes_plans(tmp_path):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -104,7 +105,7 @@ def command(
     conditions = parse_load_conditions(fail_if)
     if record is not None:
         result = _recorded(record, (urls, config, export_jmeter, strategies, options.given(given)))
-        _make_folder(out)
+        _make_room(out, json_out)
         _report(result, out, json_out)
         raise_if_failed(result, conditions)
         return 0
@@ -118,7 +119,7 @@ def command(
     if export_jmeter is not None:
         return _export(spec, export_jmeter)
     how = _how(spec, cold_start, start_command, idle_wait, out)
-    _make_folder(out)
+    _make_room(out, json_out)
     result = _run(spec, how, repeat or 1)
     _report(result, out, json_out)
     raise_if_failed(result, conditions)
@@ -157,7 +158,7 @@ def _how(
     return IdleStart(idle_wait_s=idle_wait, metrics=metrics)
 
 
-def _make_folder(out: Path) -> None:
+def _make_room(out: Path, json_out: str | None) -> None:
     """Find out before the work whether its result can be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -165,6 +166,18 @@ def _make_folder(out: Path) -> None:
         raise SpecError(
             f"The report folder {out} can't be made ({error.strerror}); choose another with --out."
         ) from error
+    folders = {"--out": out}
+    if json_out not in {None, "-"}:
+        folders["--json-out"] = Path(str(json_out)).parent
+    for flag, folder in folders.items():
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SpecError(
+                f"Nothing can be written to the folder {folder} ({error.strerror}); choose another "
+                f"with {flag}."
+            ) from error
 
 
 def _run(
@@ -216,7 +229,7 @@ def _compare_strategies(plan: "StrategyPlan", out: Path, json_out: str | None) -
     from visiondyno.cli.loadtest_display import LoadTestDisplay
     from visiondyno.loadtest.strategy_test import run_strategy_test
 
-    _make_folder(out)
+    _make_room(out, json_out)
     with LoadTestDisplay() as display:
         result = run(
             _until_stopped(
@@ -262,13 +275,16 @@ def _report(result: "LoadTestResult", out: Path, json_out: str | None) -> None:
     from visiondyno.report.load_test_files import load_test_json, write_load_test
     from visiondyno.whole_file import write_whole
 
-    files = write_load_test(result, out)
-    if json_out == "-":
-        click.echo(load_test_json(result), nl=False)
-    elif json_out is not None:
-        write_whole(Path(json_out), load_test_json(result).encode(), "The record")
+    # What is shown first, and what goes elsewhere, isn't lost where the folder is full by now.
     is_aside = json_out == "-"
+    if is_aside:
+        click.echo(load_test_json(result), nl=False)
     print_load_test(result, Console(stderr=is_aside))
+    try:
+        files = write_load_test(result, out)
+    finally:
+        if json_out is not None and not is_aside:
+            write_whole(Path(json_out), load_test_json(result).encode(), "The record")
     click.echo(f"\nReport: {files['html'].resolve()}", err=is_aside)
 
 

@@ -55,7 +55,8 @@ def warnings_of(result: LoadTestResult) -> list[str]:
         f"The generator was the limit ({name}): {why}"
         for name, why in generator_lines(result.targets)
     ]
-    if any(target.rounds for target in result.targets) and not found:
+    has_schedule = any(target.rounds for target in result.targets) and not is_closed(result)
+    if has_schedule and not found:
         found.append("The generator kept its schedule.")
     if is_closed(result):
         found.append(CLOSED_LOOP)

@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         body: the first `KEPT_BODY_BYTES` of it, where bodies are kept.
         server_timing: the values of that header, joined by commas.
         answers: whole ones so far.
+        connect_ns: that it took to open, as far as its owner says; 0: not told.
         is_reusable: the connection may carry another request.
     """
 
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "answers",
         "body_bytes",
+        "connect_ns",
         "done_ns",
         "first_byte_ns",
         "is_reusable",
@@ -86,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         self.row = _NONE
         self.answers = 0
+        self.connect_ns = 0
         self._reset()
 
     @property

@@ -3,7 +3,8 @@
 Every request that is taken up ends: with an answer, with a failure, or at its time limit. A
 connection that the target closed while it was idle may not be known to be closed when the next
 request is written to it; that request is sent once more on a new connection, as browsers do, and
-the round's notes count it.
+the round's notes count it. A request that the target had for longer before it closed may have been
+worked on (RFC 9110, section 9.2.2), so that one has failed.
 """
 
 import abc
@@ -24,6 +25,9 @@ from visiondyno.loadtest.timer import Timer
 NEVER_NS = sys.maxsize
 RESENT = "sent again on a new connection, since the target had closed the idle one"
 STOPPED = "the test was stopped before the answer"
+CROSSED_NS = 20_000_000
+"""A close that was on its way when a request was sent is here so soon, and a round trip later. The
+opening of a connection took one at least."""
 GRACE_S = 1.0
 """How long answers are waited for after a stop."""
 
@@ -188,6 +192,7 @@ class Sender(abc.ABC):
             self, head_only=self._target.answers_head, keeps_body=self._keeps_body
         )
         connection.row = row
+        connection.connect_ns = -time.monotonic_ns()
         self._active[row] = connection
         self._open.add(connection)
         self._dials[connection] = self._loop.create_task(self._dialled(connection))
@@ -213,6 +218,7 @@ class Sender(abc.ABC):
         if row < 0:  # given up a moment ago
             connection.give_up()
             return
+        connection.connect_ns += time.monotonic_ns()
         self.rows.connected[row] = True
         connection.send(row, self._request(row))
 
@@ -232,8 +238,7 @@ class Sender(abc.ABC):
 
     def broke(self, connection: Connection, why: str) -> None:
         row, connection.row = connection.row, -1
-        was_stale = connection.answers > 0 and connection.first_byte_ns < 0
-        if was_stale and row not in self._resent and not self._is_stopped:
+        if _was_stale(connection) and row not in self._resent and not self._is_stopped:
             self._resent.add(row)
             self.rows.note(RESENT)
             self._dial(row)
@@ -332,3 +337,11 @@ class Sender(abc.ABC):
             why = f"none of the {self._limit} connections came free within {self._timeout_s:g} s"
             while self._waiting:
                 self._end(self._waiting.popleft(), Outcome.TIMEOUT, why, None)
+
+
+def _was_stale(connection: Connection) -> bool:
+    """Whether the target closed the connection before it can have had the request for long."""
+    if connection.answers == 0 or connection.first_byte_ns >= 0:
+        return False
+    since_ns = 0 if connection.sent_ns < 0 else time.monotonic_ns() - connection.sent_ns
+    return since_ns <= CROSSED_NS + connection.connect_ns
