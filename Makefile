@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core chaos check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
+.PHONY: help demo test test-core chaos chaos-serving check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -23,6 +23,9 @@ test-core: setup-test-core ## every test that needs no torch, in an environment 
 
 chaos: setup-dev ## kill workers, server and Redis under load, on both queues; minutes; last line: the figures
 	@PYTHONPATH=tests $(BIN)/python -m chaos
+
+chaos-serving: setup-dev ## overload, kill, stall and crowd an inference server; minutes; last line: the figures
+	@PYTHONPATH=tests $(BIN)/python -m serving_drill
 
 check: setup-check ## lint, format, types, import layers, links, generated docs
 	@$(BIN)/ruff check
