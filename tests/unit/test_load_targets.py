@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visiondyno.errors import SpecError
+from visiondyno.errors import DatasetError, SpecError
 from visiondyno.loadtest import targets
 from visiondyno.loadtest.connection import server_timing_ms
-from visiondyno.loadtest.targets import USER_AGENT, PreparedTarget, prepare_target
+from visiondyno.loadtest.targets import USER_AGENT, PreparedTarget, image_files, prepare_target
 from visiondyno.specs.load_test import TargetSpec
 
 JPEG, PNG = b"\xff\xd8\xff\xe0 jpeg", b"\x89PNG\r\n\x1a\n png"
@@ -173,6 +173,21 @@ def test_a_folder_that_may_not_be_read_is_refused(
     monkeypatch.setattr(Path, "iterdir", forbidden)  # root, as whom tests may run, may read all
     with pytest.raises(SpecError, match="can't be read: Permission denied"):
         prepared(images=(str(tmp_path),))
+
+
+def test_built_in_scenes_are_images_and_a_folder_of_that_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    scenes = list(image_files(("street:val:2",)))
+    assert len(scenes) == 2
+    assert all(scene.read_bytes()[:2] == b"\xff\xd8" for scene in scenes)
+    with pytest.raises(DatasetError):
+        list(image_files(("street:nowhere",)))
+    (tmp_path / "street:val:2").mkdir()
+    (tmp_path / "street:val:2/a.jpg").write_bytes(scenes[0].read_bytes())
+    assert [path.name for path in image_files(("street:val:2",))] == ["a.jpg"]
 
 
 @pytest.mark.parametrize(

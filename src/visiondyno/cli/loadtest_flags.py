@@ -51,7 +51,7 @@ def request_flags(function: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option(
                 "--image", multiple=True, callback=_several, metavar="FILE|FOLDER",
-                help="Sent as bodies in turn.",
+                help="Sent as bodies in turn; street:val:4 are four built-in scenes.",
             ),
             click.option("--json", metavar="TEXT|@FILE", help="A JSON body."),
             click.option("--body", metavar="FILE", help="Another body."),

@@ -15,6 +15,8 @@ from visiondyno.specs.load_test import TargetSpec
 USER_AGENT = f"visiondyno-loadtest/{__version__}"
 IMAGES_PATH = "/predict"
 """Where images go if the URL is a bare host: `dyno serve` takes them there."""
+
+_SCENES = "street:"
 MOST_BODIES_BYTES = 1 << 30
 """Of all requests together: they are held in memory, once for each generator process."""
 
@@ -178,9 +180,23 @@ def _bodies(spec: TargetSpec) -> Iterator[tuple[str | None, bytes]]:
 
 
 def image_files(names: tuple[str, ...]) -> Iterator[Path]:
-    """Files as given; of folders the images in them, in order of name."""
+    """Files as given; of folders the images in them, in order of name; built-in street scenes.
+
+    Args:
+        names: files, folders, or a part of the built-in street scenes, such as `street:val:4`.
+
+    Raises:
+        SpecError: a folder can't be read, or holds no image.
+        DatasetError: there are no such scenes.
+    """
     for name in names:
         path = Path(name).expanduser()
+        if name.startswith(_SCENES) and not path.exists():
+            from visiondyno.datasets.registry import open_dataset
+
+            scenes = open_dataset(name)
+            yield from (Path(scenes.sample(index).path) for index in range(len(scenes)))
+            continue
         if not path.is_dir():
             yield path
             continue

@@ -8,14 +8,15 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from image_files import ROOT, dyno_words, environment, ports
-from known_settings import serving_of
+from image_files import ROOT, dyno_words, environment, final_stage, ports, user
+from known_settings import parsed, serving_of
 
 from visiondyno import __version__
 
 FOLDER = ROOT / "deploy/cloud-run"
 SCHEMAS = Path(__file__).parent / "schemas"
 SERVICES = ("service.yaml", "service-warm.yaml")
+JOB = "loadtest-job.yaml"
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def _revision(service: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], 
 
 
 def test_every_file_of_cloud_run_is_tested_here() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {*SERVICES, "cloudbuild.yaml"}
+    assert {path.name for path in FOLDER.iterdir()} == {*SERVICES, JOB, "cloudbuild.yaml"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -121,3 +122,46 @@ def test_what_is_built_is_what_is_deployed() -> None:
     assert values["_TAG"] == __version__
     named = re.sub(r"\$\{(\w+)\}", lambda match: values[match.group(1)], image)
     assert {_revision(_read(name))[2]["image"] for name in SERVICES} == {named}
+
+
+def _task(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec = job["spec"]["template"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    return spec, container
+
+
+def test_the_load_tests_job_is_what_cloud_run_documents() -> None:
+    job = _read(JOB)
+    _validate(job, "cloud_run_job.json")
+    _task(job)[0]["maxRetry"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        _validate(job, "cloud_run_job.json")
+
+
+def test_the_load_tests_job_runs_once_with_the_command_of_its_image() -> None:
+    job = _read(JOB)
+    spec, container = _task(job)
+    assert (job["spec"]["template"]["spec"]["taskCount"], spec["maxRetries"]) == (1, 0)
+    assert container["image"] == _revision(_read("service.yaml"))[2]["image"]
+    entry = final_stage("serve").last("ENTRYPOINT").words
+    # `dyno serve` is the image's own; what starts it is kept.
+    assert [*container["command"], "serve"] == entry
+    found = parsed(container["args"]).params
+    assert found["urls"] == ("https://HOST/predict",)
+    vcpus, memory = (container["resources"]["limits"][key] for key in ("cpu", "memory"))
+    assert float(vcpus) >= 1
+    assert memory.endswith("Gi")
+    served = _revision(_read("service.yaml"))[2]["resources"]["limits"]
+    assert found["cloud_run_price"] == (
+        f"request:{served['cpu']}:{served['memory'].removesuffix('Gi')}",
+    )
+
+
+def test_the_load_tests_report_goes_where_its_user_may_write() -> None:
+    spec, container = _task(_read(JOB))
+    (mount,), (volume,) = container["volumeMounts"], spec["volumes"]
+    assert mount["name"] == volume["name"]
+    assert parsed(container["args"]).params["out"].is_relative_to(mount["mountPath"])
+    uid, gid = user("serve").split(":")
+    options = volume["csi"]["volumeAttributes"]["mountOptions"]
+    assert set(options.split(",")) == {f"uid={uid}", f"gid={gid}"}

@@ -151,3 +151,10 @@ def test_without_policies_everything_would_be_let_through() -> None:
     open_to_all = [each for each in objects if each["kind"] != "NetworkPolicy"]
     assert ("stranger", "postgres", 5432) in _flows(open_to_all)
     assert ("serve", "redis", 6379) in _flows(open_to_all)
+
+
+def test_a_load_test_reaches_the_inference_server_and_nobody_else() -> None:
+    objects = build(FOLDER / "overlays/local-cpu")
+    before = _flows(objects)
+    added = _flows([*objects, *build(FOLDER / "loadtest")]) - before
+    assert added == {("loadtest", "serve", 8080), ("loadtest", "dns", "names")}

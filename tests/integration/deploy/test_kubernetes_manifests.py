@@ -35,6 +35,7 @@ from kustomize_build import (
 from visiondyno import __version__
 
 OVERLAYS = ("local-cpu", "gpu", "monitoring", "scale-to-zero", "serve-on-queue")
+WITH_LOAD_TEST = "local-cpu and loadtest"
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
 SCHEMAS = {
     "ScaledObject": "scaled_object.json",
@@ -45,8 +46,10 @@ SECRETS = {each["metadata"]["name"]: each for each in documents(FOLDER / "secret
 ROUTES = {"/health", "/ready"}
 
 
-@pytest.fixture(params=OVERLAYS)
+@pytest.fixture(params=[*OVERLAYS, WITH_LOAD_TEST])
 def objects(request: pytest.FixtureRequest) -> list[Object]:
+    if request.param == WITH_LOAD_TEST:
+        return [*build(FOLDER / "overlays/local-cpu"), *build(FOLDER / "loadtest")]
     return build(FOLDER / "overlays" / request.param)
 
 
@@ -192,7 +195,16 @@ def test_commands_and_settings_are_known_to_the_programs(
             assert config.model == "visiondyno:street-n"
             assert (config.host, config.port) == ("0.0.0.0", 8080)
             continue
-        options_of(words)
+        found = options_of(words)
+        if container["name"] == "loadtest":
+            (url,) = found["urls"]
+            (service,) = (
+                e for e in of_kind(objects, "Service") if e["metadata"]["name"] == "serve"
+            )
+            assert url == f"http://serve:{service['spec']['ports'][0]['port']}/predict"
+            assert found["json_out"] == "-"
+            assert found["out"].is_relative_to("/tmp")
+            continue
         settings = settings_of(environ, monkeypatch)
         if container["name"] == "api":
             # Without it the server wouldn't be ready while there are no workers.
@@ -309,3 +321,10 @@ def _amount(quantity: str) -> float:
     assert match, quantity
     units = {"m": 1e-3, None: 1.0, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
     return float(match[1]) * units[match[2]]
+
+
+def test_a_load_test_is_not_begun_again_and_its_result_stays_for_a_day() -> None:
+    job = one(build(FOLDER / "loadtest"), "Job", "loadtest")["spec"]
+    assert job["backoffLimit"] == 0
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+    assert job["ttlSecondsAfterFinished"] == 24 * 3600
