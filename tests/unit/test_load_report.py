@@ -123,6 +123,12 @@ def test_the_terminal_tells_all_that_matters():
         assert part in text
 
 
+def test_the_terminal_says_how_many_requests_have_no_latency():
+    text = printed(a_result(a_target("a", bad=30)))
+    assert "Latencies of a are of 270 requests; 10.0 % were refused or failed otherwise" in text
+    assert "have none" not in printed(a_result(a_target("a", timeouts=[30])))
+
+
 def test_the_terminal_names_the_generator_and_the_messages():
     one = a_target("a", latencies_ms=[20.0, 21.0])
     facts = one.rounds[0].generator.model_copy(

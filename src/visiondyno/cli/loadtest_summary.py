@@ -31,6 +31,7 @@ from visiondyno.report.load_test_measures import (
 from visiondyno.report.load_test_strategies import strategy_names
 
 _MOST_ERRORS = 5
+_WORTH_SAYING = 0.01
 
 
 def print_load_test(result: LoadTestResult, console: Console) -> None:
@@ -58,6 +59,7 @@ def warnings_of(result: LoadTestResult) -> list[str]:
     has_schedule = any(target.rounds for target in result.targets) and not is_closed(result)
     if has_schedule and not found:
         found.append("The generator kept its schedule.")
+    found += [line for target in result.targets if (line := _without_latency(target))]
     if is_closed(result):
         found.append(CLOSED_LOOP)
     if not result.quiet:
@@ -72,6 +74,20 @@ def warnings_of(result: LoadTestResult) -> list[str]:
         for note in target.notes
     ]
     return found
+
+
+def _without_latency(target: TargetResult) -> str:
+    """That the percentiles leave failures out, where there are enough of them to mislead."""
+    errors, ranked = target.measures.get("error_fraction"), target.measures.get("latency_p50_ms")
+    if errors is None or ranked is None or not errors.value or not errors.n or not ranked.n:
+        return ""
+    left_out = 1 - ranked.n / errors.n
+    if left_out < _WORTH_SAYING:
+        return ""
+    return (
+        f"Latencies of {target.name} are of {ranked.n:,} requests; {number(100 * left_out)} % were "
+        "refused or failed otherwise, and have none."
+    )
 
 
 def _print(console: Console, text: str) -> None:

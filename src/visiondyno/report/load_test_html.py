@@ -127,7 +127,12 @@ def spec_yaml(result: LoadTestResult) -> str:
 def _without_none(value: dict[str, object]) -> dict[str, object]:
     def pruned(part: object) -> object:
         if isinstance(part, dict):
-            return {name: pruned(inner) for name, inner in part.items() if inner is not None}
+            return {
+                # Of what is sent nothing is left out.
+                name: inner if name == "json_body" else pruned(inner)
+                for name, inner in part.items()
+                if inner is not None
+            }
         return [pruned(inner) for inner in part] if isinstance(part, list | tuple) else part
 
     found = pruned(value)
