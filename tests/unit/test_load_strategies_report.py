@@ -173,3 +173,17 @@ def test_the_answer_of_two_targets_is_their_difference():
     assert card[0] == "new against old: p99"
     assert card[1].startswith("+")
     assert card[2].startswith("higher, 95 %: [")
+
+
+@pytest.mark.parametrize("notes", [(), ("the page of metrics was away",)], ids=["none", "a note"])
+def test_a_page_of_cold_starts_has_no_table_of_a_load_that_wasnt(notes):
+    target = a_target("detector").model_copy(
+        update={"rounds": (), "measures": {}, "cold_starts": (a_cold_start(),), "notes": notes}
+    )
+    page = load_test_html(a_result(target, differences=()))
+    assert "How requests ended" not in page
+    assert ('id="results"' in page) == bool(notes)
+    assert all(note in page.lower() for note in notes)
+    assert 'id="cold"' in page
+    links = set(re.findall(r'href="#([\w-]+)"', page))
+    assert links <= set(re.findall(r'id="([\w-]+)"', page))

@@ -74,12 +74,15 @@ def _words(result: LoadTestResult) -> dict[str, Any]:
 
 
 def _tables(result: LoadTestResult) -> dict[str, Any]:
+    # A cold start puts no load on its target: rows of dashes and zeros would say nothing.
+    loaded = [target for target in result.targets if target.rounds or target.search]
     return {
+        "shows_results": bool(loaded) or any(target.notes for target in result.targets),
         "columns": [
             (load_title(name), shown_unit(LOAD_MEASURES[name].unit), LOAD_MEASURES[name].meaning)
             for name in MAIN
         ],
-        "rows": main_rows(result.targets),
+        "rows": main_rows(loaded),
         "differences": difference_rows(result.differences),
         "resource_rows": resource_rows(result.targets),
         "told": told_lines(result.targets),
