@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.loadtest.recording import Recording
+from visiondyno.loadtest.starvation import STARVED
 from visiondyno.measurements.percentiles import percentile
 from visiondyno.report.load_test import GeneratorFacts
 
@@ -89,6 +90,11 @@ def _reasons(
         yield (
             f"The generator kept {cores:.2f} of its {processes} cores busy; spread it over more "
             f"processes with --generators {2 * processes}."
+        )
+    elif STARVED in recording.notes:
+        yield (
+            "The generator waited for a processor for over a tenth of the time, so answers were "
+            "seen later than they came: its machine was too busy. Send from another machine."
         )
     elif _lags(recording, lag_ms):
         yield (

@@ -68,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_owner",
         "_parser",
         "_transport",
+        "_written_ns",
         "answers",
         "body_bytes",
         "connect_ns",
@@ -107,8 +108,9 @@ class Connection(asyncio.Protocol):
         self._reset()
         self.row = row
         self._transport.write(request)
+        self._written_ns = time.monotonic_ns()
         if not self._is_paused:
-            self.sent_ns = time.monotonic_ns()
+            self.sent_ns = self._written_ns
 
     def give_up(self) -> None:
         """Close it at once and forget the request: nothing but `lost` is told from now on."""
@@ -124,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._complete = self._headers_done = False
         self._ends_with_connection = True
-        self._now_ns = 0
+        self._now_ns = self._written_ns = 0
 
     # What the event loop calls.
 
@@ -143,7 +145,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        self.sent_ns = time.monotonic_ns()
+        # An answer that is there already came after the request: when that went isn't known better.
+        self.sent_ns = time.monotonic_ns() if self.first_byte_ns < 0 else self._written_ns
 
     def data_received(self, data: bytes) -> None:
         now_ns = self._now_ns = time.monotonic_ns()
@@ -164,7 +167,7 @@ class Connection(asyncio.Protocol):
                 self._broken(f"the answer breaks HTTP: {error}")
                 return
         if self._complete:
-            self._finish()
+            self._answered()
         elif not self._headers_done and self._header_bytes > LONGEST_HEADER_BYTES:
             self._broken(f"the answer's header is over {LONGEST_HEADER_BYTES >> 10} kB")
         elif self.body_bytes > LONGEST_BODY_BYTES:
@@ -173,7 +176,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.row >= 0:
             whole = self._headers_done and self._ends_with_connection and not self._is_paused
-            if whole and exc is None:
+            if self._complete:
+                self._finish_paused()
+            elif whole and exc is None:
                 self._now_ns = time.monotonic_ns()
                 self.is_reusable = False
                 self._finish()
@@ -237,8 +242,21 @@ class Connection(asyncio.Protocol):
     def _whole(self, status: int) -> None:
         self._complete = True
         self.status = status
-        # After an answer that came before the whole request was sent, the rest would follow it.
-        self.is_reusable = self._parser.should_keep_alive() and not self._is_paused
+        self.is_reusable = self._parser.should_keep_alive()
+
+    def _answered(self) -> None:
+        if self._is_paused:
+            # TLS tells that all is sent an instant late, and until then this looks like an answer
+            # to half a request.
+            asyncio.get_running_loop().call_soon(self._finish_paused)
+        else:
+            self._finish()
+
+    def _finish_paused(self) -> None:
+        if self.row >= 0 and self._complete:
+            # After an answer that came before the whole request was sent, the rest would follow it.
+            self.is_reusable = self.is_reusable and not self._is_paused
+            self._finish()
 
     def _finish(self) -> None:
         self.done_ns = self._now_ns

@@ -21,6 +21,7 @@ from visiondyno.loadtest.recording import Recording
 from visiondyno.loadtest.rows import Rows
 from visiondyno.loadtest.schedule import arrivals_s
 from visiondyno.loadtest.sending import Sender, Share
+from visiondyno.loadtest.starvation import STARVED, Starvation
 from visiondyno.loadtest.targets import PreparedTarget
 from visiondyno.loadtest.timer import IMPRECISE, least_slack
 from visiondyno.specs.load_test import ClosedLoad, Load
@@ -87,12 +88,14 @@ async def run_round(  # noqa: PLR0913 - all but two by name
         _told(sender, total, on_progress, start_ns),
         _stopped_by(stop, sender),
     ):
-        cpu_begin_s = time.process_time()
+        cpu_begin_s, starvation = time.process_time(), Starvation()
         try:
             sender.begin()
             await sender.finished
         finally:
             await sender.close()
+        if isinstance(load, ClosedLoad) and starvation.is_seen():
+            rows.note(STARVED)
         return rows.recording(time.process_time() - cpu_begin_s, sender.stopped_ns)
 
 

@@ -24,6 +24,7 @@ from visiondyno.loadtest.redaction import (
 )
 from visiondyno.loadtest.rounds import RoundSetting, round_length_s, round_result
 from visiondyno.loadtest.search import find_rate, search_notes
+from visiondyno.loadtest.starvation import STARVED
 from visiondyno.loadtest.targets import PreparedTarget
 from visiondyno.loadtest.together import target_result
 from visiondyno.loadtest.watching.base import Watcher
@@ -236,7 +237,7 @@ class _Run:
             recording, self._setting(load), number=number, started_at=started_at,
             resources=resources,
         )  # fmt: skip
-        for note in recording.notes:
+        for note in recording.notes.keys() - {STARVED}:  # said with the generator's facts
             turn.notes[_note(note, recording.notes[note])] = None
         cost = cost_usd_per_1000_requests(
             turn.spec.pricing, recording, resources, round_length_s(recording, load)
