@@ -193,6 +193,20 @@ def test_a_signal_while_the_model_loads_ends_it() -> None:
     assert (code, "Traceback" in said) == (0, False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_as_the_first_replica_is_spawned_ends_it(number: signal.Signals) -> None:
+    """The moment in which the front imports what HTTP needs: nothing listens to a signal."""
+    with ServeProcess("fake:detection", "--port", "0") as server:
+        server.until("Loading")
+        process = psutil.Process(server.process.pid)
+        while not process.children():
+            pass
+        (replica,) = process.children()
+        server.told(number)
+        code, said = server.ended()
+        assert (code, "Traceback" in said, replica.is_running()) == (0, False, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -213,6 +227,7 @@ def test_what_cannot_be_served_is_one_sentence(arguments: list[str], says: str) 
     assert code == 2
     assert says in said
     assert "Traceback" not in said
+    assert "exit code" not in said
 
 
 def test_it_says_where_grpc_listens() -> None:
@@ -220,8 +235,13 @@ def test_it_says_where_grpc_listens() -> None:
     with ServeProcess("visiondyno:street-n", "--port", "0", "--grpc-port", "0") as server:
         server.ready()
         assert re.search(r"over gRPC at 127\.0\.0\.1:\d+", "".join(server.said))
+        for _ in range(3):
+            answer = httpx.post(f"{server.url}/predict", content=b"\0\0\0\x18ftypisom")
+            assert answer.status_code == 422  # a process was spawned for it
         server.told(signal.SIGTERM)
-        assert server.ended()[0] == 0
+        code, said = server.ended()
+        assert code == 0
+        assert "fork" not in said
 
 
 def test_a_container_sets_it_by_its_environment(tmp_path: Any) -> None:

@@ -182,3 +182,17 @@ def test_ctrl_c_and_sigterm_leave_a_replica_to_the_front() -> None:
         await ended(told, replica)
 
     asyncio.run(scenario())
+
+
+def test_a_replica_that_hangs_ends_whatever_is_still_to_be_written_to_it() -> None:
+    async def scenario() -> None:
+        told = Told()
+        replica = await launched(told)
+        await told.until(lambda: told.readiness)
+        os.kill(replica.pid, signal.SIGSTOP)
+        replica.send(1, [Item(Kind.IMAGE, bytes(20_000_000), {})])  # more than a socket holds
+        replica.end()
+        how, failure = await ended(told, replica)
+        assert (how, failure) == ("was killed by SIGKILL", None)
+
+    asyncio.run(scenario())

@@ -18,6 +18,7 @@ from visiondyno.errors import NotReady
 from visiondyno.loopback import is_loopback
 from visiondyno.serving.asgi import AsgiRoute, FastLane
 from visiondyno.serving.config import ServingConfig
+from visiondyno.serving.direct import DirectLane
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.inputs import Fetch
 from visiondyno.serving.keys import KeyGate, Keys
@@ -41,6 +42,8 @@ def make_app(
 ) -> FastAPI:
     """The application; it neither starts nor closes the pool, nor `fetch`.
 
+    Its `state.lane` is the direct lane past it, or None.
+
     Raises:
         SpecError: the file of keys can't be used.
     """
@@ -52,7 +55,8 @@ def make_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    predict = AsgiRoute("/predict", PredictEndpoint(inference, config, fetch), methods=["POST"])
+    endpoint = PredictEndpoint(inference, config, fetch)
+    predict = AsgiRoute("/predict", endpoint, methods=["POST"])
     app.router.routes.insert(0, predict)
     app.router.routes.extend(ProtocolRoutes(protocol, config).routes())
     _add_operations(app, inference, registry)
@@ -62,7 +66,15 @@ def make_app(
     app.add_middleware(FastLane, route=predict)
     # Innermost first: who may ask, the edge around it, CORS around both so that errors have it.
     _add_gate(app, config)
-    app.add_middleware(Edge, metrics=HttpMetrics(registry), access_log=access_log, tracing=tracing)
+    metrics = HttpMetrics(registry)
+    app.add_middleware(Edge, metrics=metrics, access_log=access_log, tracing=tracing)
+    is_watched = access_log is not None or (tracing is not None and tracing.is_on)
+    app.state.lane = None
+    if config.keys_file is None and not is_watched:
+        only_loopback = is_loopback(config.host)
+        app.state.lane = DirectLane(
+            inference, endpoint, metrics, config, only_loopback=only_loopback
+        )
     if config.cors_origins:
         _add_cors(app, config.cors_origins)
     return app
@@ -94,6 +106,13 @@ def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:
 
 
 def _add_operations(app: FastAPI, inference: Inference, registry: CollectorRegistry) -> None:
+    def refuse_unless_ready() -> None:
+        if not inference.pool.can_answer:
+            draining = inference.pool.draining
+            raise NotReady(
+                "The server is stopping." if draining else "No replica of the model is ready.", 1.0
+            )
+
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         """A browser's first look."""
@@ -107,12 +126,21 @@ def _add_operations(app: FastAPI, inference: Inference, registry: CollectorRegis
     @app.get("/ready", tags=["operations"], responses=problems(503))
     async def ready(_: Request) -> dict[str, object]:
         """Whether a request would be answered: a replica is ready, or one may be started."""
-        if not inference.pool.can_answer:
-            draining = inference.pool.draining
-            raise NotReady(
-                "The server is stopping." if draining else "No replica of the model is ready.", 1.0
-            )
+        refuse_unless_ready()
         return {"status": "ready", "replicas": inference.pool.states()}
+
+    @app.get(
+        "/ping",
+        tags=["operations"],
+        response_class=Response,
+        responses={204: {"description": "The first replica starts."}, **problems(503)},
+    )
+    async def ping() -> Response:
+        """As `/ready`, but 204 while the first replica starts: RunPod's load balancer asks so."""
+        if inference.pool.model is None and not inference.pool.draining:
+            return Response(status_code=204)
+        refuse_unless_ready()
+        return Response()
 
     @app.get(
         "/metrics",

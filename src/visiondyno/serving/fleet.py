@@ -170,8 +170,10 @@ class Fleet:
         demand = self._needs.demand()
         if now >= self._start_at_s:
             free = sum(one.readiness is None or not one.batches for one in staying)
-            # Until one has been ready, one is wanted, whatever the least: see `start`.
-            wanted = demand if self._first_ready.done() else max(1, demand)
+            # Until one is ready, at first or after a failure, one is wanted, whatever the least:
+            # requests are refused meanwhile, so that none would ask for it.
+            is_known_good = self._first_ready.done() and self.failure is None
+            wanted = demand if is_known_good else max(1, demand)
             missing = processes_to_start(
                 limits, alive=len(staying), idle_or_starting=free, claimable=wanted
             )
@@ -208,15 +210,22 @@ class Fleet:
         member = self._members.pop(replica)
         assert self._needs is not None
         if not member.stopping:
-            _log.warning("replica %s (process %d) %s", replica.name, replica.pid, how)
+            self._log_death(replica, how, failure)
             self._metrics.died()
             now = self._clock()
-            self._pause(now, quick=now - member.spawned_s < _QUICK_DEATH_S)
+            quick = failure is not None or now - member.spawned_s < _QUICK_DEATH_S
+            self._pause(now, quick=quick)
             if member.readiness is None and self._is_a_failure(failure):
                 self._failed_to_start(failure or JobError(code="child_died", message=_died(how)))
         self._needs.on_member_gone(member, how)
         self._empty.set()
         self.scale()
+
+    def _log_death(self, replica: Replica, how: str, failure: JobError | None) -> None:
+        if failure is None:
+            _log.warning("replica %s (process %d) %s", replica.name, replica.pid, how)
+        elif self._first_ready.done():  # else whoever waits for the start says it
+            _log.warning("replica %s couldn't start: %s", replica.name, failure.message)
 
     def _is_a_failure(self, failure: JobError | None) -> bool:
         """Whether a death while it started says that the model can't be loaded (any more).

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
@@ -101,6 +102,9 @@ async def start_grpc(
         SpecError: the port is taken.
     """
     try:
+        # What this process spawns is executed at once: grpc's handlers of forks would only tell the
+        # log that they have nothing to do.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         import grpc
         import grpc.aio
     except ImportError:

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import uvicorn
@@ -40,7 +38,7 @@ class HttpServer(uvicorn.Server):
         largest = int(max(config.max_body_mb, config.max_video_mb) * 1e6)
         uvicorn_config = uvicorn.Config(
             app,
-            http=guarded_protocol(limits, metrics.refused_connection, largest),
+            http=guarded_protocol(limits, metrics.refused_connection, largest, app.state.lane),
             ws="none",
             log_config=None,
             log_level="critical",
@@ -61,23 +59,6 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """None of uvicorn's own: those raise the signal once more when all is done."""
         yield
-
-    @contextlib.contextmanager
-    def stopped_by_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop it; a second one doesn't wait for what runs."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            loop.add_signal_handler(number, self.stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
 
     def stop(self) -> None:
         """Have it finish; called again: at once."""

@@ -14,7 +14,7 @@ from visiondyno.errors import SpecError, Unauthorized
 
 _OPEN = frozenset(
     {
-        *("/health", "/ready", "/metrics", "/docs", "/docs/errors", "/openapi.json", "/"),
+        *("/health", "/ready", "/ping", "/metrics", "/docs", "/docs/errors", "/openapi.json", "/"),
         *("/v2/health/live", "/v2/health/ready"),
     }
 )

@@ -121,7 +121,8 @@ class Replica(asyncio.Protocol):
     def end(self) -> None:
         """Have it end by itself: it does at the end of the socket. `on_gone` follows."""
         if self._transport is not None:
-            self._transport.close()
+            # Not `close`: that first writes what it hasn't taken yet, to one that hangs for ever.
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.

@@ -22,6 +22,7 @@ from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, PoolLimits
 from visiondyno.serving.replicas import Listener, Readiness, Replica
+from visiondyno.serving.signals import taken_signals
 from visiondyno.serving.statistics import Statistics
 from visiondyno.telemetry.access import AccessLog
 
@@ -68,6 +69,8 @@ async def serve(
         VisionDynoError: the model can't be loaded.
     """
     async with contextlib.AsyncExitStack() as closing:
+        # Before the first process is spawned: one must never be left behind.
+        signals = closing.enter_context(taken_signals())
         listener = listen(config.host, config.port)
         closing.callback(listener.close)
         access_log = _open_access_log(config, closing)
@@ -83,8 +86,8 @@ async def serve(
 
         parts = FrontParts(pool, metrics, statistics, access_log, on_stopping)
         front = await open_front(config, parts, closing)
-        with front.server.stopped_by_signals():
-            return await _run(front, starting, config, metrics, listener, on_started)
+        signals.tell(front.server.stop)
+        return await _run(front, starting, config, metrics, listener, on_started)
 
 
 def _open_access_log(config: ServingConfig, closing: contextlib.AsyncExitStack) -> AccessLog | None:
