@@ -22,7 +22,7 @@ def test_with_keys_only_probes_are_open(tmp_path: Path) -> None:
     keys.write_text(f"# of the tests\n{KEY}\n")
     with LiveServing(keys_file=keys) as live, live.client() as client:
         for path in (
-            *("/health", "/ready", "/metrics", "/docs", "/openapi.json", "/docs/errors"),
+            *("/health", "/ready", "/ping", "/metrics", "/docs", "/openapi.json", "/docs/errors"),
             *("/v2/health/live", "/v2/health/ready"),
         ):
             assert client.get(path).status_code == 200, path

@@ -193,6 +193,42 @@ def test_a_signal_while_the_model_loads_ends_it() -> None:
     assert (code, "Traceback" in said) == (0, False)
 
 
+def test_runpods_load_balancer_is_told_of_the_first_start_and_of_what_follows() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    seen: list[int] = []
+
+    def ping() -> int:
+        with contextlib.suppress(httpx.ConnectError):
+            answer = httpx.get(f"{url}/ping")
+            assert (answer.content == b"") == answer.is_success
+            seen.append(answer.status_code)
+        return seen[-1] if seen else 0
+
+    with ServeProcess("fake:detection", "--port", str(port)) as server:
+        process = psutil.Process(server.process.pid)
+        while not process.children():
+            time.sleep(0.001)
+        (replica,) = process.children()
+        replica.suspend()
+        while not seen:
+            ping()
+        replica.resume()
+        while ping() != 200:
+            time.sleep(0.01)
+        assert set(seen[:-1]) == {204}
+        server.ready()
+        replica.kill()
+        while ping() == 200:  # until its end is seen
+            time.sleep(0.001)
+        assert seen[-1] == 503
+        while ping() != 200:
+            time.sleep(0.01)
+        server.told(signal.SIGTERM)
+        assert server.ended()[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_as_the_first_replica_is_spawned_ends_it(number: signal.Signals) -> None:
     """The moment in which the front imports what HTTP needs: nothing listens to a signal."""
@@ -228,6 +264,16 @@ def test_what_cannot_be_served_is_one_sentence(arguments: list[str], says: str) 
     assert says in said
     assert "Traceback" not in said
     assert "exit code" not in said
+
+
+def test_a_client_writes_nothing_into_the_log(server: ServeProcess) -> None:
+    form = {"Content-Type": "multipart/form-data; boundary=X"}
+    for body in (b"--Y\r\n", b"no form at all", b"--X\r\n" + b"a" * 100_000):
+        answer = httpx.post(f"{server.url}/predict", content=body, headers=form)
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+    server.told(signal.SIGTERM)
+    _, said = server.ended()
+    assert "Ctrl-C stops it.\nStopped; every request" in said
 
 
 def test_it_says_where_grpc_listens() -> None:

@@ -4,6 +4,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import pytest
 
 from visiondyno.job import JobError
 from visiondyno.serving.replicas import Readiness, Replica
-from visiondyno.serving.wire import Answer, Item, Kind, Media
+from visiondyno.serving.wire import Answer, Item, Kind, Media, frame
 
 MODEL = "visiondyno:street-n"
 
@@ -196,3 +199,19 @@ def test_a_replica_that_hangs_ends_whatever_is_still_to_be_written_to_it() -> No
         assert (how, failure) == ("was killed by SIGKILL", None)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("model", ["fake:detection", "no-such.onnx"], ids=["good", "bad"])
+def test_a_replica_whose_front_is_stopped_while_it_loads_ends_quietly(model: str) -> None:
+    ours, theirs = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-m", "visiondyno.serving.replica", str(theirs.fileno())],
+        pass_fds=(theirs.fileno(),),
+        stderr=subprocess.PIPE,
+    ) as process:
+        theirs.close()
+        config = {"model": model, "device": "cpu", "threads": 1, "card": None, "max_batch": 1}
+        ours.sendall(frame(b"S", {**config, "started_ns": 0}))
+        ours.close()
+        _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (0, b"")

@@ -75,6 +75,10 @@ INSIDE = [
     "fe80::1",
     "fe80::1%eth0",
     "fd00:ec2::254",
+    "168.63.129.16",
+    "192.0.0.192",
+    "192.0.0.9",
+    "::ffff:168.63.129.16",
     "ff02::1",
     "::ffff:127.0.0.1",
     "::ffff:10.0.0.1",
@@ -129,7 +133,10 @@ def test_a_list_is_of_hosts_ports_and_domains() -> None:
 def test_a_named_host_may_be_inside_but_not_the_metadata_of_a_machine() -> None:
     allowed = AllowedHosts(["images.example", "169.254.10.1", "::1"])
     taken("http://images.example/", allowed, "127.0.0.1")
-    for address in ("169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0"):
+    for address in (
+        *("169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0"),
+        *("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+    ):
         assert "nothing is fetched from" in refusal("http://images.example/", allowed, address)
     taken("http://169.254.10.1/", allowed, "169.254.10.1")
     taken("http://[::1]:8000/", allowed, "::1")

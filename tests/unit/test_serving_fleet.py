@@ -81,6 +81,24 @@ def test_a_fleet_scaled_to_zero_starts_for_a_request() -> None:
     run_virtual(scenario())
 
 
+def test_a_fleet_that_scales_to_zero_is_not_ready_before_its_model_was_once_loaded() -> None:
+    async def scenario() -> None:
+        launcher = Launcher()
+        pool = new_pool(launcher, least=0)
+        starting = asyncio.create_task(pool.start())
+        await settle()
+        assert not pool.can_answer
+        launcher.all[0].ready()
+        await starting
+        assert pool.can_answer
+        await asyncio.sleep(61)
+        assert not launcher.alive
+        assert pool.can_answer
+        await pool.close()
+
+    run_virtual(scenario())
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_reason() -> None:
     async def scenario() -> None:
         launcher = Launcher()

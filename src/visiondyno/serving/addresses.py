@@ -15,6 +15,15 @@ from visiondyno.errors import UrlRefused
 PUBLIC = "public"
 _PORTS = {"http": 80, "https": 443}
 _LONGEST_URL = 4096
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        # Alibaba's, Azure's, Oracle's, Amazon's and Google's; the common one is link-local.
+        ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+    )
+)
+_PROTOCOL_ASSIGNMENTS = ipaddress.ip_network("192.0.0.0/24")
+"""Not global by IANA's registry; Python knows that of parts of it."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -171,9 +180,18 @@ def _is_public(address: Address) -> bool:
     ):
         return True  # the IPv4 address that it leads to is judged beside it
     return address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_unspecified
+        address.is_multicast
+        or address.is_reserved
+        or address.is_unspecified
+        or address in _PROTOCOL_ASSIGNMENTS
+        or address in _METADATA
     )
 
 
 def _never(address: Address) -> bool:
-    return address.is_link_local or address.is_multicast or address.is_unspecified
+    return (
+        address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or address in _METADATA
+    )

@@ -144,8 +144,8 @@ class Fleet:
 
     @property
     def scales_to_zero(self) -> bool:
-        """Whether having no replica is as it should be."""
-        return self._scale_limits.least == 0
+        """Whether having no replica is as it should be: not before the model was once loaded."""
+        return self._scale_limits.least == 0 and self._first_ready.done()
 
     @property
     def next_start_in_s(self) -> float:

@@ -4,6 +4,7 @@ The parser is python-multipart's, as for uploads of `dyno up`; here several file
 each is follows from its content.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from visiondyno.serving.sniffing import LONGEST_BEGIN_BYTES, is_video
 from visiondyno.serving.spooled import SpooledVideo
 
 _LONGEST_NAME = 80
+
+# What is wrong with a body is told to who sent it; in the log anybody could write at will.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 @dataclass(slots=True)

@@ -39,10 +39,18 @@ def main(arguments: list[str]) -> None:
     try:
         ready, batches, ahead = _make_ready(config, entered_ns)
     except Exception as error:
-        front.sendall(_failure(error))
+        _tell(front, _failure(error))
         os._exit(1)
-    front.sendall(frame(b"R", ready))
+    _tell(front, frame(b"R", ready))
     _serve(front, frames, batches, ahead=ahead)
+
+
+def _tell(front: socket.socket, told: bytes) -> None:
+    """To a front that may have been stopped meanwhile: then nobody is left to serve."""
+    try:
+        front.sendall(told)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)
 
 
 class _Frames:
