@@ -1,11 +1,18 @@
 """The fleet: how many replicas there are, and what comes of those that die, hang or can't start."""
 
 import asyncio
-import logging
 
 import pytest
 
-from serving_stand_ins import FakeReplica, Launcher, ask, new_pool, settle, started_pool, told
+from serving_stand_ins import (
+    FakeReplica,
+    Launcher,
+    ask,
+    new_pool,
+    settle,
+    started_pool,
+    told,
+)
 from virtual_time import run_virtual
 from visiondyno.errors import ModelError, NotReady
 from visiondyno.job import JobError
@@ -81,24 +88,6 @@ def test_a_fleet_scaled_to_zero_starts_for_a_request() -> None:
     run_virtual(scenario())
 
 
-def test_a_fleet_that_scales_to_zero_is_not_ready_before_its_model_was_once_loaded() -> None:
-    async def scenario() -> None:
-        launcher = Launcher()
-        pool = new_pool(launcher, least=0)
-        starting = asyncio.create_task(pool.start())
-        await settle()
-        assert not pool.can_answer
-        launcher.all[0].ready()
-        await starting
-        assert pool.can_answer
-        await asyncio.sleep(61)
-        assert not launcher.alive
-        assert pool.can_answer
-        await pool.close()
-
-    run_virtual(scenario())
-
-
 def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_reason() -> None:
     async def scenario() -> None:
         launcher = Launcher()
@@ -110,61 +99,6 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_reason() -> None:
             await starting
         await asyncio.sleep(30)
         assert len(launcher.all) == 1  # not tried again
-        await pool.close()
-
-    run_virtual(scenario())
-
-
-def test_a_stated_reason_is_said_once_and_without_an_exit_code(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def scenario() -> None:
-        launcher = Launcher()
-        pool = new_pool(launcher)
-        starting = asyncio.create_task(pool.start())
-        await settle()
-        launcher.all[0].die("ended with exit code 1", CANNOT)
-        with pytest.raises(ModelError, match="damaged"):
-            await starting
-        await pool.close()
-        assert not caplog.messages  # whoever started it says the sentence
-        launcher = Launcher()
-        pool = await started_pool(launcher)
-        launcher.alive[0].die()
-        await asyncio.sleep(1)
-        launcher.alive[0].die("ended with exit code 1", CANNOT)
-        await pool.close()
-
-    with caplog.at_level(logging.WARNING):
-        run_virtual(scenario())
-    assert caplog.messages == [
-        "replica 1 (process 100) was killed by SIGKILL",
-        "replica 1 couldn't start: The model is damaged.",
-    ]
-
-
-@pytest.mark.parametrize("load_s", [1.0, 20.0])
-def test_a_fleet_scaled_to_zero_recovers_from_a_start_that_failed(load_s: float) -> None:
-    async def scenario() -> None:
-        launcher = Launcher()
-        pool = await started_pool(launcher, least=0, most=1, idle_timeout_s=5.0)
-        await asyncio.sleep(6)
-        refused = ask(pool, "a")
-        await asyncio.sleep(load_s)
-        launcher.alive[0].die("ended with exit code 1", CANNOT)
-        with pytest.raises(NotReady, match="damaged"):
-            await refused
-        assert not pool.can_answer
-        assert not launcher.alive  # a while passes, however long the start took
-        await asyncio.sleep(1)
-        launcher.alive[0].ready()  # the file was put right
-        assert pool.can_answer
-        task = ask(pool, "b")
-        await settle()
-        launcher.alive[0].answer()
-        assert told(await task) == ["B"]
-        await asyncio.sleep(6)
-        assert not launcher.alive
         await pool.close()
 
     run_virtual(scenario())

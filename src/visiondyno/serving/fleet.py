@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from visiondyno.errors import VisionDynoError
+from visiondyno.errors import ModelError, VisionDynoError
 from visiondyno.executors.scaling import ScaleLimits, processes_to_start, processes_to_stop
 from visiondyno.job import JobError
 from visiondyno.serving.metrics import ServingMetrics
@@ -26,6 +26,10 @@ _STARTS_BEFORE_REFUSING = 3
 _RESTART_PAUSES_S = (0.0, 0.5, 2.0, 5.0, 10.0)
 _START_LIMIT_S = 300.0
 _TICK_S = 0.1
+_REPLACED = (
+    "The model's file isn't the one that this server started with; put that back, or start the "
+    "server again to serve the new one."
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -189,6 +193,12 @@ class Fleet:
     def on_ready(self, replica: Replica, readiness: Readiness) -> None:
         """See `replicas.Listener`."""
         member = self._members[replica]
+        if self._is_of_another_model(readiness):
+            _log.warning("replica %s isn't used: %s", replica.name, _REPLACED)
+            self._pause(self._clock(), quick=True)
+            self._end(member)
+            self._failed_to_start(JobError(code=ModelError.code, message=_REPLACED))
+            return
         member.readiness = readiness
         member.idle_since_s = self._clock()
         self.failure = None
@@ -220,6 +230,12 @@ class Fleet:
         self._needs.on_member_gone(member, how)
         self._empty.set()
         self.scale()
+
+    def _is_of_another_model(self, readiness: Readiness) -> bool:
+        """Classes, shapes and digest of the first are what the server tells of all its answers."""
+        if not self._first_ready.done():
+            return False
+        return bool(readiness.model["digest"] != self._first_ready.result().model["digest"])
 
     def _log_death(self, replica: Replica, how: str, failure: JobError | None) -> None:
         if failure is None:
