@@ -20,12 +20,14 @@ class Deferred:
     """Calls that are made before the registry is next read, or when there are many.
 
     To be made before the metrics that they change: a registry is read in the order in which it
-    was filled. Appending is all that a request pays; order is kept.
+    was filled. Without a registry, whoever looks calls `flush` first. Appending is all that a
+    request pays; order is kept.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        registry.register(_Before(self.flush))
+        if registry is not None:
+            registry.register(_Before(self.flush))
 
     def later(self, call: Callable[..., None], *arguments: Any) -> None:
         """Make this call in time."""

@@ -45,7 +45,7 @@ class LoopbackOnly:
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if _name(host) not in _LOOPBACK:
+        if not is_loopback_name(host):
             return (
                 "This server needs no key, so it answers only to localhost and 127.0.0.1. Behind "
                 f"another name, start it with {self._keys_option}."
@@ -65,6 +65,11 @@ class LoopbackOnly:
             return urlsplit(origin).netloc == host
         except ValueError:
             return False
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a `Host` header, with its port or without, names this machine to itself."""
+    return _name(host) in _LOOPBACK
 
 
 def _name(host: str) -> str:

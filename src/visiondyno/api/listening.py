@@ -1,6 +1,8 @@
 """What every server of ours begins with: a socket that listens, and an event loop fit for it."""
 
 import asyncio
+import contextlib
+import ctypes
 import errno
 import gc
 import os
@@ -13,6 +15,7 @@ from visiondyno.errors import SpecError
 T = TypeVar("T")
 
 _BACKLOG = 2048
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _GC_THRESHOLDS = (100_000, 50, 100)
 
 
@@ -52,6 +55,19 @@ def address_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, up to 64 MB, rather than give it back at once.
+
+    The body of a request is some dozens of pages. By default each is taken from the kernel anew,
+    cleared, and given back when the request ends: 43 page faults a request were counted in a server
+    of 84 kB images. Elsewhere than with glibc nothing is changed.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from visiondyno.api.listening import run
+from visiondyno.api.listening import keep_freed_memory, run
 from visiondyno.cli import options
 from visiondyno.errors import SpecError
 from visiondyno.loopback import is_loopback
@@ -129,6 +129,7 @@ def command(replicas: tuple[int, int] | None, **given: Any) -> int:
     if replicas is not None:
         given["replicas"] = "-".join(map(str, replicas))
     config = _config(given)
+    keep_freed_memory()
     configure_logging(config.log_format)
     with _loading(config) as loaded:
 

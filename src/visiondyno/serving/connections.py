@@ -8,11 +8,12 @@ likes.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from visiondyno.serving.asgi import HANG_UP
+from visiondyno.serving.direct import Direct, DirectLane
 
 _UNREAD_BYTES = 1 << 19
 """Of a body; as soon as the application has taken them, reading goes on."""
@@ -38,15 +39,41 @@ class ConnectionLimits:
     idle_s: float = 75.0
 
 
+class _Nobody:
+    """Waits for no message of a request in the direct lane."""
+
+    def set(self) -> None:
+        """Nothing."""
+
+
+class _DirectCycle:
+    """Stands where uvicorn has the cycle of a request: what it reads and sets of one is here."""
+
+    __slots__ = ("before", "disconnected", "keep_alive", "parts", "request", "response_complete")
+    message_event = _Nobody()
+    response_started = False
+
+    def __init__(self, request: Direct, before: Any, *, keep_alive: bool) -> None:
+        """`before` is the cycle of the request before, or None."""
+        self.request = request
+        self.before = before
+        self.keep_alive = keep_alive
+        self.parts: list[bytes] = []
+        self.response_complete = False
+        self.disconnected = False
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """See the module's text; `guarded_protocol` makes the class that uvicorn is given."""
 
     limits: ClassVar[ConnectionLimits]
+    lane: ClassVar[DirectLane | None]
     on_refused: ClassVar[Callable[[], None]]
     largest_body_bytes: ClassVar[int]
     _limit: asyncio.TimerHandle | None = None
     _when_lost: tuple[Callable[[], None], ...] = ()
     _is_lost = False
+    _direct: "_DirectCycle | None" = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -79,6 +106,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._within(self.limits.header_s)
 
     def on_headers_complete(self) -> None:
+        if not self._goes_direct():
+            self._headers_complete()
+
+    def _headers_complete(self) -> None:
         scope: Any = self.scope
         scope["extensions"] = {HANG_UP: self._on_hang_up}
         super().on_headers_complete()
@@ -90,6 +121,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """As uvicorn's, but a body that comes in one piece isn't copied, nor reading paused."""
         cycle: Any = self.cycle
+        if self._direct is not None and cycle is self._direct:
+            self._direct.parts.append(body)
+            return
         if cycle.response_complete:
             return
         if not cycle.body:
@@ -104,7 +138,58 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._stop_limit()
+        direct, cycle = self._direct, cast("Any", self.cycle)
+        if direct is None or cycle is not direct:
+            super().on_message_complete()
+            return
+        assert self.lane is not None
+        body = b"".join(direct.parts)
+        give_up = self.lane.begin(direct.request, body, self._answer_direct)
+        if give_up is not None:
+            self._when_lost = (give_up,)
+            return
+        # The usual way says what is wrong with it, or does what this one can't.
+        self._direct, self.cycle = None, direct.before
+        self._headers_complete()
+        self.on_body(body)
+        self._stop_limit()
         super().on_message_complete()
+
+    def _goes_direct(self) -> bool:
+        """Whether the request takes the direct lane; then its body is kept for that."""
+        cycle: Any = self.cycle
+        is_free = cycle is None or cycle.response_complete
+        if self.lane is None or not is_free or self.parser.get_method() != b"POST":
+            return False
+        request = self.lane.admit(self.url, self.headers)
+        if request is None:
+            return False
+        keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+        direct: Any = _DirectCycle(request, cycle, keep_alive=keep_alive)
+        self._direct = self.cycle = direct
+        self._within(self.limits.body_s + request.length / self.limits.body_bytes_per_s)
+        return True
+
+    def _answer_direct(self, answer: list[bytes]) -> None:
+        """Write an answer of the direct lane: status, headers, body."""
+        direct = self._direct
+        assert direct is not None, "the next request waits for this answer"
+        direct.response_complete = True
+        self._when_lost = ()
+        if self.transport.is_closing():
+            return
+        status, head, content = answer
+        lines = [
+            STATUS_LINE[int(status)],
+            *(b"%b: %b\r\n" % header for header in self.server_state.default_headers),
+            head,
+            b"\r\n" if direct.keep_alive else b"connection: close\r\n\r\n",
+            content,
+        ]
+        self.transport.write(b"".join(lines))
+        if not direct.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _within(self, limit_s: float) -> None:
         self._stop_limit()
@@ -134,7 +219,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 def guarded_protocol(
-    limits: ConnectionLimits, on_refused: Callable[[], None], largest_body_bytes: int
+    limits: ConnectionLimits,
+    on_refused: Callable[[], None],
+    largest_body_bytes: int,
+    lane: DirectLane | None = None,
 ) -> type[GuardedProtocol]:
     """A protocol class for `uvicorn.Config(http=…)`.
 
@@ -142,8 +230,10 @@ def guarded_protocol(
         limits: see there.
         on_refused: called for each connection above the limit.
         largest_body_bytes: what a body of undeclared length is taken to have at most.
+        lane: for plain requests for predictions.
     """
     members = {
+        "lane": lane,
         "limits": limits,
         "on_refused": staticmethod(on_refused),
         "largest_body_bytes": largest_body_bytes,

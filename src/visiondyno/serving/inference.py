@@ -5,7 +5,7 @@ It counts and times them; errors of the pool pass through, counted.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from visiondyno.errors import (
     InputError,
@@ -48,6 +48,44 @@ class Inference:
             self.statistics.request_done(items, predicted, took_ms)
         return predicted
 
+    def begin(
+        self, item: Item, on_end: Callable[[Predicted | BaseException], None]
+    ) -> Callable[[], None]:
+        """`predict` of one item without a task.
+
+        Args:
+            item: what is asked for.
+            on_end: called with the answer, or with what `predict` would raise; not after giving up.
+
+        Returns:
+            What gives it up: nobody would read the answer.
+
+        Raises:
+            RateLimited, NotReady: as `Pool.predict`; nothing is counted then.
+        """
+        started = time.monotonic()
+        begun = self.pool.begin((item,))
+
+        def ended(done: "asyncio.Future[Predicted]") -> None:
+            self.pool.ended(begun)
+            error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            took_ms = (time.monotonic() - started) * 1e3
+            self.statistics.request_done((item,), None if error else (done.result(),), took_ms)
+            if error is None:
+                self._count(done.result())
+                on_end(done.result())
+            elif isinstance(error, asyncio.CancelledError):
+                self._metrics.ended("gone")
+            else:
+                self._metrics.ended(_outcome(error))
+                on_end(error)
+
+        def give_up() -> None:
+            begun.each[0].cancel()
+
+        begun.each[0].add_done_callback(ended)
+        return give_up
+
     def refused(self, error: Exception) -> None:
         """Count an item that was refused before it could be asked for."""
         of_the_client = isinstance(error, InputError) or not isinstance(error, VisionDynoError)
@@ -66,39 +104,53 @@ class Inference:
             self._metrics.ended(_outcome(error), len(items))
             raise
         for one in predicted:
-            status = one.answer.status
-            if status < 400:
-                self._metrics.ended("ok")
-                self._metrics.timed(one.answer.stages, one.queue_ms, one.total_ms)
-            else:
-                self._metrics.ended("client_error" if status < 500 else "server_error")
+            self._count(one)
         if self._tracing.is_on:
             self._tracing.record_stages(stages_of(predicted[0]))
         return predicted
 
+    def _count(self, one: Predicted) -> None:
+        status = one.answer.status
+        if status < 400:
+            self._metrics.ended("ok")
+            self._metrics.timed(one.answer.stages, one.queue_ms, one.total_ms)
+        else:
+            self._metrics.ended("client_error" if status < 500 else "server_error")
+
+
+_TIMING = (
+    "queue;dur=%.3f, decode;dur=%.3f, preprocess;dur=%.3f, inference;dur=%.3f, "
+    "postprocess;dur=%.3f, total;dur=%.3f"
+)
+_START_TIMING = ", start-process;dur=%.1f, start-load;dur=%.1f, start-first-inference;dur=%.1f"
+
 
 def server_timing(predicted: Sequence[Predicted]) -> str:
     """The `Server-Timing` header (W3C), ms: of several items the slowest of each stage."""
-    each = [
-        {
-            "queue": one.queue_ms,
-            "decode": one.answer.stages.decode_ms,
-            "preprocess": one.answer.stages.preprocess_ms,
-            "inference": one.answer.stages.inference_ms,
-            "postprocess": one.answer.stages.postprocess_ms,
-            "total": one.total_ms,
-        }
-        for one in predicted
-    ]
-    parts = [f"{stage};dur={max(one[stage] for one in each):.3f}" for stage in each[0]]
-    start = next((one.start for one in predicted if one.start is not None), None)
-    if start is not None:
-        parts += (
-            f"start-process;dur={start.process_ms:.1f}",
-            f"start-load;dur={start.load_ms:.1f}",
-            f"start-first-inference;dur={start.first_inference_ms:.1f}",
-        )
-    return ", ".join(parts)
+    each = [_times(one) for one in predicted]
+    slowest = each[0] if len(each) == 1 else tuple(max(stage) for stage in zip(*each, strict=True))
+    header = _TIMING % slowest
+    for one in predicted:
+        if one.start is not None:
+            start = one.start
+            return header + _START_TIMING % (
+                start.process_ms,
+                start.load_ms,
+                start.first_inference_ms,
+            )
+    return header
+
+
+def _times(one: Predicted) -> tuple[float, ...]:
+    stages = one.answer.stages
+    return (
+        one.queue_ms,
+        stages.decode_ms,
+        stages.preprocess_ms,
+        stages.inference_ms,
+        stages.postprocess_ms,
+        one.total_ms,
+    )
 
 
 def stages_of(one: Predicted) -> list[Stage]:
@@ -118,7 +170,7 @@ def stages_of(one: Predicted) -> list[Stage]:
     return found
 
 
-def _outcome(error: Exception) -> str:
+def _outcome(error: BaseException) -> str:
     if isinstance(error, TimeLimitExceeded):
         return "time_limit"
     return "rejected" if isinstance(error, RateLimited | NotReady) else "server_error"

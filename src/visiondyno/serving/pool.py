@@ -88,6 +88,19 @@ class _Waiting:
     start: Readiness | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What `Pool.begin` began.
+
+    Attributes:
+        each: item's end, in order; cancel it to give the item up.
+        limit: gives all of them up.
+    """
+
+    each: "list[asyncio.Future[Predicted]]"
+    limit: asyncio.TimerHandle
+
+
 class Pool:
     """See the module's text."""
 
@@ -145,6 +158,24 @@ class Pool:
             TimeLimitExceeded: there was no answer in time.
             ChildDied: two replicas died of an item.
         """
+        begun = self.begin(items)
+        try:
+            return [await done for done in begun.each]
+        except BaseException:
+            for done in begun.each:
+                if not done.cancel() and not done.cancelled():
+                    done.exception()  # looked at: asyncio would complain of what nobody saw
+            self._forget_ended()
+            raise
+        finally:
+            self.ended(begun)
+
+    def begin(self, items: Sequence[Item]) -> "Begun":
+        """As `predict` without waiting; whoever begins must tell `ended`.
+
+        Raises:
+            RateLimited, NotReady: as `predict`.
+        """
         self._admit(len(items))
         now = self._clock()
         loop = asyncio.get_running_loop()
@@ -153,17 +184,14 @@ class Pool:
         self._queue.extend(waiting)
         limit = loop.call_later(self.limits.time_limit_s, self._give_up, waiting)
         self._dispatch()
-        try:
-            return [await one.done for one in waiting]
-        except BaseException:
-            for one in waiting:
-                if not one.done.cancel() and not one.done.cancelled():
-                    one.done.exception()  # looked at: asyncio would complain of what nobody saw
+        return Begun([one.done for one in waiting], limit)
+
+    def ended(self, begun: "Begun") -> None:
+        """Whoever began this has its answers, or wants them no more."""
+        begun.limit.cancel()
+        if any(done.cancelled() for done in begun.each):
             self._forget_ended()
-            raise
-        finally:
-            limit.cancel()
-            self._changed.set()
+        self._changed.set()
 
     async def described(self) -> dict[str, Any]:
         """What the model is, as soon as that is known; see `replicas.Readiness.model`.

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from visiondyno.api.problems import FieldProblem, problem_response
@@ -68,17 +69,22 @@ class PredictEndpoint:
         finally:
             sent.close()
         if any(one.answer.status >= 400 for one in predicted):
-            await answer_problems(predicted, scope, receive, send)
+            await problem_of(predicted, scope["path"])(scope, receive, send)
             return
         media = predicted[0].answer.media
-        content = predicted[0].answer.body
-        if media is Media.JSON:
-            bodies = b",".join(one.answer.body for one in predicted)
-            content = self._opening + b'"predictions":[' + bodies + b"]}"
+        content = self.whole(predicted) if media is Media.JSON else predicted[0].answer.body
         await respond(content, _MEDIA_TYPES[media], predicted, send)
 
+    def whole(self, predicted: Sequence[Predicted]) -> bytes:
+        """The answer to a request for these predictions, as JSON."""
+        bodies = b",".join(one.answer.body for one in predicted)
+        return self._opening + b'"predictions":[' + bodies + b"]}"
+
+    def known_wishes(self, query: bytes, accept: str) -> Wishes | None:
+        """What such a request wants, if one was here before; most want what others wanted."""
+        return self._wishes.get((query, accept))
+
     async def _wanted(self, query: bytes, accept: str) -> Wishes:
-        """What the request wants; most requests want what others wanted before."""
         key = (query, accept)
         found = self._wishes.get(key)
         if found is not None:
@@ -152,9 +158,7 @@ async def respond(
     await send({"type": "http.response.body", "body": content})
 
 
-async def answer_problems(
-    predicted: Sequence[Predicted], scope: Scope, receive: Receive, send: Send
-) -> None:
+def problem_of(predicted: Sequence[Predicted], path: str) -> Response:
     """The problem document of the items that have no prediction.
 
     The whole request fails: a client that reads on would take half of a batch for all of it. The
@@ -174,5 +178,4 @@ async def answer_problems(
             for place, one in told.items()
         ]
     status = predicted[first].answer.status
-    response = problem_response(scope["path"], status, told[first]["code"], detail, errors=errors)
-    await response(scope, receive, send)
+    return problem_response(path, status, told[first]["code"], detail, errors=errors)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from visiondyno.api.deferred import Deferred
 from visiondyno.serving.pool import Predicted
 from visiondyno.serving.wire import Answer, Item, Kind, Stages
 
@@ -105,17 +106,37 @@ class ModelStatistics:
 
 
 class Statistics:
-    """Of the graph, which takes tensors, and of the model that takes images. On the event loop."""
+    """Of the graph, which takes tensors, and of the model that takes images. On the event loop.
+
+    What happened is noted, and added up when somebody looks, or there is much of it: see
+    `api.deferred`. Of an item only its kind is kept, never what it holds.
+    """
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
         """`wall_clock` gives seconds since the epoch."""
         self._wall_clock = wall_clock
-        self.graph = ModelStatistics()
-        self.images = ModelStatistics()
+        self._graph = ModelStatistics()
+        self._images = ModelStatistics()
+        self._deferred = Deferred()
+
+    @property
+    def graph(self) -> ModelStatistics:
+        """Of the graph itself."""
+        self._deferred.flush()
+        return self._graph
+
+    @property
+    def images(self) -> ModelStatistics:
+        """Of predictions for images."""
+        self._deferred.flush()
+        return self._images
 
     def batch_done(self, items: Sequence[Item], answers: Sequence[Answer]) -> None:
         """A batch came back from its replica."""
-        of = self._of(items)
+        self._deferred.later(self._batch_done, self._of(items), answers)
+
+    @staticmethod
+    def _batch_done(of: ModelStatistics, answers: Sequence[Answer]) -> None:
         runs: dict[int, tuple[int, Stages]] = {}
         for one in answers:
             if one.rows:
@@ -129,14 +150,15 @@ class Statistics:
     ) -> None:
         """A request ended, with its answers or (None) with an error, after `took_ms`."""
         now_ms = int(self._wall_clock() * 1e3)
+        of = self._of(items)
         if predicted and all(one.answer.status < 400 for one in predicted):
-            self._of(items).succeeded(predicted, now_ms)
+            self._deferred.later(of.succeeded, predicted, now_ms)
         else:
-            self._of(items).failed(took_ms, now_ms)
+            self._deferred.later(of.failed, took_ms, now_ms)
 
     def refused(self, took_ms: float) -> None:
         """A request for predictions of images was refused before it was asked for."""
-        self.images.failed(took_ms, int(self._wall_clock() * 1e3))
+        self._deferred.later(self._images.failed, took_ms, int(self._wall_clock() * 1e3))
 
     def _of(self, items: Sequence[Item]) -> ModelStatistics:
-        return self.graph if items[0].kind is Kind.TENSORS else self.images
+        return self._graph if items[0].kind is Kind.TENSORS else self._images

@@ -4,6 +4,7 @@ The ids belong to the task (or thread) that bound them, and to tasks that it sta
 """
 
 import contextlib
+import itertools
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,9 @@ from types import MappingProxyType
 REQUEST_ID_HEADER = "X-Request-Id"
 
 _IDS: ContextVar[Mapping[str, str]] = ContextVar("visiondyno_ids", default=MappingProxyType({}))
+_OF_THIS_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count(secrets.randbits(32))
+"""An id need only be nobody else's: random bits for each would be a call of the kernel for each."""
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -50,4 +54,4 @@ def request_id_of(given: str | None) -> str:
     """
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return secrets.token_hex(16)
+    return f"{_OF_THIS_PROCESS}{next(_NUMBERS):016x}"
