@@ -163,8 +163,8 @@ class TargetSpec(_Part):
         name: for tables; None: host and path.
         method: None: POST with a body, else GET.
         headers: sent with each request.
-        images: files, folders of them, or scenes such as `street:val:4`, sent as bodies in turn (`Content-Type` by their
-            content).
+        images: files, folders of them, or scenes such as `street:val:4`, sent as bodies in turn
+            (`Content-Type` by their content).
         body_file, json_body: another body; at most one of the three kinds.
         expect_status: which answers count as good; None: 200 to 299.
         expect_json_key: a good answer is a JSON object that has this key.
