@@ -4,6 +4,8 @@ Quotations are of KServe's "Open Inference Protocol", gRPC, and of gRPC's health
 """
 
 import builtins
+import contextlib
+import gc
 import re
 import signal
 import socket
@@ -330,3 +332,22 @@ def test_a_port_that_is_taken_and_an_extra_that_is_not_there(
     monkeypatch.setattr(builtins, "__import__", without_grpc)
     with pytest.raises(MissingExtra, match=r"pip install 'visiondyno\[grpc\]'"):
         LiveServing("fake:detection", grpc_port=0).__enter__()
+
+
+def test_refused_tensors_are_let_go_at_once(call: Caller) -> None:
+    asked = raw(np.zeros((1, 3, 192, 640), np.float32))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with contextlib.suppress(grpc.RpcError):
+                call("ModelInfer", **asked)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        of_garbage = [one for cycle in gc.garbage for one in gc.get_referents(cycle)]
+        held = [len(one) for one in of_garbage if isinstance(one, bytes) and len(one) > 1_000_000]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not held  # what only a collection frees is there by the hundred under overload

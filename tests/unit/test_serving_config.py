@@ -56,6 +56,19 @@ def test_lists_and_the_port_come_from_the_environment(monkeypatch: pytest.Monkey
 def test_a_wrong_setting_names_flag_and_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError, match=r"'queue' is wrong: .*VISIONDYNO_SERVE_QUEUE"):
         config(monkeypatch, {}, VISIONDYNO_SERVE_QUEUE="none")
+    for port in ("PORT", "VISIONDYNO_SERVE_PORT"):  # the second as Kubernetes may set it
+        with pytest.raises(
+            SpecError, match=r"'port' is wrong: .*variable VISIONDYNO_SERVE_PORT\.$"
+        ):
+            config(monkeypatch, {}, **{port: "tcp://10.0.0.1:80"})
+        monkeypatch.delenv(port)
+    monkeypatch.delenv("VISIONDYNO_SERVE_QUEUE")
+    with pytest.raises(SpecError, match=r"'replicas' is wrong: .*VISIONDYNO_SERVE_REPLICAS\.$"):
+        load_serving_config(_env_file=None, model="m", replicas="3-1")
+    with pytest.raises(SpecError, match=r"'https://a\.example/' is no host"):
+        load_serving_config(
+            _env_file=None, model="m", allow_url_hosts="b.example,https://a.example/"
+        )
     with pytest.raises(SpecError, match=r"No model is given.*VISIONDYNO_SERVE_MODEL"):
         load_serving_config(_env_file=None)
 

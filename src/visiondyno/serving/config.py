@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from visiondyno.errors import SpecError
@@ -101,6 +101,14 @@ class ServingConfig(BaseSettings):
                 given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
         return given
 
+    @field_validator("allow_url_hosts")
+    @classmethod
+    def _names_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if "/" in host or "@" in host:
+                raise ValueError(f"'{host}' is no host; name hosts, not URLs")
+        return hosts
+
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
         if self.replicas_least > self.replicas_most:
@@ -137,13 +145,21 @@ def load_serving_config(**flags: Any) -> ServingConfig:
         return ServingConfig(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        place = ".".join(str(part) for part in first["loc"])
+        why = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             raise SpecError(
                 "No model is given: name one (dyno serve visiondyno:street-n), or set "
                 "VISIONDYNO_SERVE_MODEL."
             ) from error
+        if not place:
+            raise SpecError(
+                f"The setting 'replicas' is wrong: {why}. Correct the flag, or the variable "
+                "VISIONDYNO_SERVE_REPLICAS."
+            ) from error
+        # The port's is told by the variable's name, for it has two.
+        place = place.partition(".")[0].removeprefix("VISIONDYNO_SERVE_").lower()
         raise SpecError(
-            f"The setting '{place}' is wrong: {first['msg'].removeprefix('Value error, ')}. "
+            f"The setting '{place}' is wrong: {why}. "
             f"Correct the flag, or the variable VISIONDYNO_SERVE_{place.upper()}."
         ) from error

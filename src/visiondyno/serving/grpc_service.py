@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -222,7 +223,13 @@ class _Service:
             except Exception as error:
                 code, text, extra = _failure(error, path)
                 status = _HTTP_STATUSES[code.name]
-                await context.abort(code, text, (*trailing, *extra))
+                # Not `abort`: its exception and this one would hold each other, and the request's
+                # tensors, until the next collection of garbage.
+                traceback.clear_frames(error.__traceback__)
+                context.set_code(code)
+                context.set_details(text)
+                trailing += extra
+                found = None
             finally:
                 span.answered("POST", path, status, {"rpc.method": name})
                 took_ms = (time.monotonic() - started_s) * 1e3

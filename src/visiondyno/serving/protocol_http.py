@@ -6,6 +6,7 @@ for it. Routes are ASGI applications of their own for the same reason as `/predi
 
 import logging
 import math
+import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -187,6 +188,8 @@ class _Endpoint:
                 raise
             except Exception as error:
                 response = _error_response(error, scope["path"])
+                # Its frames hold the body, and each other until the next collection of garbage.
+                traceback.clear_frames(error.__traceback__)
         await response(scope, receive, send)
 
 
