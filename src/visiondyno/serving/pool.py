@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from visiondyno.errors import (
@@ -28,77 +27,17 @@ from visiondyno.errors import (
     TimeLimitExceeded,
     VisionDynoError,
 )
-from visiondyno.executors.scaling import ScaleLimits
+from visiondyno.serving.accepted import Begun, PoolLimits, Predicted, Waiting
 from visiondyno.serving.fleet import Fleet, Member
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.replicas import Launch, Readiness
 from visiondyno.serving.wire import Answer, Item
 
+__all__ = ["Begun", "Pool", "PoolLimits", "Predicted"]
+
 _MOST_TRIES = 2
 _HANG_GRACE_S = 10.0
 """A batch that still runs so long after the time limit of requests: its replica hangs."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """How the pool behaves.
-
-    Attributes:
-        scale: the least and most replicas, and when an idle one ends.
-        max_batch: most items in one batch; None: what the model takes, once that is known.
-        batch_delay_s: how long the oldest item may wait for others to share its batch.
-        queue: most items that wait.
-        time_limit_s: an item without an answer after so long is given up.
-    """
-
-    scale: ScaleLimits
-    max_batch: int | None = 1
-    batch_delay_s: float = 0.0
-    queue: int = 100
-    time_limit_s: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """An answer with what the front knows of its way.
-
-    Attributes:
-        answer: the replica's.
-        queue_ms: from its acceptance until it was handed to the replica that answered.
-        total_ms: from its acceptance to its answer.
-        start: of the replica it had to wait for, if none was ready when it was accepted.
-    """
-
-    answer: Answer
-    queue_ms: float
-    total_ms: float
-    start: Readiness | None
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """An item on its way. `done` holds its end, whoever comes first: answer, limit, hang-up."""
-
-    item: Item
-    done: "asyncio.Future[Predicted]"
-    accepted_s: float
-    found_none: bool
-    given_s: float = 0.0
-    tries: int = 0
-    start: Readiness | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What `Pool.begin` began.
-
-    Attributes:
-        each: item's end, in order; cancel it to give the item up.
-        limit: gives all of them up.
-    """
-
-    each: "list[asyncio.Future[Predicted]]"
-    limit: asyncio.TimerHandle
 
 
 class Pool:
@@ -123,7 +62,7 @@ class Pool:
         self.fleet = Fleet(limits.scale, launch, metrics, hang_s, self._clock)
         self._metrics = metrics
         self._max_batch = limits.max_batch or 1
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._batch_ids = 0
         self._delay: asyncio.TimerHandle | None = None
         self._draining = False
@@ -180,7 +119,7 @@ class Pool:
         now = self._clock()
         loop = asyncio.get_running_loop()
         found_none = not self.fleet.able
-        waiting = [_Waiting(item, loop.create_future(), now, found_none) for item in items]
+        waiting = [Waiting(item, loop.create_future(), now, found_none) for item in items]
         self._queue.extend(waiting)
         limit = loop.call_later(self.limits.time_limit_s, self._give_up, waiting)
         self._dispatch()
@@ -280,7 +219,7 @@ class Pool:
 
     def on_member_answers(self, member: Member, batch_id: int, answers: list[Answer]) -> None:
         """See `fleet.Needs`."""
-        batch: list[_Waiting] = member.batches.pop(batch_id)
+        batch: list[Waiting] = member.batches.pop(batch_id)
         now = self._clock()
         self._metrics.answered(member.replica.name, len(batch), now - member.busy_since_s)
         member.busy_since_s = member.idle_since_s = now
@@ -327,7 +266,7 @@ class Pool:
             f"No replica can be started: {error.message}", max(1.0, self.fleet.next_start_in_s)
         )
 
-    def _give_up(self, waiting: list[_Waiting]) -> None:
+    def _give_up(self, waiting: list[Waiting]) -> None:
         limit = TimeLimitExceeded(
             f"There was no answer within {self.limits.time_limit_s:g} s; the server is overloaded "
             "or the request is too large. Send less at once, or raise --time-limit."
@@ -349,7 +288,7 @@ class Pool:
                 one.done.set_exception(error)
         self._changed.set()
 
-    def _try_again(self, one: _Waiting, how: str) -> None:
+    def _try_again(self, one: Waiting, how: str) -> None:
         if one.done.done():
             return
         if one.tries < _MOST_TRIES:
@@ -401,7 +340,7 @@ class Pool:
         self._delay = None
         self._dispatch()
 
-    def _take_batch(self, free: int) -> list[_Waiting]:
+    def _take_batch(self, free: int) -> list[Waiting]:
         """Of one kind, at most a fair share of the free; what a replica died of goes alone."""
         queue = self._queue
         most = min(self._max_batch, -(-len(queue) // max(1, free)))
@@ -412,7 +351,7 @@ class Pool:
             batch.append(queue.popleft())
         return batch
 
-    def _give(self, member: Member, batch: list[_Waiting]) -> None:
+    def _give(self, member: Member, batch: list[Waiting]) -> None:
         now = self._clock()
         if not member.batches:
             member.busy_since_s = now
