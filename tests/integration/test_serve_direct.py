@@ -255,3 +255,32 @@ def _replica_pid() -> int:
     return next(
         one.pid for one in reversed(children) if "visiondyno.serving.replica" in one.cmdline()
     )
+
+
+@pytest.mark.parametrize("cuts", [(), (300, 2000)], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("target", ["/predict", "/predict?conf=0.125"])
+def test_a_wish_for_http_2_is_answered_in_http_1(
+    server: LiveServing, cuts: tuple[int, ...], target: str
+) -> None:
+    """As `curl --http2` and Java's client ask, with the body right behind."""
+    wish = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    whole = post(server, JPEG, wish, target)
+    ends = (*cuts, len(whole))
+    pieces = [whole[begin:end] for begin, end in zip((0, *cuts), ends, strict=True)]
+    (first, second) = answers(server, [*pieces, post(server, JPEG, target=target)], count=2)
+    assert first[0] == second[0] == 200
+    assert first[2] == second[2]
+
+
+def test_headers_without_end_are_refused(server: LiveServing) -> None:
+    parts = urlsplit(server.url)
+    sent = 0
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nEndless: ")
+        with pytest.raises(OSError):
+            while sent < 50_000_000:
+                sent += connection.send(b"a" * 10_000)
+                time.sleep(0.001)
+    assert sent < 5_000_000
+    (answer,) = answers(server, [post(server, JPEG)])
+    assert answer[0] == 200

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from visiondyno.serving.asgi import HANG_UP
 from visiondyno.serving.direct import Direct, DirectLane
 
+_LARGEST_HEAD_BYTES = 1 << 16
+"""Of all headers of a request, besides what comes at once."""
+_OF_UPGRADES = frozenset({b"upgrade", b"connection", b"http2-settings"})
 _UNREAD_BYTES = 1 << 19
 """Of a body; as soon as the application has taken them, reading goes on."""
 
@@ -73,6 +77,9 @@ class GuardedProtocol(HttpToolsProtocol):
     _limit: asyncio.TimerHandle | None = None
     _when_lost: tuple[Callable[[], None], ...] = ()
     _is_lost = False
+    _wished = b""
+    _in_head = False
+    _head_bytes = 0
     _direct: "_DirectCycle | None" = None
 
     def connection_made(self, transport: Any) -> None:
@@ -82,6 +89,41 @@ class GuardedProtocol(HttpToolsProtocol):
             self._answer_and_close("503 Service Unavailable", "Too many connections are open.")
             return
         self._within(self.limits.idle_s)
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, but heads have a size limit, and wishes for another protocol none."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            self._without_upgrade(data[wish.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LARGEST_HEAD_BYTES and not self.transport.is_closing():
+                self._answer_and_close(
+                    "431 Request Header Fields Too Large", "The headers are too large."
+                )
+
+    def _without_upgrade(self, rest: bytes) -> None:
+        """Read a request again that would rather go on in another protocol, without that wish.
+
+        It may be answered in HTTP/1.1 (RFC 9110, 7.8). The parser has left its body unread.
+        """
+        head, self._wished = self._wished, b""
+        if not head:
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += (b"%b: %b" % header for header in self.headers if header[0] not in _OF_UPGRADES)
+        return b"\r\n".join((*lines, b"", b""))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_limit()
@@ -103,10 +145,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
         self._within(self.limits.header_s)
 
     def on_headers_complete(self) -> None:
-        if not self._goes_direct():
+        self._in_head = False
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._wished = self._head_without_upgrade()
+        elif not self._goes_direct():
             self._headers_complete()
 
     def _headers_complete(self) -> None:
@@ -138,6 +184,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._stop_limit()
+        if self._wished:
+            return
         direct, cycle = self._direct, cast("Any", self.cycle)
         if direct is None or cycle is not direct:
             super().on_message_complete()
