@@ -3,6 +3,7 @@
 A `traceparent` header sends a request the usual way, whatever else it is.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -277,10 +278,10 @@ def test_headers_without_end_are_refused(server: LiveServing) -> None:
     sent = 0
     with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nEndless: ")
-        with pytest.raises(OSError):
-            while sent < 50_000_000:
+        with contextlib.suppress(OSError):
+            while sent < 5_000_000:
                 sent += connection.send(b"a" * 10_000)
                 time.sleep(0.001)
-    assert sent < 5_000_000
+    assert sent < 5_000_000, "the server ends the connection"
     (answer,) = answers(server, [post(server, JPEG)])
     assert answer[0] == 200
