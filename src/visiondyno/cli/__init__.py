@@ -18,7 +18,7 @@ _COMMANDS = {
     "report": "Merge reports: their models side by side, and how each model's runs agree.",
     "predict": "Run a model on images; print what it finds, or draw it.",
     "serve": "Serve a model over HTTP: REST, Open Inference Protocol, metrics.",
-    "loadtest": "Put servers under a load: latency, errors, cost, cold start, side by side.",
+    "loadtest": "Put one or more targets under a load, and report how they behave.",
     "train": "Train a model from a YAML file or from options; write weights, curves and history.",
     "tune": "Search hyperparameters with many workers at once.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",

@@ -175,6 +175,8 @@ def _serve_ahead(front: socket.socket, frames: _Frames, batches: "Batches") -> N
             while True:
                 batch_id, items = read_batch(frames.next())
                 waiting.put((batch_id, items, _prepared(batches, items)))
+        except ConnectionResetError:
+            os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
