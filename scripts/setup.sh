@@ -6,7 +6,8 @@
 #   test-core  core and the tests' needs; no torch
 #   dev        all of these, torch and Ultralytics
 #   peers      core and the servers and load generators that benchmarks are paired with
-# Versions are pinned by constraints.txt. PYTHON names the interpreter (default python3).
+# Versions are pinned by constraints.txt, of the peers by constraints-peers.txt. PYTHON names the
+# interpreter (default python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +26,7 @@ esac
 
 # The stamp names what was installed, so that a changed pin or dependency installs again. The
 # version file is part of it: an editable install keeps the version it was made with.
-wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh src/visiondyno/__init__.py \
+wanted=$(cat pyproject.toml constraints*.txt scripts/setup.sh src/visiondyno/__init__.py \
   | sha256sum | cut -c1-64)
 is_ready() { [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.ready-$1" 2>/dev/null)" = "$wanted" ]; }
 if is_ready "$level" || { [[ $level != test-core && $level != peers ]] && is_ready dev; }; then
@@ -69,7 +70,10 @@ PYTHON
 )
 
 echo "Setting up $venv ($level), which can take minutes the first time …"
-"${pip[@]}" install -qq --constraint constraints.txt --editable "$package" \
+constraints=constraints.txt
+# The peers disagree with some of our pins, and with each other's newest versions.
+[ "$level" != peers ] || constraints=constraints-peers.txt
+"${pip[@]}" install -qq --constraint "$constraints" --editable "$package" \
   "${requirements[@]}"
 if [ "$level" = dev ]; then
   # Ultralytics brings opencv-python, which lands on the same files as opencv-python-headless and
