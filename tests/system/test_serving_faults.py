@@ -108,6 +108,8 @@ def test_more_connections_than_files_are_refused_and_the_server_goes_on(
 def test_a_stopped_replica_is_killed_and_replaced(known: Known, tmp_path: Path) -> None:
     flags = ("--replicas", "2", "--time-limit", "1")
     with served(known.model, tmp_path / "log", flags) as server:
+        # One that still starts may take minutes; only one that takes batches is known to hang.
+        server.wait_for(lambda: server.replicas_ready() == 2, 20, "have both replicas ready")
         stopped = server.replicas[0].pid
         os.kill(stopped, signal.SIGSTOP)
         found = attacks.load(server, known, rate=10, seconds=4)
