@@ -1,7 +1,7 @@
 """The runtime seam: what executes a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,6 +13,9 @@ from visiondyno.specs.model_card import ModelCard
 
 Device = str
 """`cpu`, `cuda` or `cuda:N`. Explicit: a device that isn't there is an error, never another one."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Told while a file comes: its name, bytes there so far, and in all (None: unknown)."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
 
@@ -181,10 +184,21 @@ class Runtime(ABC):
     """What executes a model.
 
     Contract: `load` raises `ModelError` for a file it can't read or understand, `Unavailable` for
-    a device that isn't here, and never runs a model elsewhere than asked.
+    a device that isn't here (`MissingExtra` for a package), and never runs a model elsewhere than
+    asked. `load` opens no connection: a model whose weights aren't here is a `ModelError` that
+    names `dyno models pull`. Importing the runtime's module imports none of its packages.
     """
 
     name: str
+
+    def fetch(self, reference: str, on_progress: Progress | None = None) -> None:  # noqa: B027 - most runtimes read files that are here
+        """Download the weights that `reference` names unless they are here already.
+
+        Raises:
+            ModelError: there is no such model, or what came isn't what was announced.
+            Unavailable: the server can't be reached, or `VISIONDYNO_OFFLINE` is set and weights are
+                missing.
+        """
 
     @abstractmethod
     def load(self, reference: str, options: LoadOptions) -> LoadedModel:

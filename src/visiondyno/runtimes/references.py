@@ -7,19 +7,61 @@ from pathlib import Path
 from typing import Literal
 
 from visiondyno.errors import ModelError
+from visiondyno.specs.trained_model import RECORD
+
+RuntimeName = Literal[
+    "onnx",
+    "fake",
+    "torch",
+    "ultralytics",
+    "torchvision",
+    "timm",
+    "transformers",
+    "detectron2",
+    "openvino",
+    "litert",
+    "keras",
+    "tensorflow",
+    "trained",
+]
 
 SHIPPED_PREFIX = "visiondyno"
 FAKE_PREFIX = "fake"
 
-_OTHER_RUNTIMES = ("ultralytics", "torchvision", "timm", "transformers", "detectron2")
-_EARLIER_NAMES = ("Trained_yolov5", "Trained_yolov8", "efficientnet_b0", "detectron2")
+_BY_NAME: dict[str, RuntimeName] = {
+    "torch": "torch",
+    "ultralytics": "ultralytics",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "transformers": "transformers",
+    "detectron2": "detectron2",
+    "openvino": "openvino",
+}
+"""Prefixes before a colon. `openvino:model.onnx` runs a file that another runtime reads too."""
+
+_BY_SUFFIX: dict[str, RuntimeName] = {
+    ".pt": "ultralytics",
+    ".pt2": "torch",
+    ".torchscript": "torch",
+    ".xml": "openvino",
+    ".tflite": "litert",
+    ".keras": "keras",
+    ".h5": "keras",
+}
+"""All other files are taken for ONNX."""
+
+_EARLIER_NAMES = {
+    "Trained_yolov5": "yolov5",
+    "Trained_yolov8": "yolov8",
+    "efficientnet_b0": "efficientnet_b0",
+    "detectron2": "detectron2",
+}
 _NOT_VISION = {
     "llama2_70b": "text",
     "opus_mt": "translation",
     "roberta_base": "text",
     "wav2vec2": "audio",
 }
-_USE_AN_EXPORT = "export the model to ONNX and give the path of the .onnx file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,45 +71,47 @@ class ResolvedReference:
     Attributes:
         reference: as the user gave it.
         runtime: what executes it.
-        path: of the model file; None for the fake runtime.
+        path: of the model's file or folder; None where it is known by name alone.
+        name: what stands after the prefix; empty where there is none.
     """
 
     reference: str
-    runtime: Literal["onnx", "fake"]
+    runtime: RuntimeName
     path: Path | None
+    name: str = ""
 
 
 def resolve_reference(reference: str) -> ResolvedReference:
     """The file or runtime that `reference` stands for; reads no file.
 
-    `path/to/model.onnx`, `visiondyno:NAME` (a shipped model), or `fake:detection` and
+    `path/to/model.onnx` (or a file or folder of another runtime: see docs/model-references.md),
+    `visiondyno:NAME` (a shipped model), `RUNTIME:NAME` or `RUNTIME:PATH`, or `fake:detection` and
     `fake:classification`, optionally with `:SEED` (no file and no accuracy: for trying out and
     testing what lies above).
 
     Raises:
-        ModelError: it names no file and no shipped model, another runtime's model, or a model
-            that isn't a vision model.
+        ModelError: it names no file, no shipped model and no runtime, or a model that isn't a
+            vision model.
     """
     if not reference.strip():
         raise ModelError("A model reference is empty; give the path of an .onnx file.")
     path = Path(reference).expanduser()
     if path.exists():
-        return ResolvedReference(reference, "onnx", path)
+        return ResolvedReference(reference, _runtime_of_file(path), path)
     if reference in _NOT_VISION:
         raise ModelError(f"{reference} is not a vision model: {_NOT_VISION[reference]}.")
     prefix, colon, name = reference.partition(":")
     if colon and prefix == SHIPPED_PREFIX:
-        return ResolvedReference(reference, "onnx", _shipped_path(name))
+        return ResolvedReference(reference, "onnx", _shipped_path(name), name)
     if colon and prefix == FAKE_PREFIX:
-        return ResolvedReference(reference, "fake", None)
-    if colon and prefix in _OTHER_RUNTIMES:
-        raise ModelError(
-            f"{reference}: the {prefix} runtime isn't available in this version; {_USE_AN_EXPORT}."
-        )
+        return ResolvedReference(reference, "fake", None, name)
+    if colon and prefix in _BY_NAME:
+        return _of_runtime(reference, _BY_NAME[prefix], name)
     if reference in _EARLIER_NAMES:
         raise ModelError(
-            f"{reference}: the runtime of this name isn't available in this version; "
-            f"{_USE_AN_EXPORT}."
+            f"{reference} names a family, not a model: use it with 'dyno compare --pair "
+            f"{_EARLIER_NAMES[reference]}-…', or name a model such as ultralytics:yolov8n or "
+            "torchvision:efficientnet_b0."
         )
     raise ModelError(_no_such_file(reference, path))
 
@@ -78,6 +122,25 @@ def shipped_models() -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
     return tuple(sorted(path.stem for path in folder.glob("*.onnx")))
+
+
+def _runtime_of_file(path: Path) -> RuntimeName:
+    if not path.is_dir():
+        return _BY_SUFFIX.get(path.suffix.lower(), "onnx")
+    if (path / RECORD).is_file():
+        return "trained"
+    if (path / "saved_model.pb").is_file():
+        return "tensorflow"
+    return "transformers" if (path / "config.json").is_file() else "onnx"
+
+
+def _of_runtime(reference: str, runtime: RuntimeName, name: str) -> ResolvedReference:
+    if not name.strip():
+        raise ModelError(f"'{reference}' names no model; write {runtime}:NAME.")
+    path = Path(name).expanduser()
+    # A file beside the command wins over a name; a bare name is never looked for as a folder.
+    is_file = path.is_file() or (path.is_dir() and ("/" in name or path.suffix != ""))
+    return ResolvedReference(reference, runtime, path if is_file else None, name)
 
 
 def _shipped_folder() -> Path:
@@ -96,7 +159,11 @@ def _no_such_file(reference: str, path: Path) -> str:
     shipped = [f"{SHIPPED_PREFIX}:{name}" for name in shipped_models()]
     beside = []
     if path.parent.is_dir():
-        beside = [str(path.parent / other.name) for other in path.parent.glob("*.onnx")]
+        beside = [
+            str(path.parent / other.name)
+            for other in path.parent.iterdir()
+            if other.suffix.lower() in {".onnx", *_BY_SUFFIX}
+        ]
     near = difflib.get_close_matches(str(path), beside) + difflib.get_close_matches(
         f"{SHIPPED_PREFIX}:{reference}", shipped
     )

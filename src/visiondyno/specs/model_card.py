@@ -20,11 +20,17 @@ HeadName = Literal[
     "nanodet",
     "retinanet",
     "depth",
+    "native",
 ]
-"""How a model's output is read; see the classes in `visiondyno.vision.heads`."""
+"""How a model's output is read; see the classes in `visiondyno.vision.heads`. `native`: by the
+model's own library, which prepares its images too; the card's input then says the largest size."""
 
-ResizeMode = Literal["letterbox", "letterbox_top_left", "stretch", "shortest_side_crop"]
-"""`letterbox`: keep the aspect ratio, pad on both sides (Ultralytics). `letterbox_top_left`: keep
+ResizeMode = Literal[
+    "letterbox", "letterbox_to_stride", "letterbox_top_left", "stretch", "shortest_side_crop"
+]
+"""`letterbox`: keep the aspect ratio, pad on both sides (Ultralytics). `letterbox_to_stride`: the
+same, padded only to the next multiple of `stride` (Ultralytics' `auto`, of models that take any
+size); images of different shapes are then run apart. `letterbox_top_left`: keep
 it, image at the top left, pad right and bottom (YOLOX). `stretch`: ignore it.
 `shortest_side_crop`: scale the shortest side to `crop_from`, crop the centre (ImageNet)."""
 
@@ -81,6 +87,8 @@ class InputCard(BaseModel):
     pad_value: Annotated[int, Field(ge=0, le=255)] = 114
     crop_from: Annotated[int, Field(ge=1)] | None = None
     """Length of the shortest side before the crop, pixels (`shortest_side_crop` only)."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Sides are padded to a multiple of it (`letterbox_to_stride` only)."""
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: Annotated[float, Field(gt=0)] = 1 / 255
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)

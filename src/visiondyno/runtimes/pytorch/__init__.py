@@ -1,0 +1,1 @@
+"""Models that torch runs, one module a library of models."""

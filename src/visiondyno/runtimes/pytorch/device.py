@@ -1,0 +1,91 @@
+"""Where torch runs a model: the device asked for and no other, with the threads asked for."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from visiondyno.errors import MissingExtra, SpecError, Unavailable
+from visiondyno.runtimes.base import Device, LoadOptions
+
+if TYPE_CHECKING:
+    import torch
+
+_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
+
+
+class TorchDevice:
+    """One model's device and threads.
+
+    Attributes:
+        name: as asked for.
+        device: torch's.
+        version: of torch, for descriptions.
+        notes: what a reader of the report must know.
+    """
+
+    def __init__(self, options: LoadOptions, needed_for: str) -> None:
+        """Check the device; torch is imported here.
+
+        Args:
+            options: `device`, `intra_op_threads` and `gpu_memory_limit_bytes` are used.
+            needed_for: what a missing torch is said to be needed for.
+
+        Raises:
+            MissingExtra: torch isn't installed.
+            SpecError: the device's name is wrong.
+            Unavailable: the device isn't here.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtra("torch", needed_for) from error
+        self.name: Device = options.device
+        self.version = str(torch.__version__)
+        self.device = _checked(options.device)
+        self.notes: tuple[str, ...] = ()
+        self._threads = options.intra_op_threads
+        if options.gpu_memory_limit_bytes is not None and self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            share = min(1.0, options.gpu_memory_limit_bytes / total)
+            torch.cuda.set_per_process_memory_fraction(share, self.device)
+            note = (
+                f"GPU memory: torch's allocator may take {share:.0%} of the GPU; the CUDA context "
+                "and cuDNN's own memory come on top."
+            )
+            self.notes = (note,)
+
+    @property
+    def provider(self) -> str:
+        """What executes, for descriptions."""
+        return f"torch {self.device.type}"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, no gradients are kept, and operators take the threads asked for.
+
+        Threads are the process's: two models with other wishes set them anew at each inference.
+        """
+        import torch
+
+        if self._threads is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            yield
+
+
+def _checked(name: Device) -> "torch.device":
+    import torch
+
+    if _DEVICE.fullmatch(name) is None:
+        raise SpecError(f"'{name}' isn't a device; use cpu, cuda or cuda:N.")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            here = f"there are {count} GPUs" if count else "torch finds no GPU"
+            raise Unavailable(
+                f"Device '{name}' can't be used here: {here}; use cpu, or check the driver with "
+                "'dyno doctor'."
+            )
+    return device

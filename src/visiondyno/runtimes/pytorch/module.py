@@ -1,0 +1,120 @@
+"""A torch module whose input and output a model card describes."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visiondyno.errors import ModelError
+from visiondyno.runtimes.base import ModelDescription, Precision
+from visiondyno.runtimes.card_model import CardModel
+from visiondyno.runtimes.pytorch.device import TorchDevice
+from visiondyno.vision.heads import Output
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_LONGEST_REASON = 200
+
+
+class TorchModel(CardModel):
+    """Everything but making the module: what `_run` gives is what the card's head reads."""
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        module: "Callable[[torch.Tensor], Any]",
+        on: TorchDevice,
+        output_names: Sequence[str] = (),
+    ) -> None:
+        """`module`: on its device and in evaluation mode, from one tensor to one or several."""
+        super().__init__(description, output_names)
+        self._module: Callable[[torch.Tensor], Any] | None = module
+        self._on = on
+
+    def _run(self, tensor: NDArray[Any]) -> list[Output]:
+        import torch
+
+        assert self._module is not None
+        with self._on.running(), no_surprise(self.description.reference):
+            outputs = self._module(torch.from_numpy(tensor).to(self._on.device))
+            # Reading them waits for the GPU: the time taken is that of the computation.
+            arrays = [_as_array(output) for output in flat_tensors(outputs)]
+        # Names are for messages; a module need not say any.
+        self._output_names += [f"output {n}" for n in range(len(self._output_names), len(arrays))]
+        return arrays
+
+    def _free(self) -> None:
+        self._module = None
+        release_cached(self._on)
+
+
+def flat_tensors(outputs: Any) -> "list[torch.Tensor]":
+    """The tensors in what a module returned, in order: of tuples, lists and mappings alike."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, list | tuple):
+        return [tensor for output in outputs for tensor in flat_tensors(output)]
+    return []
+
+
+def release_cached(on: TorchDevice) -> None:
+    """Give back what torch keeps of a GPU's memory for later use."""
+    import torch
+
+    if on.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def parameter_count(module: "nn.Module") -> int:
+    """Number of weights; buffers aren't weights."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def precision_of(module: "nn.Module") -> Precision:
+    """Of the weights: their dtype, `mixed` where they have several."""
+    import torch
+
+    names: dict[torch.dtype, Precision] = {
+        torch.float32: "fp32",
+        torch.float16: "fp16",
+        torch.bfloat16: "bf16",
+        torch.int8: "int8",
+        torch.qint8: "int8",
+    }
+    found = {names.get(one.dtype, "mixed") for one in module.parameters()}
+    return found.pop() if len(found) == 1 else ("mixed" if found else "fp32")
+
+
+@contextmanager
+def no_surprise(reference: str) -> Iterator[None]:
+    """Whatever torch or a library stumbles over inside becomes a `ModelError`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        # Libraries of models raise what comes: KeyError, RuntimeError, AssertionError …
+        raise ModelError(f"{reference} stopped while running: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The telling part of an error of torch in one line, without its C++ frames."""
+    text = str(error).split("\nException raised from")[0]
+    text = re.sub(r"\s+", " ", text).strip()
+    if len(text) > _LONGEST_REASON:
+        text = text[: _LONGEST_REASON - 1].rsplit(" ", 1)[0] + "…"
+    return text or type(error).__name__
+
+
+def _as_array(tensor: "torch.Tensor") -> NDArray[Any]:
+    array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    return np.ascontiguousarray(array)

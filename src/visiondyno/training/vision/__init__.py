@@ -1,0 +1,1 @@
+"""Training of detectors and image-level classifiers on labelled images, one module a library."""
