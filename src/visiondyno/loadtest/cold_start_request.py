@@ -123,13 +123,13 @@ class _Talk:
     def connected(self, connection: Connection) -> None:
         self._connection = connection
 
-    def answered(self, connection: Connection) -> None:  # noqa: ARG002
+    def answered(self, connection: Connection) -> None:  # noqa: ARG002 - it has one
         self._settle(None)
 
-    def broke(self, connection: Connection, why: str) -> None:  # noqa: ARG002
+    def broke(self, connection: Connection, why: str) -> None:  # noqa: ARG002 - it has one
         self._settle(why)
 
-    def lost(self, connection: Connection) -> None:  # noqa: ARG002
+    def lost(self, connection: Connection) -> None:  # noqa: ARG002 - it has one
         self._settle("the connection was closed without an answer")
         self._closed.set()
 

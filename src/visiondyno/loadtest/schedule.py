@@ -36,7 +36,10 @@ def arrivals_s(load: Load, seed: int = 0) -> NDArray[np.float64]:
         ValueError: a closed loop, which has no schedule.
     """
     if not isinstance(load, OpenLoad):
-        raise ValueError("A closed loop has no schedule: its users wait for answers.")  # noqa: TRY004
+        # A value of the right type (`Load`) that isn't fit: not a TypeError.
+        raise ValueError(  # noqa: TRY004
+            "A closed loop has no schedule: its users wait for answers."
+        )
     expected = _expected(load)
     if expected > MOST_REQUESTS:
         raise SpecError(

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]  # no types in it
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no types in it
 
 from visiondyno.errors import (
     InputError,
@@ -40,7 +40,7 @@ from visiondyno.telemetry.ids import REQUEST_ID_HEADER, bound, bound_ids, reques
 from visiondyno.telemetry.traces import Tracing
 
 if TYPE_CHECKING:
-    import grpc.aio  # type: ignore[import-untyped]
+    import grpc.aio  # type: ignore[import-untyped]  # no types in it
 
 _log = logging.getLogger(__name__)
 

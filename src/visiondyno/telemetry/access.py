@@ -116,15 +116,15 @@ class AccessLog:
 
 
 class _File(WatchedFileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
         """Let the caller see it: the handler's own way prints a traceback for each line."""
         raise  # noqa: PLE0704 - logging calls this while it handles the error
 
 
-class _Output(logging.StreamHandler):  # type: ignore[type-arg]
+class _Output(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable in 3.11
     def __init__(self) -> None:
         super().__init__(sys.stdout)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
         """As for a file."""
-        raise  # noqa: PLE0704
+        raise  # noqa: PLE0704 - as there

@@ -70,12 +70,12 @@ def utc_time(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
+class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable in 3.11
     """Writes to what `sys.stderr` is now: it may be replaced after the handler was made."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
-    def stream(self):  # type: ignore[no-untyped-def]
+    def stream(self):  # type: ignore[no-untyped-def]  # an attribute there
         return sys.stderr

@@ -121,7 +121,7 @@ class CgroupWatcher(SamplingWatcher):
         self._mark_before: int | None = None
 
     @property
-    def cpu_method(self) -> str:  # type: ignore[override]
+    def cpu_method(self) -> str:  # type: ignore[override]  # known once a file was found
         """Which file is read."""
         name = self._files.cpu.name if self._files.cpu is not None else "cpu.stat"
         return f"{name} of the cgroup"

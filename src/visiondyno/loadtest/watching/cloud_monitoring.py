@@ -204,6 +204,7 @@ def load_credentials(credentials_file: str | None) -> "Credentials":
             f"roles/monitoring.viewer; name it in {_KEY_FILE_VARIABLE}."
         )
     try:
+        # google-auth declares no types for this, nor below.
         return Credentials.from_service_account_file(  # type: ignore[no-any-return,no-untyped-call]
             str(Path(named).expanduser()), scopes=[SCOPE]
         )
@@ -241,12 +242,12 @@ def _refresh(credentials: "Credentials") -> None:
             with httpx.Client(timeout=timeout or _TIMEOUT_S, mounts=past_proxies(url)) as client:
                 answer = client.request(method, url, content=body, headers=headers)
         except httpx.HTTPError as error:
-            raise exceptions.TransportError(error) from error  # type: ignore[no-untyped-call]
+            raise exceptions.TransportError(error) from error  # type: ignore[no-untyped-call]  # no types
         return _Answer(answer.status_code, answer.headers, answer.content)
 
     account = credentials.service_account_email
     try:
-        credentials.refresh(request)  # type: ignore[no-untyped-call]
+        credentials.refresh(request)  # type: ignore[no-untyped-call]  # no types
     except exceptions.TransportError as error:
         raise Unavailable(f"Google's server for tokens can't be reached: {error}.") from None
     except exceptions.GoogleAuthError as error:

@@ -179,7 +179,7 @@ class ProcessTree:
     def _everyone(self) -> dict[int, ProcessTimes]:
         found = {}
         try:
-            names = os.listdir(self._folder)  # noqa: PTH208  (a Path for each entry takes longer)
+            names = os.listdir(self._folder)  # noqa: PTH208 - a Path each takes longer
         except OSError:
             return {}
         for name in names:
