@@ -17,11 +17,11 @@ from training_cases import class_samples, model_config, nn, same_weights, torch
 from visiondyno.errors import ModelError, SpecError
 from visiondyno.specs.inline_data import InlineData
 from visiondyno.specs.training import Hyperparameters
+from visiondyno.state.program_check import checked_program
 from visiondyno.training.checks import check_training
 from visiondyno.training.data import inline_samples
 from visiondyno.training.fit import fit
 from visiondyno.training.modules import build_module
-from visiondyno.training.program_check import checked_program
 from visiondyno.training.session import TrainingSession
 
 pytestmark = pytest.mark.torch

@@ -18,6 +18,7 @@ from visiondyno.runtimes.torch_memory import limit_torch_memory
 from visiondyno.specs.training import Hyperparameters
 from visiondyno.specs.training_operations import ModuleInput
 from visiondyno.state import MAX_STATE_BYTES, load_into
+from visiondyno.state.program_check import MAX_PROGRAM_BYTES
 from visiondyno.training.data import Samples
 from visiondyno.training.forward import compiler_of_its_own
 from visiondyno.training.losses import build_loss
@@ -25,7 +26,6 @@ from visiondyno.training.memory import is_out_of_memory
 from visiondyno.training.modules import build_module
 from visiondyno.training.optimizers import build_optimizer
 from visiondyno.training.precision import choose_device
-from visiondyno.training.program_check import MAX_PROGRAM_BYTES
 
 if TYPE_CHECKING:
     import torch

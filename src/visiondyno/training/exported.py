@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import ModelError, SpecError
+from visiondyno.state.program_check import checked_program
 from visiondyno.training.arguments import one_line
-from visiondyno.training.program_check import checked_program
 
 if TYPE_CHECKING:
     from torch import fx

@@ -55,45 +55,58 @@ _MAX_POWERS, _HIGHEST_POWER, _LARGEST_SIZE = 3, 8, 2**63
 _TREES = frozenset({"builtins.tuple", "builtins.list", "builtins.dict", None})
 
 
-def checked_program(data: bytes, *, max_bytes: int = MAX_PROGRAM_BYTES) -> io.BytesIO:
+class _Refused(Exception):
+    """Why a file isn't taken."""
+
+
+def checked_program(
+    data: bytes, what: str = "'model_config.program'", *, max_bytes: int = MAX_PROGRAM_BYTES
+) -> io.BytesIO:
     """A file for `torch.export.load`, of the same program, with nothing in it but what was checked.
 
     Its sample inputs, which nothing here needs, are left out: torch would unpickle them.
 
     Args:
         data: what `torch.export.save` wrote, or anything.
+        what: it is, for messages.
         max_bytes: how long it may be.
 
     Raises:
         ModelError: it isn't a program of `torch.export`, or holds more than a graph and numbers.
     """
-    if len(data) > max_bytes:
-        raise _refused(f"it is larger than {max_bytes / 1e9:.1f} GB")
     try:
+        _check_length(len(data), max_bytes)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check_archive(archive, len(data))
             return _rewritten(archive)
+    except _Refused as refusal:
+        raise _for_the_sender(what, str(refusal)) from refusal
     except (*_UNREADABLE, AttributeError, TypeError) as error:
-        raise _refused(f"it can't be read ({type(error).__name__})") from error
+        raise _for_the_sender(what, f"it can't be read ({type(error).__name__})") from error
+
+
+def _check_length(file_bytes: int, max_bytes: int) -> None:
+    if file_bytes > max_bytes:
+        raise _Refused(f"it is larger than {max_bytes / 1e9:.1f} GB")
 
 
 def _check_archive(archive: zipfile.ZipFile, file_bytes: int) -> None:
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _refused("a part of it is compressed, which torch.export.save doesn't do")
+        raise _Refused("a part of it is compressed, which torch.export.save doesn't do")
     if sum(entry.file_size for entry in entries) > file_bytes:
-        raise _refused("its parts overlap")
+        raise _Refused("its parts overlap")
     names = [entry.filename for entry in entries]
     parts = {name.partition("/")[2]: name for name in names}
     if "models/model.json" not in parts or len(parts) != len(names):
-        raise _refused("it has no 'models/model.json', or a part twice")
+        raise _Refused("it has no 'models/model.json', or a part twice")
     for part, name in parts.items():
         if _CONFIG_FILE.fullmatch(part):
             folder = name.rpartition("/")[0]
             sizes = {e.filename: e.file_size for e in entries if e.filename.startswith(folder)}
             _check_config(_parsed(archive, name), part, folder, sizes)
         elif part not in _PLAIN_FILES and not _TENSOR_FILE.fullmatch(part):
-            raise _refused(f"it holds '{part[:80]}', which a graph with its weights doesn't need")
+            raise _Refused(f"it holds '{part[:80]}', which a graph with its weights doesn't need")
     _check_graph(_parsed(archive, parts["models/model.json"]))
 
 
@@ -111,36 +124,36 @@ def _rewritten(archive: zipfile.ZipFile) -> io.BytesIO:
 
 def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
     if archive.getinfo(name).file_size > _MAX_JSON_BYTES:
-        raise _refused(f"a part of it that describes it is over {_MAX_JSON_BYTES:,} bytes")
+        raise _Refused(f"a part of it that describes it is over {_MAX_JSON_BYTES:,} bytes")
     return json.loads(archive.read(name))
 
 
 def _check_config(config: dict[str, Any], part: str, folder: str, sizes: dict[str, int]) -> None:
     for name, payload in config["config"].items():
         if payload.get("use_pickle") is not False:
-            raise _refused(f"'{name}' in '{part}' is a pickle, which could run code when read")
+            raise _Refused(f"'{name}' in '{part}' is a pickle, which could run code when read")
         path = str(payload["path_name"])
         if not _TENSOR_NAME.fullmatch(path):
-            raise _refused(f"'{name}' in '{part}' is said to be in {path[:80]!r}")
+            raise _Refused(f"'{name}' in '{part}' is said to be in {path[:80]!r}")
         numbers = math.prod(size["as_int"] for size in payload["tensor_meta"]["sizes"])
         if numbers > sizes.get(f"{folder}/{path}", numbers):
-            raise _refused(f"'{name}' in '{part}' is larger than what is there of it")
+            raise _Refused(f"'{name}' in '{part}' is larger than what is there of it")
 
 
 def _check_graph(model: dict[str, Any]) -> None:
     if model.get("guards_code"):
-        raise _refused("it holds guards written in Python")
+        raise _Refused("it holds guards written in Python")
     for key, value in _entries(model):
         if value is None:
             continue
         if key in ("target", "as_operator") and not _is_known_function(str(value)):
-            raise _refused(f"its graph calls '{str(value)[:100]}'")
+            raise _Refused(f"its graph calls '{str(value)[:100]}'")
         if key == "as_custom_obj":
-            raise _refused("it holds an object that isn't a tensor")
+            raise _Refused("it holds an object that isn't a tensor")
         if "expr" in key and isinstance(value, str) and not _is_known_expression(value):
-            raise _refused(f"a size is written as '{value[:100]}'")
+            raise _Refused(f"a size is written as '{value[:100]}'")
         if key in ("in_spec", "out_spec") and not _is_known_tree(json.loads(value)):
-            raise _refused("its inputs or outputs are of a type of their own")
+            raise _Refused("its inputs or outputs are of a type of their own")
 
 
 def _entries(tree: Any) -> Iterator[tuple[str, Any]]:
@@ -212,8 +225,8 @@ def _is_known_tree(spec: Any) -> bool:
     return all(value in _TREES for key, value in _entries(spec) if key == "type")
 
 
-def _refused(reason: str) -> ModelError:
+def _for_the_sender(what: str, reason: str) -> ModelError:
     return ModelError(
-        f"'model_config.program' isn't taken: {reason}. "
-        "Give what torch.export.save wrote of a torch.export program."
+        f"{what} isn't taken: {reason}. Give what torch.export.save wrote of a torch.export "
+        "program."
     )
