@@ -8,9 +8,10 @@ from visiondyno.errors import ModelError, SpecError
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.onnx_files import answers_to_noise, differences, serialized, to_half
 from visiondyno.operations.worker_files import WorkerFiles
+from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.graph_input import image_input
 from visiondyno.runtimes.model_cards import METADATA_KEY, resolve_card
-from visiondyno.runtimes.onnx_file import OnnxFacts, read_onnx
+from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.references import resolve_reference, shipped_models
 from visiondyno.specs.model_card import ModelCard
 from visiondyno.specs.training_operations import ExportInput
@@ -88,7 +89,7 @@ def _carry_card(graph: Any, card: ModelCard) -> None:
     graph.metadata_props.add(key=METADATA_KEY, value=card.model_dump_json(by_alias=True))
 
 
-def _names(facts: OnnxFacts) -> dict[str, Any]:
+def _names(facts: GraphFacts) -> dict[str, Any]:
     return {
         "input_name": image_input(facts).name,
         "output_names": [output.name for output in facts.outputs],

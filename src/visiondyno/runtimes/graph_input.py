@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from visiondyno.errors import ModelError
-from visiondyno.runtimes.onnx_file import OnnxFacts
+from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.specs.model_card import Quantisation
 from visiondyno.vision.heads import Shape, show_shape
 
@@ -44,7 +44,7 @@ class GraphInput:
     size_input: str | None = None
 
 
-def image_input(facts: OnnxFacts) -> GraphInput:
+def image_input(facts: GraphFacts) -> GraphInput:
     """The graph's image input.
 
     Raises:
@@ -93,7 +93,7 @@ def image_input(facts: OnnxFacts) -> GraphInput:
     )
 
 
-def output_shapes(facts: OnnxFacts, graph_input: GraphInput) -> list[Shape]:
+def output_shapes(facts: GraphFacts, graph_input: GraphInput) -> list[Shape]:
     """The outputs' shapes as heads see them: with an axis of images where the graph has none."""
     shapes = [output.shape for output in facts.outputs]
     return shapes if graph_input.has_batch_axis else [(1, *shape) for shape in shapes]

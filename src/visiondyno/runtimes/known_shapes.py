@@ -4,8 +4,8 @@ from typing import Any
 
 from visiondyno.class_names import COCO_80
 from visiondyno.errors import ModelError
+from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.graph_input import GraphInput, output_shapes
-from visiondyno.runtimes.onnx_file import OnnxFacts
 from visiondyno.runtimes.output_families import (
     NANODET_COLUMNS,
     Family,
@@ -75,7 +75,7 @@ def conventional_detection(
     return _DETECTION.get(head)
 
 
-def known_output(facts: OnnxFacts, graph_input: GraphInput, head: HeadName) -> OutputCard | None:
+def known_output(facts: GraphFacts, graph_input: GraphInput, head: HeadName) -> OutputCard | None:
     """The layout that shapes and names tell if the model is `head`'s; None where they don't."""
     try:
         family = recognise(facts, graph_input)
@@ -85,7 +85,7 @@ def known_output(facts: OnnxFacts, graph_input: GraphInput, head: HeadName) -> O
 
 
 def known_shape(
-    facts: OnnxFacts, graph_input: GraphInput, said: dict[str, Any], *, strict: bool
+    facts: GraphFacts, graph_input: GraphInput, said: dict[str, Any], *, strict: bool
 ) -> tuple[PartialCard, PartialCard]:
     """The parts that the graph's shapes tell, and those that are assumed where they don't.
 
@@ -121,7 +121,7 @@ def known_shape(
 
 
 def _input(
-    facts: OnnxFacts, family: Family, graph_input: GraphInput, notes: list[str]
+    facts: GraphFacts, family: Family, graph_input: GraphInput, notes: list[str]
 ) -> InputCard:
     head = family.head
     default = _DEFAULT_SIDE[HEADS[head].task]
@@ -150,7 +150,7 @@ def _input(
 
 
 def _class_names(
-    facts: OnnxFacts, graph_input: GraphInput, family: Family, notes: list[str], *, strict: bool
+    facts: GraphFacts, graph_input: GraphInput, family: Family, notes: list[str], *, strict: bool
 ) -> tuple[str, ...]:
     if family.head == "depth":
         return ()
@@ -177,7 +177,7 @@ def _class_names(
     return tuple(f"class {index}" for index in range(count))
 
 
-def _columns(facts: OnnxFacts, graph_input: GraphInput, family: Family) -> int | None:
+def _columns(facts: GraphFacts, graph_input: GraphInput, family: Family) -> int | None:
     """How many classes the outputs have, where their shapes tell."""
     shapes = output_shapes(facts, graph_input)
     roles = (family.output.roles if family.output else None) or ("predictions",)

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.card_file import card_path, card_text, parse_card, read_card
+from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.graph_input import GraphInput, image_input, output_shapes
 from visiondyno.runtimes.known_shapes import conventional_detection, known_output, known_shape
-from visiondyno.runtimes.onnx_file import OnnxFacts, read_onnx
+from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.partial_card import PartialCard, all_parts, merge
 from visiondyno.runtimes.ultralytics_metadata import read_ultralytics
 from visiondyno.specs.model_card import DepthCard, HeadName, ModelCard, OutputCard
@@ -40,7 +41,7 @@ class ResolvedCard:
     notes: tuple[str, ...]
 
 
-def resolve_card(facts: OnnxFacts, given: ModelCard | None = None) -> ResolvedCard:
+def resolve_card(facts: GraphFacts, given: ModelCard | None = None) -> ResolvedCard:
     """The card of the file that `facts` describe, checked against its graph.
 
     Raises:
@@ -90,7 +91,7 @@ def write_card(path: Path, *, force: bool = False) -> Path:
 
 
 def _resolve(
-    facts: OnnxFacts,
+    facts: GraphFacts,
     graph_input: GraphInput,
     given: ModelCard | None,
     *,
@@ -116,7 +117,7 @@ def _resolve(
         raise ModelError(f"{facts.path}: {describe_validation(error)}.") from error
 
 
-def _written_sources(facts: OnnxFacts, graph_input: GraphInput, beside: bool) -> list[PartialCard]:
+def _written_sources(facts: GraphFacts, graph_input: GraphInput, beside: bool) -> list[PartialCard]:
     sources: list[PartialCard] = []
     if METADATA_KEY in facts.metadata:
         sources.append(_own_metadata(facts))
@@ -128,7 +129,7 @@ def _written_sources(facts: OnnxFacts, graph_input: GraphInput, beside: bool) ->
     return sources
 
 
-def _own_metadata(facts: OnnxFacts) -> PartialCard:
+def _own_metadata(facts: GraphFacts) -> PartialCard:
     what = f"{facts.path}: its metadata '{METADATA_KEY}'"
     try:
         content = json.loads(facts.metadata[METADATA_KEY])
@@ -138,7 +139,7 @@ def _own_metadata(facts: OnnxFacts) -> PartialCard:
 
 
 def _add_conventions(
-    parts: dict[str, Any], origins: dict[str, str], facts: OnnxFacts, graph_input: GraphInput
+    parts: dict[str, Any], origins: dict[str, str], facts: GraphFacts, graph_input: GraphInput
 ) -> None:
     """Fill in what no source says by what the graph tells, then by the head's convention."""
     head: HeadName = parts["head"]
@@ -155,7 +156,7 @@ def _add_conventions(
         origins["depth"] = conventional
 
 
-def _told_output(facts: OnnxFacts, graph_input: GraphInput, head: HeadName) -> OutputCard | None:
+def _told_output(facts: GraphFacts, graph_input: GraphInput, head: HeadName) -> OutputCard | None:
     """What names, shapes and quantisation of the graph tell of its outputs."""
     told = known_output(facts, graph_input, head)
     scales = tuple(output.quantisation for output in facts.outputs)
@@ -188,7 +189,7 @@ def _disagreements(sources: list[PartialCard]) -> tuple[str, ...]:
     )
 
 
-def _check(card: ModelCard, facts: OnnxFacts, graph_input: GraphInput) -> None:
+def _check(card: ModelCard, facts: GraphFacts, graph_input: GraphInput) -> None:
     head = HEADS[card.head]
     if head.task != card.task:
         raise ModelError(

@@ -18,9 +18,10 @@ from visiondyno.runtimes.base import (
     Runtime,
 )
 from visiondyno.runtimes.card_model import CardModel
+from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.graph_input import GraphInput, image_input, output_shapes
 from visiondyno.runtimes.model_cards import resolve_card
-from visiondyno.runtimes.onnx_file import OnnxFacts, read_onnx
+from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.onnx_graph import graph_of
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.vision.heads import HEADS, Output
@@ -76,7 +77,7 @@ class _OnnxModel(CardModel):
     def __init__(
         self,
         description: ModelDescription,
-        facts: OnnxFacts,
+        facts: GraphFacts,
         graph_input: GraphInput,
         session: Any,
     ) -> None:

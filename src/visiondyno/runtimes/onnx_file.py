@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import TensorProto
 
 from visiondyno.errors import ModelError
-from visiondyno.runtimes.base import Precision
+from visiondyno.runtimes.graph_facts import GraphFacts, TensorFacts
 from visiondyno.runtimes.onnx_tensors import tensors_of
 from visiondyno.runtimes.onnx_weights import (
     count_weights,
@@ -22,55 +21,8 @@ from visiondyno.runtimes.onnx_weights import (
 from visiondyno.runtimes.signatures import foreign_format
 from visiondyno.specs.model_card import Quantisation
 
-Shape = tuple[int | None, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """One input or output of a graph.
-
-    Attributes:
-        dtype: NumPy's name (`float32`), or `unknown`.
-        shape: None for sizes known at run time only.
-        quantisation: what its integers stand for, where the graph says it.
-    """
-
-    name: str
-    dtype: str
-    shape: Shape
-    quantisation: Quantisation | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxFacts:
-    """What an ONNX file says about itself.
-
-    Attributes:
-        inputs: without initializers.
-        operators: the operator types its graph uses.
-        output_operators: the operator that makes each output.
-        metadata: its `metadata_props`.
-        precision: of the arithmetic, see `effective_precision`.
-        parameters: number of weights (floating point and 8-bit or smaller tensors).
-        file_bytes: with its external data.
-        digest: `sha256:…` of the file, followed by its external data in order of name.
-        external_files: where its external data lies.
-    """
-
-    path: Path
-    inputs: tuple[TensorFacts, ...]
-    outputs: tuple[TensorFacts, ...]
-    operators: frozenset[str]
-    output_operators: tuple[str | None, ...]
-    metadata: dict[str, str]
-    precision: Precision
-    parameters: int
-    file_bytes: int
-    digest: str
-    external_files: tuple[Path, ...] = ()
-
-
-def read_onnx(path: Path) -> OnnxFacts:
+def read_onnx(path: Path) -> GraphFacts:
     """Read and parse `path`.
 
     Raises:
@@ -90,7 +42,7 @@ def read_onnx(path: Path) -> OnnxFacts:
     quantised = edge_quantisation(graph)
     initial = {tensor.name for tensor in graph.initializer}
     makers = {name: node.op_type for node in graph.node for name in node.output}
-    return OnnxFacts(
+    return GraphFacts(
         path=path,
         inputs=tuple(_facts(one, quantised) for one in graph.input if one.name not in initial),
         outputs=tuple(_facts(one, quantised) for one in graph.output),

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from visiondyno.errors import ModelError
+from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.graph_input import GraphInput, output_shapes
-from visiondyno.runtimes.onnx_file import OnnxFacts
 from visiondyno.specs.model_card import BoxFormat, HeadName, OutputCard, OutputRole
 from visiondyno.vision.heads import Shape, show_shape
 from visiondyno.vision.heads.grid import ANCHORS_A_CELL, cell_count
@@ -52,7 +52,7 @@ class Family:
     notes: tuple[str, ...] = field(default=())
 
 
-def recognise(facts: OnnxFacts, graph_input: GraphInput) -> Family:
+def recognise(facts: GraphFacts, graph_input: GraphInput) -> Family:
     """The family of the model that `facts` describe.
 
     Raises:
@@ -80,7 +80,7 @@ def recognise(facts: OnnxFacts, graph_input: GraphInput) -> Family:
     raise unknown_outputs(facts)
 
 
-def unknown_outputs(facts: OnnxFacts, hint: str = "") -> ModelError:
+def unknown_outputs(facts: GraphFacts, hint: str = "") -> ModelError:
     """The error for outputs of no known kind."""
     listed = ", ".join(f"'{output.name}' {show_shape(output.shape)}" for output in facts.outputs)
     return ModelError(
@@ -95,7 +95,7 @@ def _plain_name(name: str) -> str:
 
 
 def _refuse_masks_and_keypoints(
-    facts: OnnxFacts, names: Sequence[str], shapes: Sequence[Shape]
+    facts: GraphFacts, names: Sequence[str], shapes: Sequence[Shape]
 ) -> None:
     two_with_map = len(shapes) == 2 and sorted(len(shape) for shape in shapes) == [3, 4]
     if two_with_map or any("mask" in name or "proto" in name for name in names):
@@ -104,7 +104,7 @@ def _refuse_masks_and_keypoints(
         raise unknown_outputs(facts, "It looks like a pose model, which isn't covered. ")
 
 
-def _single(facts: OnnxFacts, graph_input: GraphInput, shape: Shape) -> Family:
+def _single(facts: GraphFacts, graph_input: GraphInput, shape: Shape) -> Family:
     if len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1)):
         return Family("classification")
     if _is_depth(facts.outputs[0].name, graph_input, shape):
@@ -129,7 +129,7 @@ def _is_depth(name: str, graph_input: GraphInput, shape: Shape) -> bool:
     return None not in sides and sides == (graph_input.height, graph_input.width)
 
 
-def _grid_head(facts: OnnxFacts, graph_input: GraphInput, shape: Shape) -> Family:
+def _grid_head(facts: GraphFacts, graph_input: GraphInput, shape: Shape) -> Family:
     _, channels, rows, columns = shape
     height, width = graph_input.height, graph_input.width
     if not (height and width and channels and channels > 5) or (rows, columns) != (
@@ -142,7 +142,7 @@ def _grid_head(facts: OnnxFacts, graph_input: GraphInput, shape: Shape) -> Famil
     return Family("fastestdet")
 
 
-def _boxes_head(facts: OnnxFacts, graph_input: GraphInput, shape: Shape) -> Family:
+def _boxes_head(facts: GraphFacts, graph_input: GraphInput, shape: Shape) -> Family:
     _, second, third = shape
     height, width = graph_input.height, graph_input.width
     cells = grid_cells(height, width) if height and width else None
@@ -165,7 +165,7 @@ def _boxes_head(facts: OnnxFacts, graph_input: GraphInput, shape: Shape) -> Fami
     raise unknown_outputs(facts)
 
 
-def _named_boxes(facts: OnnxFacts, names: Sequence[str], shapes: Sequence[Shape]) -> Family | None:
+def _named_boxes(facts: GraphFacts, names: Sequence[str], shapes: Sequence[Shape]) -> Family | None:
     """Boxes, scores and classes as outputs of their own, by names, else by types and shapes."""
     roles = _named_roles(names)
     if not _is_boxes_scores_classes(roles):

@@ -4,9 +4,9 @@ import ast
 from typing import Any
 
 from visiondyno.errors import ModelError
+from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.graph_input import GraphInput
 from visiondyno.runtimes.known_shapes import UINT8_SCALE
-from visiondyno.runtimes.onnx_file import OnnxFacts
 from visiondyno.runtimes.partial_card import PartialCard
 from visiondyno.specs.model_card import DetectionCard, InputCard, OutputCard
 
@@ -14,7 +14,7 @@ _TASKS = {"detect": "detection", "classify": "classification"}
 _RT_DETR = "RTDETRDecoder"
 
 
-def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard | None:
+def read_ultralytics(facts: GraphFacts, graph_input: GraphInput) -> PartialCard | None:
     """The parts of a card that `facts.metadata` says, or None where Ultralytics wrote nothing.
 
     YOLOv8 and later say task, names, image size and whether NMS is inside; the YOLOv5 repository's
@@ -65,7 +65,7 @@ def read_ultralytics(facts: OnnxFacts, graph_input: GraphInput) -> PartialCard |
     return PartialCard("metadata", parts)
 
 
-def _rt_detr(facts: OnnxFacts, classes: int) -> dict[str, Any]:
+def _rt_detr(facts: GraphFacts, classes: int) -> dict[str, Any]:
     """Boxes are fractions of the input: with a score and a class, or (until 8.3) all scores."""
     columns = facts.outputs[0].shape[-1] if facts.outputs[0].shape else None
     # Ultralytics' validator takes the best class of each query, and doesn't cut boxes.
@@ -77,7 +77,7 @@ def _rt_detr(facts: OnnxFacts, classes: int) -> dict[str, Any]:
     return {"head": "detr", "output": output, "detection": detection}
 
 
-def _names(facts: OnnxFacts) -> tuple[str, ...]:
+def _names(facts: GraphFacts) -> tuple[str, ...]:
     names = _literal(facts, "names")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))) and names:
         return tuple(str(names[index]) for index in range(len(names)))
@@ -89,7 +89,7 @@ def _names(facts: OnnxFacts) -> tuple[str, ...]:
     )
 
 
-def _image_size(facts: OnnxFacts, graph_input: GraphInput) -> tuple[int, int]:
+def _image_size(facts: GraphFacts, graph_input: GraphInput) -> tuple[int, int]:
     # A fixed graph can't take another size than its own, whatever the metadata says.
     if graph_input.height and graph_input.width:
         return graph_input.height, graph_input.width
@@ -106,14 +106,14 @@ def _image_size(facts: OnnxFacts, graph_input: GraphInput) -> tuple[int, int]:
     return graph_input.height or sides[0], graph_input.width or sides[1]
 
 
-def _has_nms(facts: OnnxFacts) -> bool:
+def _has_nms(facts: GraphFacts) -> bool:
     if facts.metadata.get("end2end", "False") == "True":
         return True
     arguments = _literal(facts, "args") if "args" in facts.metadata else {}
     return isinstance(arguments, dict) and arguments.get("nms") is True
 
 
-def _literal(facts: OnnxFacts, key: str) -> Any:
+def _literal(facts: GraphFacts, key: str) -> Any:
     try:
         return ast.literal_eval(facts.metadata[key])
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
