@@ -3,6 +3,7 @@
 import pytest
 
 from load_test_factory import a_cold_start, a_result, a_search, a_target, some_strategies
+from page_checks import check_page_opens_alone
 from visiondyno.report.load_test_html import load_test_html
 
 pytestmark = pytest.mark.browser
@@ -29,25 +30,4 @@ def load_page(request, tmp_path_factory):
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
 def test_a_load_tests_page_opens_alone_and_fits(browser, load_page, width, scheme):
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-    )
-    page = context.new_page()
-    problems, requests = [], []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(load_page.as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    figures = page.locator("figure.plot").all()
-    assert len(figures) >= 6
-    for figure in figures:
-        (shown,) = [one for one in figure.locator("svg:not(.key)").all() if one.is_visible()]
-        size = shown.locator("text").first.evaluate(
-            "e => parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a"
-        )
-        assert size >= 9
-    assert problems == []
-    assert [url for url in requests if not url.startswith("data:")] == [load_page.as_uri()]
-    context.close()
+    check_page_opens_alone(browser, load_page, width, scheme, least_figures=6)

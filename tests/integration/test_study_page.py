@@ -2,6 +2,7 @@
 
 import pytest
 
+from page_checks import check_page_opens_alone
 from study_results_factory import a_result
 from visiondyno.report.tuning import study_html
 from visiondyno.tuning.results import study_results
@@ -24,26 +25,7 @@ def page_file(request, tmp_path_factory):
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (800, "dark"), (400, "light")])
 def test_a_studys_page_opens_alone_and_fits(browser, page_file, width, scheme):
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-    )
-    page = context.new_page()
-    problems, requests = [], []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(page_file.as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for figure in page.locator("figure.plot").all():
-        (shown,) = [one for one in figure.locator("svg:not(.key)").all() if one.is_visible()]
-        size = shown.locator("text").first.evaluate(
-            "e => parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a"
-        )
-        assert size >= 9
-    assert problems == []
-    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
-    context.close()
+    check_page_opens_alone(browser, page_file, width, scheme)
 
 
 def test_trials_are_sorted_by_a_click(browser, tmp_path):

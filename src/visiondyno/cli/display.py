@@ -1,9 +1,11 @@
 """What every progress display on standard error has in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
 
@@ -43,3 +45,30 @@ class Display:
     def _print_off_terminal(self, line: str) -> None:
         if not self._console.is_terminal:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveView(ABC):
+    """What `_now` gives, drawn again four times a second on a terminal; nothing of it elsewhere.
+
+    Use as a context manager. Subclasses prepare what `_now` needs before they call `__init__`: it is
+    asked at once.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._live = Live(
+            console=self._console, get_renderable=self._now, refresh_per_second=4, transient=True
+        )
+
+    @abstractmethod
+    def _now(self) -> RenderableType:
+        """How it stands; called from the display's own thread."""
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()

@@ -3,15 +3,13 @@
 import threading
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from visiondyno.cli.display import LiveView
 from visiondyno.loadtest.progress import Progress
 from visiondyno.loadtest.run import RunProgress
 from visiondyno.measurements.percentiles import percentile
@@ -50,7 +48,7 @@ class LatestSeconds:
         return [ms for _, _, latencies in self._told for ms in latencies]
 
 
-class LoadTestDisplay:
+class LoadTestDisplay(LiveView):
     """Two lines that move on a terminal, and a line now and then elsewhere.
 
     Use as a context manager around the test; `show` may be called from any thread.
@@ -60,28 +58,11 @@ class LoadTestDisplay:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
         self._lock = threading.Lock()
         self._at = RunProgress("")
         self._latest = LatestSeconds()
         self._next_line_s = 0.0
-        self._live = Live(
-            console=self._console, get_renderable=self._now, refresh_per_second=4, transient=True
-        )
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        super().__init__(console)
 
     def show(self, at: RunProgress) -> None:
         """What the test is at."""

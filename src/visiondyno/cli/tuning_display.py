@@ -3,15 +3,14 @@
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, JustifyMethod, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from visiondyno.cli.display import LiveView
 from visiondyno.report.format import number, plural, shorten
 from visiondyno.tuning.lanes import LaneReading
 from visiondyno.tuning.objectives import Objective
@@ -29,7 +28,7 @@ _MOST_CAUSES = 4
 _MOST_LANES = 8
 
 
-class TuningDisplay:
+class TuningDisplay(LiveView):
     """The study's progress, redrawn four times a second; a line for each trial that ended.
 
     What a place fails by gets a line too, once, when a trial is to be tried again for it.
@@ -54,30 +53,13 @@ class TuningDisplay:
         self._board = board
         self._names = [objective.name for objective in objectives]
         self._title = title
-        self._console = console or Console(stderr=True)
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._now,
-            refresh_per_second=4,
-            transient=True,
-        )
+        super().__init__(console)
         self._lock = threading.Lock()
         self._told_of: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         self._board.subscribe(self._tell, "the terminal's display")
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        return super().__enter__()
 
     def _now(self) -> RenderableType:
         return study_view(self._board.progress(), self._names, self._title, self._console)
