@@ -1,7 +1,11 @@
-"""Writing a file so that nobody ever sees a half of it."""
+"""Files that nobody ever sees a half of: written whole, made by one at a time, told by SHA-256."""
 
+import fcntl
+import hashlib
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from visiondyno.errors import StorageFull
@@ -35,3 +39,18 @@ def write_whole(path: Path, data: bytes, what: str, next_step: str = _ANOTHER) -
         raise StorageFull(
             f"{what} can't be written to {path} ({error.strerror}); {next_step}."
         ) from error
+
+
+@contextmanager
+def only_one(target: Path) -> Iterator[None]:
+    """Wait until no other process or thread holds the lock beside `target`, and hold it."""
+    # flock is let go by the kernel when its holder dies: an interruption leaves no stale lock.
+    with (target.parent / f".{target.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

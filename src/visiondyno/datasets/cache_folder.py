@@ -4,8 +4,6 @@ What built-in data sets render and what other formats unpack lies in such folder
 is an encoded image file.
 """
 
-import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from visiondyno.errors import DatasetError
+from visiondyno.whole_file import file_sha256, only_one
 
 _SUMS = "SHA256SUMS"
 
@@ -58,15 +57,6 @@ def ensure_folder(target: Path, make: Callable[[Path], None], what: str) -> Path
 
 
 @contextmanager
-def only_one(target: Path) -> Iterator[None]:
-    """Wait until no other process or thread holds the lock beside `target`, and hold it."""
-    # flock is let go by the kernel when its holder dies: an interruption leaves no stale lock.
-    with (target.parent / f".{target.name}.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """An empty folder that replaces `target` in one step unless the body raises.
 
@@ -85,12 +75,6 @@ def new_folder(target: Path) -> Iterator[Path]:
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _intact(folder: Path) -> bool:

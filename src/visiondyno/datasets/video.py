@@ -16,10 +16,11 @@ from pathlib import Path
 
 import cv2
 
-from visiondyno.datasets.cache_folder import Progress, ensure_folder, file_sha256
+from visiondyno.datasets.cache_folder import Progress, ensure_folder
 from visiondyno.datasets.coco import Document, open_coco_document, read_json
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
 from visiondyno.errors import DatasetError
+from visiondyno.whole_file import file_sha256
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 JPEG_QUALITY = 95

@@ -8,10 +8,10 @@ from pathlib import Path
 from visiondyno.blobs.base import BlobStore, check_sha256
 from visiondyno.blobs.folder import FolderBlobs
 from visiondyno.blobs.open import open_blobs
-from visiondyno.datasets.cache_folder import file_sha256
 from visiondyno.errors import NotFound, StorageFull, TooLarge
 from visiondyno.operations.worker_cache import WorkerCache
 from visiondyno.settings import load_settings
+from visiondyno.whole_file import file_sha256
 
 _BLOBS = "blobs"
 _ATTEMPTS = 5

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from file_server import FileServer, Served, Waits
-from visiondyno.datasets.pull.download import Downloader
+from visiondyno.datasets.pull.install import ADVICE
+from visiondyno.downloading import Downloader
 from visiondyno.errors import DatasetError, Unavailable
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -16,7 +17,7 @@ DATA = np.random.default_rng(0).bytes(300_000)
 
 def fetch(server: FileServer, target: Path, **options: object) -> list[float]:
     waits = Waits()
-    with Downloader(sleep=waits) as downloader:
+    with Downloader(ADVICE, sleep=waits) as downloader:
         downloader.fetch(server.url + "file.bin", target, **{"most_bytes": 1_000_000, **options})
     return waits.seconds
 
@@ -120,7 +121,7 @@ class TestDownload:
     def test_a_stalled_server_is_asked_again(self, server: FileServer, tmp_path: Path) -> None:
         let_go = threading.Event()
         server.files["file.bin"] = Served(DATA, stall=let_go)
-        with Downloader(timeout_s=0.2, sleep=Waits()) as downloader:
+        with Downloader(ADVICE, timeout_s=0.2, sleep=Waits()) as downloader:
             downloader.fetch(server.url + "file.bin", tmp_path / "x", most_bytes=1_000_000)
         let_go.set()
         assert (tmp_path / "x").read_bytes() == DATA
@@ -139,10 +140,10 @@ class TestDownload:
     def test_no_room(
         self, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from visiondyno.datasets.pull import download
+        from visiondyno import downloading
 
         usage = type("Usage", (), {"free": 1000})
-        monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+        monkeypatch.setattr(downloading.shutil, "disk_usage", lambda _: usage)
         server.files["file.bin"] = Served(DATA)
         with pytest.raises(DatasetError, match="room for 1,000"):
             fetch(server, tmp_path / "x")
@@ -165,12 +166,15 @@ class TestDownload:
         with FileServer() as gone:
             url = gone.url
         with (
-            Downloader(sleep=Waits()) as downloader,
+            Downloader(ADVICE, sleep=Waits()) as downloader,
             pytest.raises(Unavailable, match="VISIONDYNO_DATA"),
         ):
             downloader.fetch(url, tmp_path / "x", most_bytes=1)
 
     @pytest.mark.parametrize("url", ["ftp://a/b", "file:///etc/passwd", "coco.zip", "http:///x"])
     def test_what_is_no_address(self, tmp_path: Path, url: str) -> None:
-        with Downloader() as downloader, pytest.raises(DatasetError, match="isn't an address"):
+        with (
+            Downloader(ADVICE) as downloader,
+            pytest.raises(DatasetError, match="isn't an address"),
+        ):
             downloader.fetch(url, tmp_path / "x", most_bytes=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from visiondyno.datasets.cache_folder import default_cache_dir, file_sha256, new_folder, only_one
+from visiondyno.datasets.cache_folder import default_cache_dir, new_folder
 from visiondyno.datasets.pull.archive import Selection, unpack
 from visiondyno.datasets.pull.catalogue import (
     DownloadableDataset,
@@ -15,15 +15,24 @@ from visiondyno.datasets.pull.catalogue import (
     data_folder,
     pulled_folder,
 )
-from visiondyno.datasets.pull.download import Downloader
 from visiondyno.datasets.pull.prepare import prepare
+from visiondyno.downloading import Advice, Downloader
 from visiondyno.errors import DatasetError
+from visiondyno.whole_file import file_sha256, only_one
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, its bytes there so far, and in all where known."""
 
 RECORD = "first-downloads.sha256"
 """Beside pulled data sets: SHA-256 of files for which none is published, from their first time."""
+
+ADVICE = Advice(
+    error=DatasetError,
+    refused="Name a mirror with --url",
+    unreachable="Try again later, name a mirror with --url, or put the file into the folder that "
+    "VISIONDYNO_DATA names",
+    no_room="Make room, or choose another folder with --dest",
+)
 
 _ABOUT = "PULLED.txt"
 _MOST_TIMES_LARGER = 20
@@ -86,7 +95,7 @@ def pull(
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with only_one(target), downloader or Downloader() as client:
+        with only_one(target), downloader or Downloader(ADVICE) as client:
             if target.is_dir():
                 return Pulled(target, new=False, notes=())
             return _install(dataset, sources, target, client, on_progress)

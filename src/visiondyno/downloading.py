@@ -6,13 +6,14 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import httpx
 
 from visiondyno import __version__
-from visiondyno.errors import DatasetError, Unavailable
+from visiondyno.errors import InputError, Unavailable
 
 Progress = Callable[[int, int | None], None]
 """Called with bytes there so far and in all, None where the server doesn't say."""
@@ -27,12 +28,36 @@ _SPARE_BYTES = 2**26
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """How a download that failed is told to those who asked for it: sentences without a stop.
+
+    Attributes:
+        error: raised where asking again doesn't help.
+        refused: what to do where the server doesn't give the file out.
+        unreachable: what to do where it can't be reached.
+        no_room: what to do where the disk is too full.
+    """
+
+    error: type[InputError]
+    refused: str
+    unreachable: str
+    no_room: str
+
+
 class _Interrupted(Exception):
     """The transfer stopped for a reason that may pass."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
+
+
+class _Refused(Exception):
+    """The file can't be had, and asking again won't help."""
+
+    def __init__(self, reason: str, next_step: str = "") -> None:
+        super().__init__(f"{reason}. {next_step}" if next_step else reason)
 
 
 class Downloader:
@@ -46,14 +71,20 @@ class Downloader:
     """
 
     def __init__(
-        self, *, timeout_s: float = TIMEOUT_S, sleep: Callable[[float], None] = time.sleep
+        self,
+        advice: Advice,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Prepare to download.
 
         Args:
+            advice: how failures are told.
             timeout_s: to connect, and to wait for a next byte.
             sleep: waits between attempts; seconds.
         """
+        self._advice = advice
         self._sleep = sleep
         self._client = httpx.Client(
             follow_redirects=True,
@@ -76,47 +107,97 @@ class Downloader:
         After a failure that may pass it tries again, at most 5 times without getting further.
 
         Raises:
-            DatasetError: the address is wrong, there's nothing at it, or the file is longer than
-                `most_bytes` or than the disk has room for.
+            InputError: of the advice's class: the address is wrong, there's nothing at it, or the
+                file is longer than `most_bytes` or than the disk has room for.
             Unavailable: the server can't be reached or doesn't deliver; what has come is kept.
         """
-        _require_http(url)
+        if not re.match(r"https?://[^/]", url):
+            raise self._advice.error(
+                f"'{url}' isn't an address to download from: http(s)://… was expected"
+            )
         part = _Part(target, url)
         failures, furthest = 0, part.size
         for _ in range(_MOST_ATTEMPTS):
             try:
                 self._transfer(url, part, most_bytes, on_progress)
+            except _Refused as refused:
+                raise self._advice.error(str(refused)) from None
             except _Interrupted as stopped:
                 failures = 1 if part.size > furthest else failures + 1
                 furthest = max(furthest, part.size)
                 if failures >= _ATTEMPTS:
-                    raise _gave_up(url, part, stopped) from None
+                    raise self._gave_up(url, part, stopped) from None
                 wait_s = stopped.wait_s if stopped.wait_s is not None else 0.5 * 2**failures
                 self._sleep(min(wait_s, _LONGEST_WAIT_S))
             else:
                 part.complete()
                 return
-        raise _gave_up(url, part, _Interrupted("it stopped again and again"))
+        raise self._gave_up(url, part, _Interrupted("it stopped again and again"))
 
     def _transfer(
         self, url: str, part: "_Part", most_bytes: int, on_progress: Progress | None
     ) -> None:
+        shown = _without_password(url)
         try:
             with self._client.stream("GET", url, headers=part.resume_headers()) as response:
-                _refuse_downgrade(url, response)
-                _check_status(url, part, response)
+                _refuse_downgrade(shown, response)
+                self._check_status(shown, part, response)
                 offset, total = _range(part, response)
-                _check_size(url, part, offset, total, most_bytes)
+                self._check_size(shown, part, total, offset, most_bytes)
                 with part.open(offset, _validator(response)) as file:
-                    got = _copy(response, file, url, offset, total, most_bytes, on_progress)
+                    got = _copy(response, file, shown, offset, total, most_bytes, on_progress)
         except httpx.UnsupportedProtocol as error:
-            raise DatasetError(f"{url} can't be downloaded: {error}") from None
+            raise _Refused(f"{shown} can't be downloaded: {error}") from None
         except httpx.TransportError as error:
             raise _Interrupted(str(error) or type(error).__name__) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise DatasetError(f"{url} can't be downloaded: {error}") from None
+            raise _Refused(f"{shown} can't be downloaded: {error}") from None
         if total is not None and got != total:
             raise _Interrupted(f"the connection ended after {got:,} of {total:,} bytes")
+
+    def _check_status(self, url: str, part: "_Part", response: httpx.Response) -> None:
+        status = response.status_code
+        if status in (200, 206):
+            return
+        if status == 416:
+            part.forget()
+            raise _Interrupted("the server has no such rest of the file", wait_s=0)
+        if status in _TRY_AGAIN:
+            raise _Interrupted(f"the server answers {status}", _retry_after_s(response))
+        why = {
+            401: "asks for a password",
+            403: "refuses it",
+            404: "has no such file",
+            410: "removed it",
+        }
+        raise _Refused(
+            f"{url} can't be downloaded: the server {why.get(status, 'can not deliver it')} "
+            f"({status})",
+            self._advice.refused,
+        )
+
+    def _check_size(
+        self, url: str, part: "_Part", total: int | None, offset: int, most_bytes: int
+    ) -> None:
+        if total is None:
+            return
+        if total > most_bytes:
+            raise _too_long(url, most_bytes)
+        free = shutil.disk_usage(part.path.parent).free
+        if total - offset + _SPARE_BYTES > free:
+            raise _Refused(
+                f"{url} is {total:,} bytes, and {part.path.parent} has room for {free:,}",
+                self._advice.no_room,
+            )
+
+    def _gave_up(self, url: str, part: "_Part", stopped: _Interrupted) -> Unavailable:
+        kept = ""
+        with suppress(OSError):
+            kept = f" What has come, {part.size:,} bytes, is kept." if part.size else ""
+        return Unavailable(
+            f"{_without_password(url)} can't be downloaded: {stopped}.{kept} "
+            f"{self._advice.unreachable}"
+        )
 
 
 class _Part:
@@ -167,37 +248,9 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
 
-def _require_http(url: str) -> None:
-    if not re.match(r"https?://[^/]", url):
-        raise DatasetError(f"'{url}' isn't an address to download from: http(s)://… was expected")
-
-
 def _refuse_downgrade(url: str, response: httpx.Response) -> None:
     if url.startswith("https:") and response.url.scheme != "https":
-        raise DatasetError(
-            f"{url} leads to {response.url}, which isn't encrypted: it isn't followed"
-        )
-
-
-def _check_status(url: str, part: _Part, response: httpx.Response) -> None:
-    status = response.status_code
-    if status in (200, 206):
-        return
-    if status == 416:
-        part.forget()
-        raise _Interrupted("the server has no such rest of the file", wait_s=0)
-    if status in _TRY_AGAIN:
-        raise _Interrupted(f"the server answers {status}", _retry_after_s(response))
-    why = {
-        401: "asks for a password",
-        403: "refuses it",
-        404: "has no such file",
-        410: "removed it",
-    }
-    raise DatasetError(
-        f"{url} can't be downloaded: the server {why.get(status, 'can not deliver it')} "
-        f"({status}). Name a mirror with --url"
-    )
+        raise _Refused(f"{url} leads to {response.url}, which isn't encrypted: it isn't followed")
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
@@ -218,24 +271,15 @@ def _range(part: _Part, response: httpx.Response) -> tuple[int, int | None]:
     return part.size, None if match[2] == "*" else int(match[2])
 
 
-def _check_size(url: str, part: _Part, offset: int, total: int | None, most_bytes: int) -> None:
-    if total is None:
-        return
-    if total > most_bytes:
-        raise _too_long(url, most_bytes)
-    free = shutil.disk_usage(part.path.parent).free
-    if total - offset + _SPARE_BYTES > free:
-        raise DatasetError(
-            f"{url} is {total:,} bytes, and {part.path.parent} has room for {free:,}. Make room, "
-            "or choose another folder with --dest"
-        )
-
-
-def _too_long(url: str, most_bytes: int) -> DatasetError:
-    return DatasetError(
-        f"{url} is longer than {most_bytes:,} bytes, twice what the file should be: it isn't the "
+def _too_long(url: str, most_bytes: int) -> _Refused:
+    return _Refused(
+        f"{url} is longer than {most_bytes:,} bytes, the most that the file can be: it isn't the "
         "file that was expected"
     )
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _validator(response: httpx.Response) -> str | None:
@@ -266,13 +310,3 @@ def _copy(
         if on_progress is not None:
             on_progress(got, total)
     return got
-
-
-def _gave_up(url: str, part: _Part, stopped: _Interrupted) -> Unavailable:
-    kept = ""
-    with suppress(OSError):
-        kept = f" What has come, {part.size:,} bytes, is kept." if part.size else ""
-    return Unavailable(
-        f"{url} can't be downloaded: {stopped}.{kept} Try again later, name a mirror with --url, "
-        "or put the file into the folder that VISIONDYNO_DATA names"
-    )
