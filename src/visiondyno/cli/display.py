@@ -50,8 +50,8 @@ class Display:
 class LiveView(ABC):
     """What `_now` gives, drawn again four times a second on a terminal; nothing of it elsewhere.
 
-    Use as a context manager. Subclasses prepare what `_now` needs before they call `__init__`: it is
-    asked at once.
+    Use as a context manager. Subclasses prepare what `_now` needs before they call `__init__`:
+    it is asked at once.
     """
 
     def __init__(self, console: Console | None = None) -> None:
