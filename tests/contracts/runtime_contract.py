@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visiondyno.errors import ModelError, SpecError, Unavailable
 from visiondyno.predictions import Classification, Detections, Image, Predictions
 from visiondyno.runtimes.base import GraphModel, LoadedModel, LoadOptions, Runtime
+from visiondyno.runtimes.native_model import NativeModel
 
 DATATYPES = {
     "BOOL": np.bool_,
@@ -216,6 +217,10 @@ class RuntimeContract:
 
     def test_nan_is_an_error_that_names_the_output(self, target: Target) -> None:
         for model in self.load_each(target):
+            if isinstance(model, NativeModel):
+                # What it passes from step to step is its own; its suite damages its weights.
+                model.close()
+                continue
             prepared = model.preprocess(some_images(1))
             outputs = [np.array(output) for output in model.infer(prepared)]
             outputs[0].flat[-1] = np.nan

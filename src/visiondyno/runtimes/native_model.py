@@ -9,6 +9,7 @@ import numpy as np
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Classification, Detections, Image, Predictions
 from visiondyno.runtimes.base import LoadedModel, ModelDescription
+from visiondyno.vision.preprocess import check_image
 
 
 class NativeModel(LoadedModel):
@@ -39,6 +40,10 @@ class NativeModel(LoadedModel):
     def preprocess(self, images: Sequence[Image]) -> Any:
         """See `LoadedModel.preprocess`."""
         self._require_open()
+        if not images:
+            raise ModelError("No image was given; a batch holds at least one.")
+        for image in images:
+            check_image(image)
         return self._prepare(images)
 
     def infer(self, prepared: Any) -> Any:

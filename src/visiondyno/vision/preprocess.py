@@ -122,7 +122,7 @@ class Preprocessor:
         tensor = np.empty((len(images), *shape), card.dtype)
         geometries = []
         for image, target in zip(images, tensor, strict=True):
-            _check_image(image)
+            check_image(image)
             canvas, geometry = self._resize(image)
             self._write(canvas, target)
             geometries.append(geometry)
@@ -229,7 +229,8 @@ def _integer_tables(card: InputCard) -> NDArray[Any] | None:
     return tables
 
 
-def _check_image(image: Image) -> None:
+def check_image(image: Image) -> None:
+    """Raise `ModelError` for what isn't (height, width, 3) uint8 with a pixel in it."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ModelError(
             f"An image must be (height, width, 3) uint8 BGR, got {image.shape} {image.dtype}; "
