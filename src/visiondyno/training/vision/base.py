@@ -71,7 +71,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """An epoch that is trained and in the checkpoint.
+    """An epoch that is trained; it is in the checkpoint once the callback has returned its score.
 
     Attributes:
         epoch: from 1.
