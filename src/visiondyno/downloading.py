@@ -13,7 +13,7 @@ from typing import IO
 import httpx
 
 from visiondyno import __version__
-from visiondyno.errors import InputError, Unavailable
+from visiondyno.errors import InputError, StorageFull, Unavailable
 
 Progress = Callable[[int, int | None], None]
 """Called with bytes there so far and in all, None where the server doesn't say."""
@@ -30,7 +30,7 @@ _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """How a download that failed is told to those who asked for it: sentences without a stop.
+    """How a download that failed is told to those who asked for it.
 
     Attributes:
         error: raised where asking again doesn't help.
@@ -108,7 +108,8 @@ class Downloader:
 
         Raises:
             InputError: of the advice's class: the address is wrong, there's nothing at it, or the
-                file is longer than `most_bytes` or than the disk has room for.
+                file is longer than `most_bytes`.
+            StorageFull: the disk has no room for it.
             Unavailable: the server can't be reached or doesn't deliver; what has come is kept.
         """
         if not re.match(r"https?://[^/]", url):
@@ -185,9 +186,9 @@ class Downloader:
             raise _too_long(url, most_bytes)
         free = shutil.disk_usage(part.path.parent).free
         if total - offset + _SPARE_BYTES > free:
-            raise _Refused(
-                f"{url} is {total:,} bytes, and {part.path.parent} has room for {free:,}",
-                self._advice.no_room,
+            raise StorageFull(
+                f"{url} is {total:,} bytes, and {part.path.parent} has room for {free:,}. "
+                f"{self._advice.no_room}"
             )
 
     def _gave_up(self, url: str, part: "_Part", stopped: _Interrupted) -> Unavailable:

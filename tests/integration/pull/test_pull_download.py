@@ -10,7 +10,7 @@ import pytest
 from file_server import FileServer, Served, Waits
 from visiondyno.datasets.pull.install import ADVICE
 from visiondyno.downloading import Downloader
-from visiondyno.errors import DatasetError, Unavailable
+from visiondyno.errors import DatasetError, StorageFull, Unavailable
 
 DATA = np.random.default_rng(0).bytes(300_000)
 
@@ -145,7 +145,7 @@ class TestDownload:
         usage = type("Usage", (), {"free": 1000})
         monkeypatch.setattr(downloading.shutil, "disk_usage", lambda _: usage)
         server.files["file.bin"] = Served(DATA)
-        with pytest.raises(DatasetError, match="room for 1,000"):
+        with pytest.raises(StorageFull, match="room for 1,000"):
             fetch(server, tmp_path / "x")
 
     def test_redirects_are_followed_but_not_round_and_round(

@@ -82,6 +82,7 @@ def pull(
     Raises:
         DatasetError: there's no such file, a checksum doesn't match, an archive is refused, or the
             folder can't be written.
+        StorageFull: the disk has no room for a file.
         Unavailable: a server can't be reached or doesn't deliver.
     """
     sources = _sources(dataset, urls)
