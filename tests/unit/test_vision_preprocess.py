@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from visiondyno.errors import ModelError
-from visiondyno.specs.model_card import InputCard, ResizeMode
+from visiondyno.specs.model_card import InputCard, ModelCard, ResizeMode
 from visiondyno.vision.preprocess import Geometry, Preprocessor
 
 PLAIN = {"scale": 1.0, "channels": "bgr"}
@@ -145,6 +146,71 @@ def test_images_of_many_sizes_in_one_batch_are_as_alone() -> None:
         assert together.geometries[index] == alone.geometries[0]
 
 
+def strided(height: int, width: int, stride: int = 32) -> InputCard:
+    said = {"height": height, "width": width, "stride": stride}
+    return InputCard.model_validate(PLAIN | said | {"resize": "letterbox_to_stride"})
+
+
+def test_padding_to_a_stride_is_no_more_than_needed() -> None:
+    # 100 x 60 at a ratio of .64: 64 x 38, and 26 columns to the next multiple of 32.
+    (batch,) = Preprocessor(strided(64, 128)).by_shape([picture(100, 60)]).batches
+    assert batch.tensor.shape == (1, 3, 64, 64)
+    assert batch.geometries[0] == Geometry(38 / 60, 64 / 100, 13, 0, 60, 100)
+    canvas = as_image(batch.tensor[0])
+    assert (canvas[:, :13] == 114).all()
+    assert (canvas[:, 51:] == 114).all()
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=6))
+def test_groups_hold_every_image_once_as_it_is_alone(sizes: list[tuple[int, int]]) -> None:
+    prepare = Preprocessor(strided(64, 96))
+    images = [picture(*size) for size in sizes]
+    groups = prepare.by_shape(images)
+    assert len(groups) == len(images)
+    assert sorted(place for places in groups.places for place in places) == list(range(len(images)))
+    shapes = [batch.tensor.shape[2:] for batch in groups.batches]
+    assert len(set(shapes)) == len(shapes)
+    for batch, places in zip(groups.batches, groups.places, strict=True):
+        assert all(side % 32 == 0 for side in batch.tensor.shape[2:])
+        for row, place in enumerate(places):
+            alone = prepare([images[place]])
+            np.testing.assert_array_equal(batch.tensor[row], alone.tensor[0])
+            assert batch.geometries[row] == alone.geometries[0]
+
+
+def test_one_batch_of_many_shapes_is_refused() -> None:
+    prepare = Preprocessor(strided(64, 64))
+    with pytest.raises(ModelError, match="don't fit one batch"):
+        prepare([picture(64, 64), picture(20, 64)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stride": 32}, "takes no 'stride'"),
+        ({"resize": "letterbox_to_stride"}, "needs 'stride'"),
+        ({"resize": "letterbox_to_stride", "stride": 48}, "multiples of its stride, 48"),
+    ],
+)
+def test_a_stride_goes_with_its_mode_only(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        InputCard.model_validate({"height": 64, "width": 64} | fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"head": "yolox"},
+        {"head": "detr"},
+        {"head": "end_to_end", "output": {"boxes": "cxcywh_normalised"}},
+    ],
+)
+def test_heads_that_need_the_inputs_size_are_fed_one_size(fields: dict[str, object]) -> None:
+    said = {"schema": "visiondyno.model/1", "task": "detection", "input": strided(64, 64)}
+    with pytest.raises(ValidationError, match="use 'letterbox'"):
+        ModelCard.model_validate(said | fields)
+
+
 def test_the_image_itself_is_not_changed() -> None:
     image = picture(32, 32)
     before = image.copy()
@@ -154,12 +220,15 @@ def test_the_image_itself_is_not_changed() -> None:
 
 
 @given(
-    st.sampled_from(["letterbox", "letterbox_top_left", "stretch", "shortest_side_crop"]),
+    st.sampled_from(
+        ["letterbox", "letterbox_to_stride", "letterbox_top_left", "stretch", "shortest_side_crop"]
+    ),
     st.integers(1, 400),
     st.integers(1, 400),
 )
 def test_boxes_find_their_way_back(resize: ResizeMode, height: int, width: int) -> None:
-    card = InputCard(height=64, width=96, resize=resize, crop_from=96)
+    stride = 32 if resize == "letterbox_to_stride" else None
+    card = InputCard(height=64, width=96, resize=resize, crop_from=96, stride=stride)
     geometry = Preprocessor(card)([np.zeros((height, width, 3), np.uint8)]).geometries[0]
     original = np.array([[0, 0, width, height], [width / 3, height / 4, width / 2, height]])
     scale = np.array([geometry.scale_x, geometry.scale_y] * 2)

@@ -26,9 +26,10 @@ _COMMENTS = {
     "head:": ", ".join(get_args(HeadName)),
     "classes:": "in the order of the model's output",
     "input:": "the value fed is (pixel * scale - mean) / std",
-    "resize:": "letterbox, letterbox_top_left, stretch or shortest_side_crop",
+    "resize:": "letterbox, letterbox_to_stride, letterbox_top_left, stretch or shortest_side_crop",
     "interpolation:": "linear, area, cubic or nearest",
     "crop_from:": "shortest side before the crop (shortest_side_crop only)",
+    "stride:": "sides are padded to a multiple of it (letterbox_to_stride only)",
     "channels:": "rgb or bgr",
     "layout:": "nchw or nhwc",
     "dtype:": "float32, float16, uint8 or int8",
@@ -89,8 +90,9 @@ def card_text(card: ModelCard, model_name: str, origins: dict[str, str]) -> str:
             del content[part]
     if card.output is not None:
         content["output"] = card.output.model_dump(mode="json", exclude_none=True)
-    if card.input.quantisation is None:
-        del content["input"]["quantisation"]
+    for field in ("quantisation", "stride"):
+        if content["input"][field] is None:
+            del content["input"][field]
     body = yaml.dump(content, Dumper=_CardDumper, sort_keys=False, allow_unicode=True, width=98)
     said = "\n".join(f"#   {part}: {origin}" for part, origin in origins.items())
     return (

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Image, Predictions
 from visiondyno.runtimes.base import LoadedModel, ModelDescription
+from visiondyno.specs.model_card import ModelCard
 from visiondyno.vision.heads import HEADS, Output, check_no_nan
-from visiondyno.vision.preprocess import PreparedBatch, Preprocessor
+from visiondyno.vision.preprocess import PreparedBatch, PreparedGroups, Preprocessor
 
 
 class CardModel(LoadedModel):
@@ -21,6 +22,7 @@ class CardModel(LoadedModel):
         self.description = description
         self._output_names = list(output_names)
         self._preprocessor = Preprocessor(description.card.input)
+        self._is_any_size = description.card.input.resize == "letterbox_to_stride"
         self._head = HEADS[description.card.head]
         output = description.card.output
         self._quantisation = (output.quantisation if output else None) or ()
@@ -35,39 +37,64 @@ class CardModel(LoadedModel):
     def _free(self) -> None:
         """Let go of what the model holds."""
 
-    def preprocess(self, images: Sequence[Image]) -> PreparedBatch:
-        """See `LoadedModel.preprocess`."""
+    def preprocess(self, images: Sequence[Image]) -> PreparedBatch | PreparedGroups:
+        """See `LoadedModel.preprocess`. Groups where the model takes images of any size."""
         self._require_open()
-        return self._preprocessor(images)
+        return (
+            self._preprocessor.by_shape(images) if self._is_any_size else self._preprocessor(images)
+        )
 
-    def infer(self, prepared: PreparedBatch) -> list[Output]:
-        """See `LoadedModel.infer`. Of the model's own batch size, nothing is copied."""
+    def infer(self, prepared: PreparedBatch | PreparedGroups) -> list[Output]:
+        """See `LoadedModel.infer`. Of the model's own batch size, nothing is copied.
+
+        Groups are run one after another, and so are their outputs: what a model answers for an
+        image doesn't depend on which others came with it.
+        """
         self._require_open()
-        tensor = prepared.tensor
-        if self._batch_size is None or len(tensor) == self._batch_size:
-            return self._run(tensor)
-        return self._run_in_pieces(tensor, self._batch_size)
+        if isinstance(prepared, PreparedGroups):
+            return [output for batch in prepared.batches for output in self._infer(batch.tensor)]
+        return self._infer(prepared.tensor)
 
     def postprocess(
         self,
         outputs: list[Output],
-        prepared: PreparedBatch,
+        prepared: PreparedBatch | PreparedGroups,
         *,
         confidence: float | None = None,
         iou: float | None = None,
     ) -> list[Predictions]:
         """See `LoadedModel.postprocess`."""
         self._require_open()
-        check_no_nan(outputs, self._output_names)
         card = self.description.card
         if iou is not None and card.detection is not None and card.detection.nms_iou is not None:
             detection = card.detection.model_copy(update={"nms_iou": iou})
             card = card.model_copy(update={"detection": detection})
-        if self._quantisation:
-            outputs = self._dequantised(outputs)
         if confidence is None:
             confidence = card.detection.confidence if card.detection else 0.0
-        return self._head.decode(outputs, card, prepared.geometries, confidence)
+        if isinstance(prepared, PreparedBatch):
+            return self._decoded(outputs, prepared, card, confidence)
+        found: dict[int, Predictions] = {}
+        count = len(outputs) // len(prepared.batches)
+        for number, (batch, places) in enumerate(
+            zip(prepared.batches, prepared.places, strict=True)
+        ):
+            part = outputs[number * count : (number + 1) * count]
+            decoded = self._decoded(part, batch, card, confidence)
+            found.update(zip(places, decoded, strict=True))
+        return [found[place] for place in range(len(prepared))]
+
+    def _infer(self, tensor: NDArray[Any]) -> list[Output]:
+        if self._batch_size is None or len(tensor) == self._batch_size:
+            return self._run(tensor)
+        return self._run_in_pieces(tensor, self._batch_size)
+
+    def _decoded(
+        self, outputs: list[Output], batch: PreparedBatch, card: ModelCard, confidence: float
+    ) -> list[Predictions]:
+        check_no_nan(outputs, self._output_names)
+        if self._quantisation:
+            outputs = self._dequantised(outputs)
+        return self._head.decode(outputs, card, batch.geometries, confidence)
 
     def close(self) -> None:
         """See `LoadedModel.close`."""

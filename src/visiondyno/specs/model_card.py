@@ -106,6 +106,21 @@ class InputCard(BaseModel):
             raise ValueError("an int8 input needs 'quantisation' (scale and zero_point)")
         return self
 
+    @model_validator(mode="after")
+    def _stride_fits(self) -> Self:
+        if self.resize != "letterbox_to_stride":
+            if self.stride is not None:
+                raise ValueError(f"resize '{self.resize}' takes no 'stride'; leave it out")
+            return self
+        if self.stride is None:
+            raise ValueError("resize 'letterbox_to_stride' needs 'stride'")
+        if self.height % self.stride or self.width % self.stride:
+            raise ValueError(
+                f"height and width of resize 'letterbox_to_stride' must be multiples of its "
+                f"stride, {self.stride}"
+            )
+        return self
+
 
 class OutputCard(BaseModel):
     """How a model's outputs are laid out, where its head leaves a choice.
@@ -138,6 +153,8 @@ _OUTPUT_FIELDS: dict[HeadName, frozenset[str]] = {
     "retinanet": _ANY_HEAD | {"boxes", "score_activation", "strides", "cell_offset"},
 }
 _GRID_BOXES = ("anchor_offsets", "distances")
+_ANY_SIZE_HEADS: tuple[HeadName, ...] = ("yolov8", "yolov5", "end_to_end", "native")
+"""Heads whose boxes need no word on the input's size."""
 
 
 class DetectionCard(BaseModel):
@@ -208,4 +225,16 @@ class ModelCard(BaseModel):
         background = self.output.score_activation == "softmax_with_background"
         if background and self.head != "detr":
             raise ValueError(f"head '{self.head}' has no class of background; use sigmoid or none")
+        return self
+
+    @model_validator(mode="after")
+    def _input_fits_the_head(self) -> Self:
+        if self.input.resize != "letterbox_to_stride":
+            return self
+        boxes = self.output.boxes if self.output else None
+        if self.head not in _ANY_SIZE_HEADS or boxes not in (None, "xyxy_pixels"):
+            raise ValueError(
+                f"resize 'letterbox_to_stride' feeds many sizes, and head '{self.head}' reads "
+                "boxes by one; use 'letterbox'"
+            )
         return self

@@ -68,14 +68,32 @@ class PreparedBatch:
         return len(self.geometries)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedGroups:
+    """Some images whose tensors differ in shape: a batch of each shape.
+
+    Attributes:
+        batches: in the order in which their shapes first came.
+        places: for each batch, where its images stood among all, ascending.
+    """
+
+    batches: tuple[PreparedBatch, ...]
+    places: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.batches))
+
+
 class Preprocessor:
     """Images to input tensors, as an `InputCard` says.
 
     The conventions, each exactly as the toolchain that made it popular: `letterbox` rounds the
     scaled size to the nearest pixel (halves to even) and splits the padding with the odd pixel at
-    the right and bottom (Ultralytics); `letterbox_top_left` truncates the scaled size and pads at
-    the right and bottom (YOLOX); `stretch` ignores the aspect ratio; `shortest_side_crop` scales
-    the shortest side to `crop_from`, truncating the other, and crops the centre (torchvision).
+    the right and bottom (Ultralytics); `letterbox_to_stride` does the same, with no more padding
+    than the next multiple of the stride needs (Ultralytics' `auto`); `letterbox_top_left` truncates
+    the scaled size and pads at the right and bottom (YOLOX); `stretch` ignores the aspect ratio;
+    `shortest_side_crop` scales the shortest side to `crop_from`, truncating the other, and crops
+    the centre (torchvision).
     OpenCV resizes; its `linear` has no antialiasing, so cards for classifiers trained on
     antialiased images say `area`.
 
@@ -112,26 +130,61 @@ class Preprocessor:
         """The batch of `images`, each (h, w, 3) uint8 BGR, of any sizes.
 
         Raises:
-            ModelError: an image isn't of that shape and type, or there is none.
+            ModelError: an image isn't of that shape and type, or there is none, or their tensors
+                differ in shape (`letterbox_to_stride` only, where `by_shape` is for that).
         """
+        sizes = self._sizes(images)
+        if len(set(sizes)) > 1:
+            raise ModelError(
+                "Images of these sizes don't fit one batch of a model that takes any size; give "
+                "them one by one."
+            )
+        return self._batch(images, sizes[0])
+
+    def by_shape(self, images: Sequence[Image]) -> PreparedGroups:
+        """The batches of `images`, one a shape of their tensors; see `__call__`."""
+        sizes = self._sizes(images)
+        places: dict[tuple[int, int], list[int]] = {}
+        for place, size in enumerate(sizes):
+            places.setdefault(size, []).append(place)
+        batches = [
+            self._batch([images[place] for place in found], size) for size, found in places.items()
+        ]
+        return PreparedGroups(tuple(batches), tuple(map(tuple, places.values())))
+
+    def _sizes(self, images: Sequence[Image]) -> list[tuple[int, int]]:
         if not images:
             raise ModelError("No image was given; a batch holds at least one.")
+        for image in images:
+            check_image(image)
+        return [self._input_size(image) for image in images]
+
+    def _input_size(self, image: Image) -> tuple[int, int]:
+        """(height, width) of what `image` becomes."""
         card = self._card
-        size = (card.height, card.width)
-        shape = (3, *size) if card.layout == "nchw" else (*size, 3)
-        tensor = np.empty((len(images), *shape), card.dtype)
+        if card.resize != "letterbox_to_stride":
+            return card.height, card.width
+        assert card.stride is not None
+        height, width = self._scaled_size(image)
+        return (
+            height + (card.height - height) % card.stride,
+            width + (card.width - width) % card.stride,
+        )
+
+    def _batch(self, images: Sequence[Image], size: tuple[int, int]) -> PreparedBatch:
+        shape = (3, *size) if self._card.layout == "nchw" else (*size, 3)
+        tensor = np.empty((len(images), *shape), self._card.dtype)
         geometries = []
         for image, target in zip(images, tensor, strict=True):
-            check_image(image)
-            canvas, geometry = self._resize(image)
+            canvas, geometry = self._resize(image, size)
             self._write(canvas, target)
             geometries.append(geometry)
         return PreparedBatch(tensor, tuple(geometries))
 
-    def _resize(self, image: Image) -> tuple[Image, Geometry]:
+    def _resize(self, image: Image, size: tuple[int, int]) -> tuple[Image, Geometry]:
         match self._card.resize:
-            case "letterbox":
-                return self._letterbox(image)
+            case "letterbox" | "letterbox_to_stride":
+                return self._letterbox(image, size)
             case "letterbox_top_left":
                 return self._letterbox_top_left(image)
             case "stretch":
@@ -139,14 +192,19 @@ class Preprocessor:
             case "shortest_side_crop":
                 return self._shortest_side_crop(image)
 
-    def _letterbox(self, image: Image) -> tuple[Image, Geometry]:
-        card, (height, width) = self._card, image.shape[:2]
-        ratio = min(card.height / height, card.width / width)
-        new_height, new_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
+    def _scaled_size(self, image: Image) -> tuple[int, int]:
+        """(height, width) of `image` in the largest input, its aspect ratio kept."""
+        height, width = image.shape[:2]
+        ratio = min(self._card.height / height, self._card.width / width)
+        return max(round(height * ratio), 1), max(round(width * ratio), 1)
+
+    def _letterbox(self, image: Image, size: tuple[int, int]) -> tuple[Image, Geometry]:
+        height, width = image.shape[:2]
+        new_height, new_width = self._scaled_size(image)
         # The ±0.1 puts the odd pixel of padding at the right and bottom.
-        top = round((card.height - new_height) / 2 - 0.1)
-        left = round((card.width - new_width) / 2 - 0.1)
-        canvas = self._place(image, new_width, new_height, left, top)
+        top = round((size[0] - new_height) / 2 - 0.1)
+        left = round((size[1] - new_width) / 2 - 0.1)
+        canvas = self._place(image, size, (new_height, new_width), left, top)
         scales = (new_width / width, new_height / height)
         return canvas, Geometry(*scales, left, top, width, height)
 
@@ -154,7 +212,7 @@ class Preprocessor:
         card, (height, width) = self._card, image.shape[:2]
         ratio = min(card.height / height, card.width / width)
         new_height, new_width = max(int(height * ratio), 1), max(int(width * ratio), 1)
-        canvas = self._place(image, new_width, new_height, 0, 0)
+        canvas = self._place(image, (card.height, card.width), (new_height, new_width), 0, 0)
         # YOLOX maps boxes back by the one ratio, not by the truncated sizes.
         return canvas, Geometry(ratio, ratio, 0, 0, width, height)
 
@@ -184,13 +242,16 @@ class Preprocessor:
         scaled: Image = cv2.resize(image, (width, height), interpolation=self._interpolation)
         return scaled
 
-    def _place(self, image: Image, width: int, height: int, left: int, top: int) -> Image:
-        card = self._card
-        if (width, height) == (card.width, card.height):
+    def _place(
+        self, image: Image, size: tuple[int, int], scaled: tuple[int, int], left: int, top: int
+    ) -> Image:
+        """A canvas of `size` with the image, `scaled`, at (left, top); sizes are height, width."""
+        height, width = scaled
+        if scaled == size:
             return self._scaled(image, width, height)
-        canvas = np.full((card.height, card.width, 3), card.pad_value, np.uint8)
+        canvas = np.full((*size, 3), self._card.pad_value, np.uint8)
         place = canvas[top : top + height, left : left + width]
-        if image.shape[:2] == (height, width):
+        if image.shape[:2] == scaled:
             place[:] = image
         else:
             cv2.resize(image, (width, height), dst=place, interpolation=self._interpolation)
