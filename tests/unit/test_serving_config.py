@@ -84,3 +84,19 @@ def test_a_wrong_setting_names_flag_and_variable(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_model_has_a_name_for_urls(given: dict[str, Any], name: str) -> None:
     assert load_serving_config(_env_file=None, **given).model_name == name
+
+
+def test_the_processors_cores_are_shared_out_among_the_most_replicas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("visiondyno.serving.config.usable_cpus_here", lambda: 6)
+
+    def threads(**given: Any) -> int | None:
+        return config(monkeypatch, given).threads_each
+
+    assert threads() == 6
+    assert threads(replicas="0-4") == 1
+    assert threads(replicas="2") == 3
+    assert threads(replicas="9") == 1
+    assert threads(replicas="2", threads=5) == 5
+    assert threads(device="cuda") is None

@@ -172,8 +172,8 @@ def _tell(config: ServingConfig, started: Started) -> None:
     click.echo(f"Serving {config.model_name} at {started.url} (its pages: {started.url}/docs)")
     click.echo(
         f"{model['card']['task'].capitalize()} by {model['runtime']} on {model['device']}, "
-        f"{model['precision']}; replicas: {count}; images in one inference: at most "
-        f"{started.max_batch}. The first was ready after {ready.total_ms / 1e3:.1f} s."
+        f"{model['precision']}; replicas: {count}{_threads(config)}; images in one inference: at "
+        f"most {started.max_batch}. The first was ready after {ready.total_ms / 1e3:.1f} s."
     )
     for note in model["notes"]:
         click.echo(f"Note: {note}")
@@ -184,6 +184,11 @@ def _tell(config: ServingConfig, started: Started) -> None:
     if config.keys_file is None and not is_loopback(config.host):
         click.echo("Whoever reaches this address may use it: no --keys-file was given.")
     click.echo("Ctrl-C stops it.")
+
+
+def _threads(config: ServingConfig) -> str:
+    each = config.threads_each
+    return "" if each is None else f", threads of each: {each}"
 
 
 def _tell_stopping(config: ServingConfig, loaded: contextlib.ExitStack) -> Callable[[int], None]:

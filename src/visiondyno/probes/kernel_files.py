@@ -4,6 +4,7 @@ Every function takes `root`, the folder that holds `proc` and `sys`: `/` on a re
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,12 @@ def read_cgroup(root: Path = ROOT) -> Cgroup:
 def usable_cpus(affinity: int, quota: float | None) -> int:
     """Processors a process may use at once: its affinity, or its quota rounded up if smaller."""
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
+
+
+def usable_cpus_here(root: Path = ROOT) -> int:
+    """Processors that this process may use at once."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return usable_cpus(affinity or 1, read_cgroup(root).cpu_quota)
 
 
 def _membership(root: Path) -> dict[str, str]:

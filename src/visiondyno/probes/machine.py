@@ -21,7 +21,7 @@ from visiondyno.probes.kernel_files import (
     read_cgroup,
     read_fields,
     read_text,
-    usable_cpus,
+    usable_cpus_here,
 )
 from visiondyno.probes.memory import MemoryProbe
 from visiondyno.probes.nvml import Nvml
@@ -72,7 +72,7 @@ def capture_environment(
         environ: for CUDA_VISIBLE_DEVICES.
     """
     cgroup = read_cgroup(root)
-    cpu_count = usable_cpus(_affinity(), cgroup.cpu_quota)
+    cpu_count = usable_cpus_here(root)
     memory_bytes = _memory_bytes(root, cgroup)
     gpus = _gpus(library)
     cpu_model = _cpu_model(root)
@@ -144,12 +144,6 @@ def _machine_id(
         *(f"{gpu.name} {round(gpu.memory_bytes / _GIB)}" for gpu in gpus),
     )
     return _hash("\n".join(kind))
-
-
-def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes(root: Path, cgroup: Cgroup) -> int:

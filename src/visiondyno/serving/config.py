@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from visiondyno.errors import SpecError
 from visiondyno.executors.scaling import ScaleLimits
+from visiondyno.probes.kernel_files import usable_cpus_here
 from visiondyno.telemetry.logs import LogFormat
 
 _Megabytes = Annotated[float, Field(gt=0, le=10_000)]
@@ -24,7 +25,8 @@ class ServingConfig(BaseSettings):
         grpc_port: of the Open Inference Protocol over gRPC; None: not served.
         replicas_least, replicas_most: processes that hold the model; 0 and more: to zero.
         idle_timeout_s: a replica above the least ends after so long without a request.
-        device, threads, card: how the model is loaded; `threads` of each replica.
+        device, threads, card: how the model is loaded; `threads` of each replica; None
+            shares the processor out among the most replicas.
         max_batch: most images in one inference; None: 1 on the CPU, 8 elsewhere, or the model's
             own batch size where that is fixed.
         batch_delay_ms: how long an image may wait for others to share its inference with.
@@ -119,6 +121,16 @@ class ServingConfig(BaseSettings):
     def scale(self) -> ScaleLimits:
         """The least and most replicas, and when an idle one ends."""
         return ScaleLimits(self.replicas_least, self.replicas_most, self.idle_timeout_s)
+
+    @property
+    def threads_each(self) -> int | None:
+        """Threads of each replica; None on another device leaves the runtime its own default.
+
+        Left to itself, every replica takes all cores, and they spin in each other's way.
+        """
+        if self.threads is not None or self.device != "cpu":
+            return self.threads
+        return max(1, usable_cpus_here() // self.replicas_most)
 
     @property
     def model_name(self) -> str:

@@ -148,7 +148,7 @@ def _launch(config: ServingConfig, name: str, to: Listener) -> Replica:
     told = {
         "model": config.model,
         "device": config.device,
-        "threads": config.threads,
+        "threads": config.threads_each,
         "card": None if config.card is None else str(config.card),
         "max_batch": config.max_batch,
     }
