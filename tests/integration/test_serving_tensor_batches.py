@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from visiondyno.errors import ModelError
-from visiondyno.runtimes.onnx_graph import OnnxGraph, graph_of
+from visiondyno.runtimes.file_model import FileGraph
+from visiondyno.runtimes.onnx_graph import graph_of
 from visiondyno.serving.tensor_batches import TensorBatches
 from visiondyno.serving.wire import Answer, Item, Kind, Media
 
@@ -20,10 +21,10 @@ Size = int | str | None
 FLOAT, STRING = TensorProto.FLOAT, TensorProto.STRING
 
 
-class CountedGraph(OnnxGraph):
+class CountedGraph(FileGraph):
     """Tells of how many rows each run was."""
 
-    def __init__(self, graph: OnnxGraph) -> None:
+    def __init__(self, graph: FileGraph) -> None:
         self.runs: list[int] = []
 
         def run(wanted: Any, feeds: Any) -> list[NDArray[Any]]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -17,14 +16,12 @@ from visiondyno.runtimes.base import (
     ModelDescription,
     Runtime,
 )
-from visiondyno.runtimes.card_model import CardModel
+from visiondyno.runtimes.file_model import CardedGraph, FileModel, carded_graph
 from visiondyno.runtimes.graph_facts import GraphFacts
-from visiondyno.runtimes.graph_input import GraphInput, image_input, output_shapes
-from visiondyno.runtimes.model_cards import resolve_card
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.onnx_graph import graph_of
 from visiondyno.runtimes.references import resolve_reference
-from visiondyno.vision.heads import HEADS, Output
+from visiondyno.vision.heads import Output
 
 _FATAL_ONLY = 4
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -45,63 +42,59 @@ class OnnxRuntime(Runtime):
             SpecError: the device's name is wrong.
             Unavailable: the device isn't here, or its provider didn't start.
         """
-        provider, provider_options = _provider(options.device, options.gpu_memory_limit_bytes)
+        # A wrong device is told before a file is read.
+        _provider(options.device, options.gpu_memory_limit_bytes)
         path = resolve_reference(reference).path
         if path is None:
             raise ModelError(f"{reference} isn't an ONNX model; give the path of an .onnx file.")
-        facts = read_onnx(path)
-        resolved = resolve_card(facts, options.card)
-        session = _session(path, options, provider, provider_options)
-        _require_provider(session, provider, options.device)
-        graph_input = image_input(facts)
-        shapes = output_shapes(facts, graph_input)
-        alone = HEADS[resolved.card.head].lacks_batch_axis(shapes, resolved.card)
-        description = ModelDescription(
-            reference=reference,
-            runtime=f"onnxruntime {onnxruntime.__version__}",
-            device=options.device,
-            precision=facts.precision,
-            provider=provider,
-            card=resolved.card,
-            card_source=resolved.sources,
-            batch_size=1 if alone else graph_input.batch,
-            parameters=facts.parameters,
-            file_bytes=facts.file_bytes,
-            digest=facts.digest,
-            notes=(*resolved.notes, *_limit_notes(provider_options)),
-        )
-        return _OnnxModel(description, facts, graph_input, session)
+        return open_onnx(reference, read_onnx(path), path, options)
 
 
-class _OnnxModel(CardModel):
-    def __init__(
-        self,
-        description: ModelDescription,
-        facts: GraphFacts,
-        graph_input: GraphInput,
-        session: Any,
-    ) -> None:
-        super().__init__(description, [output.name for output in facts.outputs])
+def open_onnx(
+    reference: str,
+    facts: GraphFacts,
+    path: Path,
+    options: LoadOptions,
+    notes: tuple[str, ...] = (),
+) -> LoadedModel:
+    """The model in the ONNX file `path`, which `facts` tell of.
+
+    Args:
+        reference: as the user gave it.
+        facts: of `path`, or of the file that `path` was converted from.
+        path: of the ONNX file.
+        options: see `OnnxRuntime.load`.
+        notes: more of what a reader of the report must know.
+
+    Raises:
+        ModelError: no card is found, or ONNX Runtime can't run it.
+        SpecError: the device's name is wrong.
+        Unavailable: the device isn't here, or its provider didn't start.
+    """
+    provider, provider_options = _provider(options.device, options.gpu_memory_limit_bytes)
+    graph = carded_graph(facts, options.card)
+    session = _session(path, options, provider, provider_options)
+    _require_provider(session, provider, options.device)
+    description = graph.describe(
+        reference,
+        options,
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+        provider=provider,
+        notes=(*_limit_notes(provider_options), *notes),
+    )
+    return _OnnxModel(description, graph, session)
+
+
+class _OnnxModel(FileModel):
+    def __init__(self, description: ModelDescription, graph: CardedGraph, session: Any) -> None:
+        super().__init__(description, graph)
         self._session = session
-        self._input = graph_input
-        self.files = (facts.path, *facts.external_files)
-        self.graph = graph_of(session, self._run_session)
+        self.graph = graph_of(session, self._run_graph)
 
-    def _run(self, tensor: NDArray[Any]) -> list[Output]:
-        feeds = {self._input.name: tensor if self._input.has_batch_axis else tensor[0]}
-        if self._input.size_input:
-            size = self.description.card.input
-            # Boxes then come in pixels of the input, as everywhere else.
-            feeds[self._input.size_input] = np.tile(
-                np.array([[size.width, size.height]], np.int64), (len(tensor), 1)
-            )
-        outputs = self._run_session(self._output_names, feeds)
-        return outputs if self._input.has_batch_axis else [output[None] for output in outputs]
-
-    def _run_session(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Output]:
+    def _run_graph(self, wanted: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Output]:
         self._require_open()
         try:
-            outputs: list[Output] = self._session.run(list(names), dict(feeds))
+            outputs: list[Output] = self._session.run(list(wanted), dict(feeds))
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.
             raise ModelError(

@@ -1,11 +1,9 @@
 """The graph of an ONNX model by itself: tensors in and out as the file has them."""
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
-from visiondyno.runtimes.base import GraphModel, GraphTensor
+from visiondyno.runtimes.base import GraphTensor
+from visiondyno.runtimes.file_model import FileGraph, Run
 
 # What NumPy has a type for; the others of ONNX (bfloat16, 8-bit floats, 4-bit integers) can't be
 # handed to ONNX Runtime as arrays.
@@ -25,30 +23,8 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 
-Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
-"""Runs the session: names of outputs and feeds to outputs; raises ModelError."""
 
-
-class OnnxGraph(GraphModel):
-    """See `GraphModel`."""
-
-    def __init__(
-        self, inputs: tuple[GraphTensor, ...], outputs: tuple[GraphTensor, ...],
-        *, has_free_rows: bool, run: Run,
-    ) -> None:  # fmt: skip
-        self.inputs = inputs
-        self.outputs = outputs
-        self.has_free_rows = has_free_rows
-        self._run = run
-
-    def run_graph(
-        self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str]
-    ) -> list[NDArray[Any]]:
-        """See `GraphModel.run_graph`."""
-        return self._run(wanted, feeds)
-
-
-def graph_of(session: Any, run: Run) -> OnnxGraph | None:
+def graph_of(session: Any, run: Run) -> FileGraph | None:
     """The graph of an `onnxruntime.InferenceSession`.
 
     None where an input or output is of a type that can't be handed over as an array: a sequence, a
@@ -58,7 +34,7 @@ def graph_of(session: Any, run: Run) -> OnnxGraph | None:
     if any(one.type not in _DATATYPES for one in (*inputs, *outputs)):
         return None
     first = {one.shape[0] if one.shape else None for one in (*inputs, *outputs)}
-    return OnnxGraph(
+    return FileGraph(
         tuple(_tensor(one) for one in inputs),
         tuple(_tensor(one) for one in outputs),
         # A named size is the same wherever the name is; one without a name may be anything.
