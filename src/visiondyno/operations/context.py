@@ -75,18 +75,31 @@ class OperationContext:
         part.put_back = put_back
         return part
 
+    def fetch_weights(self, reference: str) -> None:
+        """Download what a model needs and this machine hasn't got yet, with progress.
+
+        Raises:
+            ModelError: there is no such model, or what came isn't what was announced.
+            Unavailable: the server can't be reached, nothing may be downloaded, or the disk is
+                full.
+        """
+        from visiondyno.operations.downloads import DownloadTicker
+        from visiondyno.runtimes.registry import fetch_weights
+
+        fetch_weights(reference, DownloadTicker(self, reference).tell)
+
     @contextmanager
     def model(self, reference: str, options: "LoadOptions") -> "Iterator[LoadedModel]":
         """A model, ready to run, for as long as the context lasts; don't close it.
 
-        Progress says whether it is `warm`: loaded already for an earlier job of this process. On
+        Weights that its name stands for are downloaded first, unless it is warm. Progress says whether it is `warm`: loaded already for an earlier job of this process. On
         a GPU it keeps to the worker's share of the memory; where that can't be told, progress
         says so as `log`.
 
         Raises:
             ModelError: it can't be found, read, understood or run.
             SpecError: an option is wrong.
-            Unavailable: the device isn't here.
+            Unavailable: the device isn't here, or its weights can't be downloaded.
         """
         from visiondyno.operations.model_source import ColdModels
         from visiondyno.probes.gpu_share import gpu_share
@@ -98,6 +111,8 @@ class OperationContext:
             said |= {"log": share.reason} if share.reason is not None else {}
 
         def announce(warm: bool) -> None:
+            if not warm:
+                self.fetch_weights(reference)
             stage = "taking the warm model" if warm else "loading the model"
             self.progress(stage, warm=warm, **said)
 

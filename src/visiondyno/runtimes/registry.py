@@ -51,8 +51,19 @@ def load_model(reference: str, options: LoadOptions | None = None) -> LoadedMode
 
 
 def fetch_weights(reference: str, on_progress: Progress | None = None) -> None:
-    """Download what `load_model` needs and this machine hasn't got yet; see `Runtime.fetch`."""
-    runtime(resolve_reference(reference).runtime).fetch(reference, on_progress)
+    """Download what `load_model` needs and this machine hasn't got yet; see `Runtime.fetch`.
+
+    Of a model that is a file or folder here there is nothing to download.
+
+    Raises:
+        ModelError: there is no such model, or what came isn't what was announced.
+        StorageFull: the disk has no room.
+        Unavailable: the server can't be reached, `VISIONDYNO_OFFLINE` is set and weights are
+            missing, or a package isn't here.
+    """
+    resolved = resolve_reference(reference)
+    if resolved.path is None:
+        runtime(resolved.runtime).fetch(reference, on_progress)
 
 
 __all__ = [

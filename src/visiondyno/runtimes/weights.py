@@ -83,6 +83,13 @@ def is_offline() -> bool:
     return os.environ.get(OFFLINE, "").lower() not in {"", "0", "false", "no"}
 
 
+def go_offline() -> None:
+    """Download nothing from now on, in this process and those that it starts."""
+    os.environ[OFFLINE] = "1"
+    # Libraries of models have switches of their own, which they read when they are imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def refuse_offline(reference: str) -> NoReturn:
     """Says that weights aren't here, and that they may not be downloaded.
 
