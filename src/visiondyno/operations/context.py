@@ -92,9 +92,9 @@ class OperationContext:
     def model(self, reference: str, options: "LoadOptions") -> "Iterator[LoadedModel]":
         """A model, ready to run, for as long as the context lasts; don't close it.
 
-        Weights that its name stands for are downloaded first, unless it is warm. Progress says whether it is `warm`: loaded already for an earlier job of this process. On
-        a GPU it keeps to the worker's share of the memory; where that can't be told, progress
-        says so as `log`.
+        Weights that its name stands for are downloaded first, unless it is `warm`: loaded already
+        for an earlier job of this process; progress says which. On a GPU it keeps to the worker's
+        share of the memory; where that can't be told, progress says so as `log`.
 
         Raises:
             ModelError: it can't be found, read, understood or run.
