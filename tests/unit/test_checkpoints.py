@@ -15,12 +15,11 @@ from visiondyno.operations.checkpoints import (
     KIND,
     Checkpoints,
     checkpoint_key,
-    from_bytes,
-    to_pieces,
 )
 from visiondyno.operations.worker_cache import WorkerCache
 from visiondyno.specs.training_operations import TrainInput
 from visiondyno.training.fit import fit
+from visiondyno.training.state_file import from_bytes, to_pieces
 
 pytestmark = pytest.mark.torch
 

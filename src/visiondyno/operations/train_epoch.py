@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from visiondyno.errors import ModelError, SpecError, Unavailable
-from visiondyno.operations.checkpoints import from_bytes, to_pieces
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.state_exchange import answer_state
 from visiondyno.operations.training_samples import open_samples
@@ -22,6 +21,7 @@ from visiondyno.specs.training import Hyperparameters
 from visiondyno.specs.training_operations import TrainEpochInput
 from visiondyno.training.checks import check_training
 from visiondyno.training.session import SessionState, TrainingSession
+from visiondyno.training.state_file import from_bytes, to_pieces
 
 KIND = "optimizer"
 
