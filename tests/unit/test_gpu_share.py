@@ -90,9 +90,11 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 @pytest.mark.usefixtures("driver")
 def test_operations_load_models_with_the_share() -> None:
     models, said = Recorder(), list[dict[str, Any]]()
-    with OperationContext(said.append, models=models).model("m", LoadOptions(device="cuda")):
+    with OperationContext(said.append, models=models).model(
+        "fake:detection", LoadOptions(device="cuda")
+    ):
         pass
-    with OperationContext(said.append, models=models).model("m", LoadOptions()):
+    with OperationContext(said.append, models=models).model("fake:detection", LoadOptions()):
         pass
     assert [one.gpu_memory_limit_bytes for one in models.options] == [12 << 30, None]
     assert not any("log" in event for event in said)
@@ -101,7 +103,9 @@ def test_operations_load_models_with_the_share() -> None:
 def test_operations_say_when_the_share_is_not_kept(driver: Driver) -> None:
     driver.gpus.clear()
     models, said = Recorder(), list[dict[str, Any]]()
-    with OperationContext(said.append, models=models).model("m", LoadOptions(device="cuda")):
+    with OperationContext(said.append, models=models).model(
+        "fake:detection", LoadOptions(device="cuda")
+    ):
         pass
     assert models.options[0].gpu_memory_limit_bytes is None
     assert "isn't kept" in said[0]["log"]
