@@ -31,7 +31,9 @@ _COMMANDS = {
     "emulate": "Run a RunPod endpoint on this machine, to develop against without paying.",
     "deploy": "Build, push and deploy the worker's image to RunPod.",
     "doctor": "Say what this machine can measure, and what is missing.",
-    "models": "List models, show what a model file says of itself, write model cards.",
+    "models": (
+        "List models, show what a model says of itself, download weights, write model cards."
+    ),
     "datasets": (
         "List data sets, describe one, write the built-in ones to a folder, pull published ones."
     ),

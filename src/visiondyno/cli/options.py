@@ -71,6 +71,12 @@ classes = click.option(
     metavar="NAME[,NAME]",
     help="Score these classes of the data only.",
 )
+level = click.option(
+    "--level",
+    metavar="image",
+    help="image: score which classes are in an image, not where. [default: so where a classifier "
+    "takes part on data with boxes]",
+)
 device = click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. [default: cpu]")
 threads = click.option(
     "--threads", type=int, metavar="N", help="Threads inside one operator of the runtime."
@@ -83,6 +89,23 @@ skip_bad = click.option(
     is_flag=True,
     default=None,
     help="Leave out bad images and labels, counted in the report, instead of stopping.",
+)
+
+
+def _go_offline(_: click.Context, __: click.Parameter, value: bool) -> None:
+    # Whoever asks for help pays for none of this.
+    from visiondyno.runtimes.weights import go_offline, is_offline
+
+    if value or is_offline():
+        go_offline()
+
+
+offline = click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    callback=_go_offline,
+    help="Download nothing: weights must be on this machine. [env: VISIONDYNO_OFFLINE]",
 )
 seed = click.option("--seed", type=int, metavar="N", help="Seed of every resampling. [default: 0]")
 out_dir = click.option(
