@@ -29,6 +29,7 @@ _EPILOG = (
 @click.argument("models", nargs=-1, metavar="MODEL… | comparison.yaml", required=True)
 @options.data
 @options.classes
+@options.level
 @click.option(
     "--scenario",
     "scenarios",
@@ -92,6 +93,7 @@ _EPILOG = (
     default=None,
     help="Take the accuracy pass of the same model, data, settings and machine from the cache.",
 )
+@options.offline
 @place_options
 @options.out_dir
 @click.option(

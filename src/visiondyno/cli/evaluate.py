@@ -22,11 +22,13 @@ from visiondyno.report.job_run import JobRun
 @click.argument("model")
 @options.data
 @options.classes
+@options.level
 @options.device
 @options.threads
 @options.max_images
 @options.skip_bad
 @options.seed
+@options.offline
 @place_options
 @click.option("--json", "as_json", is_flag=True, help="Print the operation's output as JSON.")
 def command(model: str, as_json: bool, data: str | None, place: Place, **given: Any) -> None:

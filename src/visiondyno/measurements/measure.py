@@ -61,7 +61,8 @@ MEASURES: dict[str, MeasureKind] = {
         "Accuracy",
         "fraction",
         _HIGHER,
-        "The task's main accuracy: map_50_95 of detectors, top1 of classifiers, delta1 of depth.",
+        "The task's main accuracy: map_50_95 of detectors, top1 of classifiers, delta1 of depth, "
+        "image_ap at image level.",
     ),
     "map_50_95": MeasureKind(
         "mAP 50–95",
@@ -81,18 +82,50 @@ MEASURES: dict[str, MeasureKind] = {
         "mAP large", "fraction", _HIGHER, "COCO mAP of objects over 96² pixels."
     ),
     "precision": MeasureKind(
-        "Precision", "fraction", _HIGHER, "Micro precision at IoU 0.5 and f1_threshold."
+        "Precision",
+        "fraction",
+        _HIGHER,
+        "Of what was found the share that is right: of detectors micro, at IoU 0.5 and "
+        "f1_threshold; else the mean over classes.",
     ),
     "recall": MeasureKind(
-        "Recall", "fraction", _HIGHER, "Micro recall at IoU 0.5 and f1_threshold."
+        "Recall",
+        "fraction",
+        _HIGHER,
+        "Of what is labelled the share that was found: of detectors micro, at IoU 0.5 and "
+        "f1_threshold; else the mean over classes.",
     ),
-    "f1": MeasureKind("F1", "fraction", _HIGHER, "Highest micro F1 at IoU 0.5 over confidences."),
+    "f1": MeasureKind(
+        "F1",
+        "fraction",
+        _HIGHER,
+        "Harmonic mean of precision and recall: of detectors the highest micro F1 at IoU 0.5 over "
+        "confidences; else the mean over classes.",
+    ),
     "f1_threshold": MeasureKind(
         "F1 threshold", "confidence", None, "The confidence that maximises F1 on this data."
     ),
     "top1": MeasureKind("Top-1", "fraction", _HIGHER, "Share of images whose best class is right."),
     "top5": MeasureKind(
         "Top-5", "fraction", _HIGHER, "Share of images whose class is among the best five."
+    ),
+    "image_ap": MeasureKind(
+        "Image AP",
+        "fraction",
+        _HIGHER,
+        "Is the class in the image: average precision of the images ranked by score, no threshold.",
+    ),
+    "image_auc": MeasureKind(
+        "Image AUC",
+        "fraction",
+        _HIGHER,
+        "Is the class in the image: area under the ROC curve, no threshold.",
+    ),
+    "image_accuracy": MeasureKind(
+        "Image accuracy",
+        "fraction",
+        _HIGHER,
+        "Is the class in the image: share of images answered rightly, at the method's threshold.",
     ),
     "abs_rel": MeasureKind("AbsRel", "ratio", _LOWER, "Mean absolute relative depth error."),
     "rmse": MeasureKind("RMSE", "m", _LOWER, "Root mean squared depth error."),

@@ -70,6 +70,9 @@ def _show(dataset: Dataset, index: int, accuracy: Accuracy, prediction: Predicti
         true_boxes = _true_boxes(sample.truth, classes, errors, scale)
         predicted = _predicted_boxes(prediction, classes, errors, scale)
         caption = f"{errors.misses} missed, {errors.false_alarms} false alarms"
+    elif isinstance(sample.truth, BoxTruth):
+        true_boxes = _true_boxes(sample.truth, classes, errors, scale)
+        caption = f"{errors.misses} classes missed, {errors.false_alarms} that aren't there"
     else:
         caption = _mistake(sample, classes, prediction)
     return WorstImage(

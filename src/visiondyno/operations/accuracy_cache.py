@@ -16,6 +16,7 @@ from visiondyno.environment import Environment
 from visiondyno.runtimes.card_file import card_path
 from visiondyno.runtimes.registry import resolve_reference
 from visiondyno.specs.operations import BenchmarkInput
+from visiondyno.specs.trained_model import RECORD, WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,9 @@ class CachedPass:
 class AccuracyCache:
     """A folder of predictions, one file a key; a file appears whole or not at all.
 
-    The key covers the bytes of the model and of its card, the data set's digest, the device and
-    threads, this package's version and every package that can change a number, and the machine.
+    The key covers the runtime, the bytes of the model and of its card, the data set's digest, the
+    device and threads, this package's version and every package that can change a number, and the
+    machine. At which level predictions are scored isn't in it: they are the same.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -40,13 +42,19 @@ class AccuracyCache:
     def key(
         self, reference: str, spec: BenchmarkInput, dataset: Dataset, environment: Environment
     ) -> str | None:
-        """The key of this model's pass; None for a model that isn't a file."""
-        path = resolve_reference(reference).path
-        if path is None or not path.is_file():
+        """The key of this model's pass; None for one that is neither a file nor a trained model."""
+        resolved = resolve_reference(reference)
+        if resolved.path is None:
             return None
-        card = card_path(path)
+        if resolved.runtime == "trained":
+            model, card = resolved.path / WEIGHTS, resolved.path / RECORD
+        else:
+            model, card = resolved.path, card_path(resolved.path)
+        if not model.is_file():
+            return None
         parts = {
-            "model": _digest(path),
+            "runtime": resolved.runtime,
+            "model": _digest(model),
             "card": _digest(card) if card.is_file() else None,
             "data": dataset.digest,
             "device": spec.device,

@@ -10,6 +10,7 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,13 @@ from visiondyno.errors import (
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.model_report import ScoredModel
 from visiondyno.operations.model_run import ModelRun
-from visiondyno.operations.scoring import check_requested_classes
+from visiondyno.operations.scoring import (
+    Level,
+    check_requested_classes,
+    images_with_classes,
+    level_note,
+    level_of,
+)
 from visiondyno.operations.verified_data import open_verified
 from visiondyno.probes.carbon import carbon_intensity
 from visiondyno.probes.cost import find_price
@@ -43,6 +50,7 @@ from visiondyno.report.comparison import (
 )
 from visiondyno.report.green import with_green_scores
 from visiondyno.report.ranking import rank
+from visiondyno.specs.model_card import ModelCard
 from visiondyno.specs.operations import BenchmarkInput
 
 T = TypeVar("T")
@@ -62,11 +70,12 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
     dataset = open_verified(
         spec.data, skip_bad=spec.skip_bad, max_images=spec.max_images, context=context
     )
+    level_of(spec.level, dataset, ())
     check_requested_classes(dataset, spec.classes)
     environment = capture_environment()
     monitor = QuietMonitor()
     monitor.start()
-    scored, left_out = _measure_all(spec, dataset, environment, context)
+    scored, left_out, level = _measure_all(spec, dataset, environment, context)
     quietness = monitor.stop()
     context.progress("ranking")
     reference = spec.reference if spec.reference in {s.reference for s in scored} else None
@@ -79,7 +88,7 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
         duration_s=time.monotonic() - start_s,
         spec=spec,
         environment=environment,
-        dataset=_summary(dataset, scored[0].mapping),
+        dataset=_summary(dataset, scored[0].mapping, level),
         verdict=_verdict(quietness.quiet, quietness.reasons, scored),
         models=models,
         left_out=tuple(left_out),
@@ -87,7 +96,7 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
         winners=ranking.winners,
         pareto=ranking.pareto,
         green_reference=reference,
-        notes=(*dataset.notes, *_notes(spec, reference)),
+        notes=(*_level_notes(spec, scored, level), *dataset.notes, *_notes(spec, reference)),
     )
     return {
         "operation": "benchmark",
@@ -121,8 +130,11 @@ def _check_options(spec: BenchmarkInput) -> None:
 
 def _measure_all(
     spec: BenchmarkInput, dataset: Dataset, environment: Environment, context: OperationContext
-) -> tuple[list[ScoredModel], list[LeftOut]]:
-    """Every model `repeat` times, the models taking turns, so that a drift meets them all."""
+) -> tuple[list[ScoredModel], list[LeftOut], Level]:
+    """Every model `repeat` times, the models taking turns, so that a drift meets them all.
+
+    All that ran are scored at one level, which is known only then.
+    """
     attempts = _Attempts(context)
     with tempfile.TemporaryDirectory(prefix="visiondyno-") as folder:
         runs: list[ModelRun] = []
@@ -133,11 +145,13 @@ def _measure_all(
         for _ in range(spec.repeat):
             for run in runs:
                 attempts.attempt(run, run.measure)
-        each = [attempts.attempt(run, run.score) for run in runs]
+        cards = [run.card for run in runs if run.reference not in attempts.failed]
+        level = level_of(spec.level, dataset, [card for card in cards if card is not None])
+        each = [attempts.attempt(run, partial(run.score, level)) for run in runs]
     scored = [done for done in each if done is not None]
     if not scored:
         raise _none_left(list(attempts.failed.values()))
-    return scored, [left for left, _ in attempts.failed.values()]
+    return scored, [left for left, _ in attempts.failed.values()], level
 
 
 class _Attempts:
@@ -178,9 +192,11 @@ def _none_left(failed: list[tuple[LeftOut, VisionDynoError]]) -> VisionDynoError
     return ModelError(f"None of the {len(failed)} models could be measured. {reasons}")
 
 
-def _summary(dataset: Dataset, mapping: ClassMapping) -> DatasetSummary:
+def _summary(dataset: Dataset, mapping: ClassMapping, level: Level) -> DatasetSummary:
     counts = class_counts(dataset)
     scored = {name: counts[name] for name in mapping.scored}
+    if level == "image":
+        scored = images_with_classes(dataset, mapping.scored)
     return DatasetSummary(
         reference=dataset.reference,
         task=dataset.task,
@@ -191,6 +207,7 @@ def _summary(dataset: Dataset, mapping: ClassMapping) -> DatasetSummary:
         skipped=tuple(
             SkippedImage(image=str(bad.path), reason=bad.reason) for bad in dataset.skipped
         ),
+        level=level,
     )
 
 
@@ -205,6 +222,16 @@ def _verdict(quiet: bool, reasons: tuple[str, ...], scored: list[ScoredModel]) -
         listed = ", ".join(unsteady)
         reasons += (f"Warm-up ended before three windows agreed within 5 %: {listed}.",)
     return Verdict(quiet=quiet and not unsteady, reasons=reasons)
+
+
+def _level_notes(spec: BenchmarkInput, scored: list[ScoredModel], level: Level) -> tuple[str, ...]:
+    if level is None:
+        return ()
+    cards = {
+        model.reference: ModelCard.model_validate(model.report.description["card"])
+        for model in scored
+    }
+    return (level_note(cards, spec.level),)
 
 
 def _notes(spec: BenchmarkInput, reference: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """`evaluate`: a model's accuracy on a data set, in this process and without timing."""
 
+from dataclasses import replace
 from typing import Any
 
 from visiondyno.measuring.images import EncodedImages
@@ -7,6 +8,8 @@ from visiondyno.measuring.pipeline import predict_each
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.scoring import (
     ScoringRules,
+    level_note,
+    level_of,
     map_predictions,
     match_classes,
     score_predictions,
@@ -30,7 +33,9 @@ def run(spec: EvaluateInput, context: OperationContext) -> dict[str, Any]:
     rules = ScoringRules(spec.classes, spec.resamples, spec.seed)
     options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
     with context.model(spec.model, options) as model:
-        mapping = match_classes(model.description.card, spec.model, dataset, rules)
+        card = model.description.card
+        rules = replace(rules, level=level_of(spec.level, dataset, [card]))
+        mapping = match_classes(card, spec.model, dataset, rules, takes_classifiers=True)
         images = EncodedImages([dataset.sample(index).path for index in range(len(dataset))])
         total = len(images)
         each = predict_each(
@@ -42,11 +47,14 @@ def run(spec: EvaluateInput, context: OperationContext) -> dict[str, Any]:
         predictions = list(each)
         notes = (*dataset.notes, *model.description.notes, *mapping.notes)
     context.progress("scoring")
-    mapped = map_predictions(mapping, predictions)
-    accuracy = score_predictions(dataset, model.description.card, mapping, mapped, rules)
+    mapped = map_predictions(mapping, predictions, card)
+    accuracy = score_predictions(dataset, card, mapping, mapped, rules)
+    if rules.level is not None:
+        notes = (level_note({spec.model: card}, spec.level), *notes)
     return {
         "operation": "evaluate",
         "status": "success",
+        "level": rules.level,
         "images": len(dataset),
         "skipped": [{"image": str(s.path), "reason": s.reason} for s in dataset.skipped],
         "metrics": {name: m.model_dump(mode="json") for name, m in accuracy.measures.items()},

@@ -13,6 +13,7 @@ from visiondyno.operations.accuracy_cache import AccuracyCache
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.model_report import ScoredModel, make_report
 from visiondyno.operations.scoring import (
+    Level,
     ScoringRules,
     map_predictions,
     match_classes,
@@ -32,6 +33,7 @@ class ModelRun:
     Attributes:
         reference: the model's.
         stage: what is being done, for the reason of a failure.
+        card: the model's, as soon as it is loaded.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class ModelRun:
         self._environment = environment
         self._context = context
         self._rules = ScoringRules(spec.classes, spec.resamples, spec.seed)
-        self._card: ModelCard | None = None
+        self.card: ModelCard | None = None
         self._mapping: ClassMapping | None = None
         self._children: list[dict[str, Any]] = []
         self._predictions = folder / "predictions.npz"
@@ -75,14 +77,15 @@ class ModelRun:
         if needs_pass:
             AccuracyCache().keep(self._key(), self._predictions)
 
-    def score(self) -> ScoredModel:
-        """The model's report, all processes together."""
-        assert self._card is not None
+    def score(self, level: Level = None) -> ScoredModel:
+        """The model's report, all processes together; scored at the level of all models."""
+        assert self.card is not None
         assert self._mapping is not None, "the child tells what it loaded before anything else"
         self.stage = "score"
         self._context.progress("scoring", model=self.reference)
-        mapped = map_predictions(self._mapping, load_predictions(self._predictions))
-        accuracy = score_predictions(self._dataset, self._card, self._mapping, mapped, self._rules)
+        mapped = map_predictions(self._mapping, load_predictions(self._predictions), self.card)
+        rules = replace(self._rules, level=level)
+        accuracy = score_predictions(self._dataset, self.card, self._mapping, mapped, rules)
         if self._cached_at is not None:
             accuracy = _marked(accuracy, f"cached accuracy pass of {self._cached_at}")
         report = make_report(self._children, accuracy, self._mapping, self._spec, self._environment)
@@ -138,8 +141,10 @@ class ModelRun:
         """Pass progress on; match classes as soon as the model is known: a misfit ends it here."""
         self.stage = event["stage"]
         if "description" in event:
-            self._card = ModelCard.model_validate(event.pop("description")["card"])
-            self._mapping = match_classes(self._card, self.reference, self._dataset, self._rules)
+            self.card = ModelCard.model_validate(event.pop("description")["card"])
+            self._mapping = match_classes(
+                self.card, self.reference, self._dataset, self._rules, takes_classifiers=True
+            )
         of = f" {len(self._children) + 1} of {self._spec.repeat}" if self._spec.repeat > 1 else ""
         self._context.progress(f"{event.pop('stage')}{of}", model=self.reference, **event)
 

@@ -85,7 +85,7 @@ def _score(
 ) -> dict[SplitName, dict[str, Any]]:
     # What an output means and how it is aligned is the task's rule, whatever the model says.
     card = found.description.card.model_copy(update={"depth": task.depth})
-    mapped = map_predictions(found.mapping, found.predictions)
+    mapped = map_predictions(found.mapping, found.predictions, card)
     rules = ScoringRules(None, task.resamples, task.seed)
     splits: dict[SplitName, dict[str, Any]] = {}
     for name, indices in task.parts(len(dataset)).items():

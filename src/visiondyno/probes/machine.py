@@ -39,6 +39,14 @@ PACKAGES_THAT_CHANGE_NUMBERS = (
     "torch",
     "torchvision",
     "ultralytics",
+    "timm",
+    "transformers",
+    "detectron2",
+    "openvino",
+    "ai-edge-litert",
+    "keras",
+    "tensorflow",
+    "tf2onnx",
     "nvidia-ml-py",
 )
 

@@ -24,7 +24,9 @@ class SkippedImage(_Value):
 class DatasetSummary(_Value):
     """What the models were scored on.
 
-    `classes` maps each scored class to its number of labelled objects (or images).
+    `classes` maps each scored class to its number of labelled objects (or images). `level` is
+    `image` where boxes were labelled, and models were scored on which classes are in an image;
+    then images are counted.
     """
 
     reference: str
@@ -34,6 +36,7 @@ class DatasetSummary(_Value):
     objects: int
     classes: dict[str, int]
     skipped: tuple[SkippedImage, ...] = ()
+    level: Literal["image"] | None = None
 
 
 class PrecisionRecallCurve(_Value):

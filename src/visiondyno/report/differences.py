@@ -30,6 +30,9 @@ COMPARED = (
     "f1",
     "top1",
     "top5",
+    "image_ap",
+    "image_auc",
+    "image_accuracy",
     "abs_rel",
     "rmse",
     "delta1",
@@ -54,7 +57,7 @@ READING_TOLERANCE = 0.02
 memory of the same process moves between runs."""
 
 # `accuracy` is the task's main measure under another name, so it shares that one's resamples.
-_MAIN_MEASURES = ("map_50_95", "top1", "delta1")
+_MAIN_MEASURES = ("map_50_95", "top1", "delta1", "image_ap")
 
 _PAIRED_METHOD = (
     "paired over images: interval of the subtracted values in the same half-samples of the images"

@@ -183,7 +183,8 @@ def accuracy_figures(comparison: Comparison) -> list[Figure]:
     if measure is not None and counts:
         classes = sorted(counts, key=lambda label: (-counts[label], label))
         more = len(classes) - MOST_CLASSES
-        caption = "Classes in order of labelled objects."
+        counted = "images that hold them" if comparison.dataset.level else "labelled objects"
+        caption = f"Classes in order of {counted}."
         if more > 0:
             caption += f" The {MOST_CLASSES} largest; the table below has the other {more}."
         figures.append(

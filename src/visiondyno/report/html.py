@@ -29,7 +29,9 @@ from visiondyno.report.layout import (
     best_references,
     display_names,
     headline,
+    image_question,
     main_measures,
+    scored_as,
     subtitle,
 )
 from visiondyno.report.origins import newest
@@ -73,6 +75,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "names": names,
         "headline": headline(comparison),
         "subtitle": subtitle(comparison),
+        "question": image_question(comparison.dataset),
         "series": {m.reference: series_class(i) for i, m in enumerate(comparison.models)},
         "keys": {m.reference: _key(i) for i, m in enumerate(comparison.models)},
         "columns": [(name, title(name), unit_label(name)) for name in main_measures(comparison)],
@@ -99,7 +102,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "histories": [_history_table(found) for found in past],
         "history_plots": figures.history_figures(past, comparison.models),
         "environments": _environments(comparison),
-        "main_accuracy": title(ACCURACY_OF.get(comparison.dataset.task, "accuracy")),
+        "main_accuracy": title(ACCURACY_OF.get(scored_as(comparison.dataset), "accuracy")),
         "yaml": dump_spec(comparison.spec),
         "has_images": any(model.worst_images for model in current.models),
     }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from visiondyno.measurements.measure import MEASURES
-from visiondyno.report.comparison import Comparison, ModelReport
+from visiondyno.report.comparison import Comparison, DatasetSummary, ModelReport
 from visiondyno.report.differences import higher_is_better, is_rankable
 from visiondyno.report.format import plural
 from visiondyno.report.origins import apart, dates_of, newest
@@ -13,11 +13,17 @@ ACCURACIES: dict[str, tuple[str, ...]] = {
     "detection": ("map_50_95", "map_50", "f1"),
     "classification": ("top1", "top5", "f1"),
     "depth": ("abs_rel", "rmse", "delta1"),
+    "image": ("image_ap", "image_accuracy", "f1"),
 }
-"""The main table's accuracies, by vision task."""
+"""The main table's accuracies, by `scored_as`."""
 
-ACCURACY_OF = {"detection": "map_50_95", "classification": "top1", "depth": "delta1"}
-"""Which measure `accuracy` is, by vision task."""
+ACCURACY_OF = {
+    "detection": "map_50_95",
+    "classification": "top1",
+    "depth": "delta1",
+    "image": "image_ap",
+}
+"""Which measure `accuracy` is, by `scored_as`."""
 
 MAIN_MEASURES = (
     "latency_p50_ms",
@@ -38,8 +44,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "Accuracy",
         (
             "accuracy", "map_50_95", "map_50", "map_75", "map_small", "map_medium", "map_large",
-            "precision", "recall", "f1", "f1_threshold", "top1", "top5", "abs_rel", "rmse",
-            "delta1",
+            "precision", "recall", "f1", "f1_threshold", "top1", "top5", "image_ap", "image_auc",
+            "image_accuracy", "abs_rel", "rmse", "delta1",
         ),
     ),
     (
@@ -65,11 +71,16 @@ PHASES = ("decode_mean_ms", "preprocess_mean_ms", "inference_mean_ms", "postproc
 """The parts of the end-to-end latency, in order of time."""
 
 
+def scored_as(data: DatasetSummary) -> str:
+    """What models were scored as: the vision task, or `image` at image level."""
+    return data.level or data.task
+
+
 def main_measures(comparison: Comparison) -> list[str]:
     """The main table's columns: the task's accuracies and `MAIN_MEASURES`, where there is one."""
     accuracies = [
         name
-        for name in ACCURACIES.get(comparison.dataset.task, ())
+        for name in ACCURACIES.get(scored_as(comparison.dataset), ())
         if has_value(comparison.models, name)
     ] or ["accuracy"]
     return [name for name in (*accuracies, *MAIN_MEASURES) if has_value(comparison.models, name)]
@@ -117,9 +128,18 @@ def headline(comparison: Comparison) -> str:
         "classification": "classifier",
         "depth": "depth model",
     }
-    noun = nouns.get(comparison.dataset.task, "model")
+    data = comparison.dataset
+    noun = nouns.get(scored_as(data), "model")
     models = {m.origin.reference if m.origin else m.reference for m in comparison.models}
-    return f"{plural(len(models), noun)} on {data_name(comparison.dataset.reference)}"
+    asked = f": {image_question(data)}" if data.level else ""
+    return f"{plural(len(models), noun)} on {data_name(data.reference)}{asked}"
+
+
+def image_question(data: DatasetSummary) -> str:
+    """What all models were asked at image level."""
+    if len(data.classes) != 1:
+        return "which classes are in the image?"
+    return f"is there any {next(iter(data.classes))} in the image?"
 
 
 def data_name(reference: str) -> str:
@@ -130,7 +150,7 @@ def data_name(reference: str) -> str:
 def subtitle(comparison: Comparison) -> str:
     """Data, machine and date in one line."""
     data = comparison.dataset
-    kind = "object" if data.task == "detection" else "label"
+    kind = "object" if scored_as(data) == "detection" else "label"
     counts = [plural(data.images, "image")]
     # Depth is labelled for each pixel: nothing is counted.
     counts += [plural(data.objects, kind)] if data.objects else []

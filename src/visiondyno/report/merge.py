@@ -86,6 +86,8 @@ def _require_same_data(ordered: Sequence[Comparison]) -> None:
             what = f"other data ({a.reference}, {a.digest[:19]}…; {b.reference}, {b.digest[:19]}…)"
         elif a.images != b.images:
             what = f"another number of images ({a.images:,}; {b.images:,})"
+        elif a.level != b.level:
+            what = "different questions (one at image level, the other not)"
         elif set(a.classes) != set(b.classes):
             odd = sorted(set(a.classes) ^ set(b.classes))
             more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""

@@ -31,6 +31,7 @@ from visiondyno.report.scenarios import RATE, ScenarioRow, ScenarioTable, scenar
 _DROPPED = (
     "map_50",
     "top5",
+    "image_accuracy",
     "f1",
     "co2_grams_per_1000_images",
     "cost_usd_per_1000_images",
@@ -73,6 +74,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
         parts += [Text(), Text(f"{skipped} bad images were skipped; the report names them.")]
     parts += [Text(), _verdict(comparison)]
     parts += [Text(f"· {note}") for note in comparison.verdict.notes]
+    parts += [Text(f"Note: {sentence(note)}") for note in comparison.notes]
     if comparison.job is not None:
         parts += [Text(f"{name}: {text}") for name, text in comparison.job.lines()]
     return Group(*parts)

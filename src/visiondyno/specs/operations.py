@@ -32,6 +32,8 @@ class BenchmarkInput(OperationInput):
         models: model references, at least one; a reference may stand once only.
         data: dataset reference.
         classes: score these classes of the data only.
+        level: `image`: score which classes are in an image, not where; None: so where a classifier
+            takes part on data with boxes, else as the data are labelled.
         scenarios: how load is applied.
         engine: `loadgen` lets MLPerf's LoadGen drive each scenario too.
         duration_s: least time of each scenario's measured part, seconds.
@@ -56,6 +58,7 @@ class BenchmarkInput(OperationInput):
     models: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
     data: str
     classes: tuple[str, ...] | None = None
+    level: Literal["image"] | None = None
     scenarios: tuple[Scenario, ...] = ("single-stream", "offline")
     engine: Engine = "dyno"
     duration_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
@@ -76,12 +79,16 @@ class BenchmarkInput(OperationInput):
 
 
 class EvaluateInput(OperationInput):
-    """Score one model's accuracy on a data set (no timing)."""
+    """Score one model's accuracy on a data set (no timing).
+
+    `level` is as of `BenchmarkInput`.
+    """
 
     operation: Literal["evaluate"] = "evaluate"
     model: str
     data: str
     classes: tuple[str, ...] | None = None
+    level: Literal["image"] | None = None
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     max_images: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None

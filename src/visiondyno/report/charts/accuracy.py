@@ -19,7 +19,7 @@ from visiondyno.report.plots import (
     text_width,
 )
 
-CLASS_MEASURES = ("map_50_95", "f1", "recall", "top1", "accuracy")
+CLASS_MEASURES = ("map_50_95", "image_ap", "f1", "recall", "top1", "accuracy")
 MOST_CLASSES = 20
 
 

@@ -20,6 +20,7 @@ from visiondyno.vision.accuracy.classification import score_classifications
 from visiondyno.vision.accuracy.coco import coco_summary
 from visiondyno.vision.accuracy.depth import DepthReader, align_depth, score_depth
 from visiondyno.vision.accuracy.detection import score_detections
+from visiondyno.vision.accuracy.image_level import score_image_level
 from visiondyno.vision.accuracy.pairing import paired_difference
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "score_classifications",
     "score_depth",
     "score_detections",
+    "score_image_level",
 ]
 
 
