@@ -1,6 +1,7 @@
 """`dyno models`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,10 @@ def pull(references: tuple[str, ...]) -> None:
     for reference in references:
         if reference not in failed:
             click.echo(f"{reference}: {_where(reference)}")
+        elif len(references) > 1:
+            click.echo(f"{reference}: {failed[reference].message}", err=True)
     if failed:
-        raise _not_pulled(failed, len(references))
+        raise _not_pulled(list(failed.values()), len(references))
 
 
 def _where(reference: str) -> str:
@@ -124,14 +127,12 @@ def _where(reference: str) -> str:
     return ", ".join(f"{one.path} ({bytes_text(one.size_bytes)})" for one in kept)
 
 
-def _not_pulled(failed: dict[str, VisionDynoError], asked: int) -> VisionDynoError:
-    """One error of all; those of one alone stay what they are."""
-    errors = list(failed.values())
-    if len(errors) == 1 and asked == 1:
+def _not_pulled(errors: Sequence[VisionDynoError], asked: int) -> VisionDynoError:
+    """One error for all; that of a model asked for alone stays what it is."""
+    if asked == 1:
         return errors[0]
-    said = " ".join(f"{reference}: {error.message}" for reference, error in failed.items())
     kind = ModelError if any(isinstance(error, InputError) for error in errors) else Unavailable
-    return kind(f"Not pulled: {len(errors)} of {asked} models. {said}")
+    return kind(f"{len(errors)} of {asked} models weren't pulled; each one's line says why.")
 
 
 @command.command("show")

@@ -33,6 +33,7 @@ from visiondyno.vision.draw import draw
 @click.option("--confidence", type=float, metavar="C", help="Lowest score kept. [default: 0.25]")
 @options.device
 @options.threads
+@options.offline
 @place_options
 @click.option("--json", "as_json", is_flag=True, help="Print predictions as JSON.")
 def command(

@@ -118,6 +118,7 @@ _EPILOG = (
     metavar="URL",
     help="Browsers may call from.",
 )
+@options.offline
 @options.log_format
 @options.access_log
 def command(replicas: tuple[int, int] | None, **given: Any) -> int:
@@ -131,6 +132,7 @@ def command(replicas: tuple[int, int] | None, **given: Any) -> int:
     config = _config(given)
     keep_freed_memory()
     configure_logging(config.log_format)
+    _fetch_weights(config.model)
     with _loading(config) as loaded:
 
         def tell(started: Started) -> None:
@@ -151,6 +153,20 @@ def _config(given: dict[str, Any]) -> ServingConfig:
     if config.grpc_port is not None and config.grpc_port == config.port != 0:
         raise SpecError("--port and --grpc-port are the same; give two ports.")
     return config
+
+
+def _fetch_weights(reference: str) -> None:
+    """Replicas download nothing: what starts one, seconds later or after days, is a load."""
+    from visiondyno.runtimes.references import resolve_reference
+
+    if resolve_reference(reference).path is not None:
+        return
+    # A file's server starts without what downloads and reads other models.
+    from visiondyno.cli.downloads import DownloadDisplay
+    from visiondyno.runtimes.registry import fetch_weights
+
+    with DownloadDisplay() as display:
+        fetch_weights(reference, display.show)
 
 
 @contextlib.contextmanager

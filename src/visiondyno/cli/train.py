@@ -85,6 +85,7 @@ _FIELDS = {
     metavar="FILE",
     help="Weights to begin with, as safetensors.",
 )
+@options.offline
 @place_options
 @click.option(
     "--time-limit",

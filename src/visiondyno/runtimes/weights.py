@@ -98,7 +98,8 @@ def refuse_offline(reference: str) -> NoReturn:
     """
     raise Unavailable(
         f"The weights of {reference} aren't on this machine, and nothing may be downloaded "
-        f"(--offline or {OFFLINE}); fetch them with: dyno models pull {reference}"
+        f"(--offline or {OFFLINE}); fetch them where there is a connection, with: dyno models pull "
+        f"{reference}"
     )
 
 
