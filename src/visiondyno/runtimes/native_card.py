@@ -6,13 +6,13 @@ from visiondyno.errors import ModelError
 from visiondyno.specs.model_card import DetectionCard, ModelCard
 
 
-def resolve_native_card(
+def card_in_use(
     own: ModelCard,
     given: ModelCard | None,
     reference: str,
     *,
-    source: str,
-    thresholds: Collection[str] = (),
+    source: str = "metadata",
+    thresholds: Collection[str] = ("confidence",),
 ) -> tuple[ModelCard, dict[str, str]]:
     """The card in use, and where each part of it came from.
 

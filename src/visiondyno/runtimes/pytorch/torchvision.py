@@ -14,7 +14,7 @@ import numpy as np
 from visiondyno.errors import ModelError
 from visiondyno.predictions import IntArray
 from visiondyno.runtimes.base import LoadedModel, LoadOptions, ModelDescription, Progress, Runtime
-from visiondyno.runtimes.native_card import resolve_native_card
+from visiondyno.runtimes.native_card import card_in_use
 from visiondyno.runtimes.pytorch.device import TorchDevice
 from visiondyno.runtimes.pytorch.module import parameter_count, precision_of
 from visiondyno.runtimes.pytorch.torchvision_classifiers import (
@@ -252,7 +252,7 @@ def _description(
 ) -> ModelDescription:
     import torchvision
 
-    card, sources = resolve_native_card(
+    card, sources = card_in_use(
         own, options.card, origin.reference, source=origin.card_source, thresholds=thresholds
     )
     return ModelDescription(
