@@ -100,13 +100,13 @@ def train_one_epoch(
             ),
             start=1,
         ):
-            with _named(f"epoch {options.epoch}, batch {number} of {steps}"):
+            with named(f"epoch {options.epoch}, batch {number} of {steps}"):
                 metrics.add(*learner.learn(samples.features(indices), samples.labels[indices]))
                 if scheduler is not None and options.scheduler_steps:
                     step_scheduler(scheduler)
             if on_step is not None:
                 on_step(number, steps)
-    with _named(f"epoch {options.epoch}, batch {steps} of {steps}"):
+    with named(f"epoch {options.epoch}, batch {steps} of {steps}"):
         learner.check_weights()
     return metrics.result()
 
@@ -135,7 +135,7 @@ def evaluate_module(
     try:
         with torch.no_grad():
             for number, indices in enumerate(batches(len(samples), hyper.batch_size), start=1):
-                with _named(f"evaluation, batch {number} of {steps}"):
+                with named(f"evaluation, batch {number} of {steps}"):
                     features, labels = samples.features(indices), samples.labels[indices]
                     value, outputs, labels = learner.forward(features, labels)
                     metrics.add(learner.finite(value, labels), outputs, labels)
@@ -284,8 +284,8 @@ def _seeded(seed: int, device: "torch.device") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Errors of torch, and of ours about a number, say where they happened."""
+def named(place: str) -> Iterator[None]:
+    """Inside, errors of torch, and of ours about a number, say where they happened: `place`."""
     try:
         yield
     except TimeLimitExceeded:
