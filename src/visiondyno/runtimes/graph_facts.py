@@ -1,5 +1,7 @@
 """What a model file says about itself, whatever its format."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,7 @@ from visiondyno.runtimes.base import Precision
 from visiondyno.specs.model_card import Quantisation
 
 Shape = tuple[int | None, ...]
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +58,13 @@ class GraphFacts:
     file_bytes: int
     digest: str
     external_files: tuple[Path, ...] = ()
+
+
+def files_digest(paths: Sequence[Path]) -> str:
+    """`sha256:…` of the files' content, one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"

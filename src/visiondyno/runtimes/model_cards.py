@@ -53,6 +53,25 @@ def resolve_card(facts: GraphFacts, given: ModelCard | None = None) -> ResolvedC
     return resolved
 
 
+def read_graph_file(path: Path) -> GraphFacts:
+    """What the file of a graph says about itself: OpenVINO's IR, LiteRT or ONNX, by its suffix.
+
+    Raises:
+        ModelError: it can't be read.
+        MissingExtra: OpenVINO's IR, or LiteRT, and its package isn't installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".xml":
+        from visiondyno.runtimes.openvino_file import read_openvino
+
+        return read_openvino(path)
+    if suffix == ".tflite":
+        from visiondyno.runtimes.litert_file import read_litert
+
+        return read_litert(path)
+    return read_onnx(path)
+
+
 def guess_card(path: Path) -> tuple[ModelCard, dict[str, str], tuple[str, ...]]:
     """The best guess at the card of the model file `path`, without a card beside it.
 
@@ -62,7 +81,7 @@ def guess_card(path: Path) -> tuple[ModelCard, dict[str, str], tuple[str, ...]]:
     Raises:
         ModelError: the file can't be read, or its outputs are of no known kind.
     """
-    facts = read_onnx(path)
+    facts = read_graph_file(path)
     graph_input = image_input(facts)
     resolved = _resolve(facts, graph_input, None, strict=False, beside=False)
     return resolved.card, resolved.sources, resolved.notes

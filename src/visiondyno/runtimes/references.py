@@ -36,8 +36,10 @@ _BY_NAME: dict[str, RuntimeName] = {
     "transformers": "transformers",
     "detectron2": "detectron2",
     "openvino": "openvino",
+    "openvino-bf16": "openvino",
 }
-"""Prefixes before a colon. `openvino:model.onnx` runs a file that another runtime reads too."""
+"""Prefixes before a colon. `openvino:model.onnx` runs a file that another runtime reads too,
+`openvino-bf16:` in lower precision."""
 
 _BY_SUFFIX: dict[str, RuntimeName] = {
     ".pt": "ultralytics",
@@ -131,6 +133,8 @@ def _runtime_of_file(path: Path) -> RuntimeName:
         return "trained"
     if (path / "saved_model.pb").is_file():
         return "tensorflow"
+    if any(path.glob("*.xml")):
+        return "openvino"
     return "transformers" if (path / "config.json").is_file() else "onnx"
 
 

@@ -1,4 +1,4 @@
-"""What Ultralytics' exporters write into an ONNX file's `metadata_props`."""
+"""What Ultralytics' exporters write into a model file, or beside it."""
 
 import ast
 from typing import Any
@@ -8,7 +8,7 @@ from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.graph_input import GraphInput
 from visiondyno.runtimes.known_shapes import UINT8_SCALE
 from visiondyno.runtimes.partial_card import PartialCard
-from visiondyno.specs.model_card import DetectionCard, InputCard, OutputCard
+from visiondyno.specs.model_card import BoxFormat, DetectionCard, HeadName, InputCard, OutputCard
 
 _TASKS = {"detect": "detection", "classify": "classification"}
 _RT_DETR = "RTDETRDecoder"
@@ -53,16 +53,35 @@ def read_ultralytics(facts: GraphFacts, graph_input: GraphInput) -> PartialCard 
     else:
         parts["head"] = "end_to_end" if _has_nms(facts) else "yolov8"
         resize = {"resize": "letterbox", "pad_value": 114}
+        if (boxes := _normalised_boxes(facts, graph_input, parts["head"])) is not None:
+            parts["output"] = OutputCard(boxes=boxes)
+    takes_pixels = graph_input.dtype == "uint8" and graph_input.quantisation is None
     parts["input"] = InputCard(
         height=height,
         width=width,
         channels="rgb",
-        scale=UINT8_SCALE if graph_input.dtype == "uint8" else 1 / 255,
+        scale=UINT8_SCALE if takes_pixels else 1 / 255,
         layout=graph_input.layout,
         dtype=graph_input.dtype,
+        quantisation=graph_input.quantisation,
         **resize,
     )
     return PartialCard("metadata", parts)
+
+
+def _normalised_boxes(
+    facts: GraphFacts, graph_input: GraphInput, head: HeadName
+) -> BoxFormat | None:
+    """How a .tflite file writes boxes; None where it is as in all other formats: pixels.
+
+    Fractions of the input keep quantised outputs exact. Of models with their own NMS, only the
+    earlier exporter's (which takes channels last) have them.
+    """
+    if facts.path.suffix.lower() != ".tflite":
+        return None
+    if head == "yolov8":
+        return "cxcywh_normalised"
+    return "xyxy_normalised" if graph_input.layout == "nhwc" else None
 
 
 def _rt_detr(facts: GraphFacts, classes: int) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class OutputCard(BaseModel):
 
 _ANY_HEAD = frozenset({"roles", "quantisation"})
 _OUTPUT_FIELDS: dict[HeadName, frozenset[str]] = {
+    "yolov8": _ANY_HEAD | {"boxes"},
     "end_to_end": _ANY_HEAD | {"boxes"},
     "detr": _ANY_HEAD | {"boxes", "score_activation"},
     "boxes_scores_classes": _ANY_HEAD | {"boxes", "first_class"},

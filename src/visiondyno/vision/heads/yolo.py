@@ -9,6 +9,7 @@ import numpy as np
 from visiondyno.predictions import Detections, FloatArray, IntArray
 from visiondyno.specs.model_card import HeadName, InputCard, ModelCard
 from visiondyno.vision.heads.base import PerImageHead, Shape
+from visiondyno.vision.heads.box_formats import to_input_pixels
 from visiondyno.vision.heads.boxes import (
     centre_to_corners,
     detections_from_scores,
@@ -22,7 +23,10 @@ _LARGEST_LOG_SIZE = np.float32(20)
 
 
 class Yolov8Head(PerImageHead):
-    """`[n, 4 + classes, boxes]`: centre x, y, width, height in input pixels, class scores."""
+    """`[n, 4 + classes, boxes]`: centre x, y, width, height, class scores.
+
+    The box is in input pixels unless the card's `output.boxes` says otherwise.
+    """
 
     name: ClassVar[HeadName] = "yolov8"
     task = "detection"
@@ -38,9 +42,14 @@ class Yolov8Head(PerImageHead):
         self, output: FloatArray, card: ModelCard, geometry: Geometry, confidence: float
     ) -> Detections:
         """See `PerImageHead.decode_one`."""
+        form = self.output_of(card).boxes
         return detections_from_scores(
             output[4:].T,
-            lambda index: centre_to_corners(output[:4, index].T),
+            lambda index: (
+                centre_to_corners(output[:4, index].T)
+                if form is None
+                else to_input_pixels(output[:4, index].T, form, card.input)
+            ),
             settings_of(card),
             geometry,
             confidence,

@@ -1,0 +1,189 @@
+"""The openvino runtime: OpenVINO's IR and ONNX files, run by OpenVINO on the processor."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visiondyno.errors import MissingExtra, ModelError, SpecError, Unavailable
+from visiondyno.runtimes.base import (
+    Device,
+    GraphTensor,
+    LoadedModel,
+    LoadOptions,
+    ModelDescription,
+    Precision,
+    Runtime,
+)
+from visiondyno.runtimes.file_model import CardedGraph, FileGraph, FileModel, carded_graph
+from visiondyno.runtimes.graph_facts import GraphFacts
+from visiondyno.runtimes.openvino_file import read_graph, reason
+from visiondyno.runtimes.references import resolve_reference
+from visiondyno.vision.heads import Output
+
+BF16_PREFIX = "openvino-bf16:"
+_DEVICE = re.compile(r"cpu|cuda(?::\d+)?")
+_COMPUTED: dict[str, Precision] = {
+    "f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8",
+}  # fmt: skip
+# Layers that take the time, by the names of OpenVINO's compiled graphs.
+_HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution")
+# As for weights: a first layer kept wide doesn't make a model mixed.
+_MINOR_SHARE = 0.1
+_DATATYPES = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16",
+    "float32": "FP32", "float64": "FP64",
+}  # fmt: skip
+
+
+class OpenVinoRuntime(Runtime):
+    """Runs `.xml` (IR) and `.onnx` files by OpenVINO, in the precision that was asked for.
+
+    OpenVINO chooses bfloat16 by itself where the processor has it: faster, with less exact scores.
+    So float32 is asked for, and bfloat16 where the reference begins with `openvino-bf16:`. What
+    the description says is read back from the compiled graph.
+    """
+
+    name = "openvino"
+
+    def load(self, reference: str, options: LoadOptions) -> LoadedModel:
+        """Read the file, resolve its card, and compile it for the processor.
+
+        Raises:
+            ModelError: the file can't be read, understood or run.
+            SpecError: the device's name is wrong.
+            Unavailable: another device than the processor is asked for, or bfloat16 where there is
+                none; `MissingExtra` without openvino.
+        """
+        _require_cpu(options.device)
+        path = resolve_reference(reference).path
+        if path is None:
+            raise ModelError(f"{reference} names no file; give the path of an .xml or .onnx file.")
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtra("openvino", reference) from error
+        model, facts = read_graph(path)
+        graph = carded_graph(facts, options.card)
+        wanted: Precision = "bf16" if reference.startswith(BF16_PREFIX) else "fp32"
+        compiled = _compiled(model, facts, wanted, options.intra_op_threads)
+        computed = _computed_precision(compiled)
+        if wanted == "bf16" and computed in ("fp32", "fp16"):
+            raise Unavailable(
+                f"This processor computes nothing of {path.name} in bf16; use openvino:{path} for "
+                "float32."
+            )
+        description = graph.describe(
+            reference,
+            options,
+            runtime=f"openvino {openvino.__version__.split('-')[0]}",
+            provider=str(compiled.get_property("EXECUTION_DEVICES")[0]),
+            precision=computed,
+            notes=_notes(facts, computed, compiled),
+        )
+        return _OpenVinoModel(description, graph, compiled)
+
+
+class _OpenVinoModel(FileModel):
+    def __init__(self, description: ModelDescription, graph: CardedGraph, compiled: Any) -> None:
+        super().__init__(description, graph)
+        self._facts = graph.facts
+        self._request = compiled.create_infer_request()
+        self._numbers = {one.name: number for number, one in enumerate(graph.facts.outputs)}
+        self.graph = self._as_graph()
+
+    def _run_graph(self, wanted: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Output]:
+        self._require_open()
+        try:
+            inputs = [self._checked(feeds[one.name], one.shape) for one in self._facts.inputs]
+            # Results are copies: the request's own memory is written anew by the next inference.
+            found = self._request.infer(inputs, share_inputs=True, share_outputs=False)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f"{self.description.reference} stopped while running: {reason(error)}"
+            ) from error
+        return [found[self._numbers[name]] for name in wanted]
+
+    def _free(self) -> None:
+        self._request = None
+
+    def _as_graph(self) -> FileGraph | None:
+        tensors = (*self._facts.inputs, *self._facts.outputs)
+        if any(one.dtype not in _DATATYPES for one in tensors):
+            return None
+        said = tuple(
+            GraphTensor(
+                one.name,
+                _DATATYPES[one.dtype],
+                tuple(-1 if size is None else size for size in one.shape),
+            )
+            for one in tensors
+        )
+        count = len(self._facts.inputs)
+        # OpenVINO's free sizes have no names, so no two are known to be the same.
+        return FileGraph(said[:count], said[count:], has_free_rows=False, run=self._run_graph)
+
+    @staticmethod
+    def _checked(feed: NDArray[Any], shape: Sequence[int | None]) -> NDArray[Any]:
+        # Shared memory of a wrong shape isn't refused by every layer.
+        if feed.ndim != len(shape) or any(
+            size not in (None, real) for size, real in zip(shape, feed.shape, strict=True)
+        ):
+            raise ValueError(f"a feed of shape {feed.shape} doesn't fit the input {shape}")
+        return np.ascontiguousarray(feed)
+
+
+def _require_cpu(device: Device) -> None:
+    if _DEVICE.fullmatch(device) is None:
+        raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
+    if device != "cpu":
+        raise Unavailable(
+            f"OpenVINO doesn't run on NVIDIA GPUs, so not on device '{device}'; use cpu, or run "
+            "the ONNX file without the prefix 'openvino:'."
+        )
+
+
+def _compiled(model: Any, facts: GraphFacts, wanted: Precision, threads: int | None) -> Any:
+    import openvino
+
+    config: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": openvino.Type.bf16 if wanted == "bf16" else openvino.Type.f32,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return openvino.Core().compile_model(model, "CPU", config)
+    except RuntimeError as error:
+        raise ModelError(f"OpenVINO can't compile {facts.path}: {reason(error)}") from error
+
+
+def _computed_precision(compiled: Any) -> Precision:
+    """What the layers that take the time compute in; the hint where there is none of them."""
+    counts: Counter[Precision] = Counter()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        said = node.get_rt_info()
+        if said["layerType"].value in _HEAVY:
+            # `brgconv_avx512_bf16`: the kernel's own; `runtimePrecision` is how weights are stored.
+            kernel = str(said["primitiveType"].value).rsplit("_", 1)[-1].lower()
+            counts[_COMPUTED.get(kernel, "mixed")] += 1
+    if not counts:
+        hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        return _COMPUTED.get(hint, "mixed")
+    major = [one for one, count in counts.items() if count > _MINOR_SHARE * counts.total()]
+    return major[0] if len(major) == 1 else "mixed"
+
+
+def _notes(facts: GraphFacts, computed: Precision, compiled: Any) -> tuple[str, ...]:
+    notes = []
+    if facts.precision != computed:
+        notes.append(f"The file's weights are {facts.precision}; OpenVINO computes in {computed}.")
+    if computed == "bf16":
+        notes.append("bf16 was asked for: faster than fp32, with scores less exact.")
+    count = compiled.get_property("INFERENCE_NUM_THREADS")
+    notes.append(f"OpenVINO uses {count} thread{'' if count == 1 else 's'}.")
+    return tuple(notes)
