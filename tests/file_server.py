@@ -18,9 +18,11 @@ class Served:
         drops: after so many bytes of an answer the connection ends, once for each number.
         statuses: answered instead of the file, once each; a 503 says Retry-After: 7.
         chunked: sends no length.
+        announced: length that is announced instead of the right one.
         content_range: sent instead of the right one.
         redirect: where it sends to instead.
         stall: waited for after the first byte, once.
+        hold: waited for before each answer.
     """
 
     data: bytes
@@ -29,9 +31,11 @@ class Served:
     drops: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     chunked: bool = False
+    announced: int | None = None
     content_range: str | None = None
     redirect: str | None = None
     stall: threading.Event | None = None
+    hold: threading.Event | None = None
 
     def __post_init__(self) -> None:
         if self.etag is None:
@@ -93,6 +97,8 @@ def _refuse(handler: BaseHTTPRequestHandler, status: int, **headers: str) -> Non
 
 
 def _send(handler: BaseHTTPRequestHandler, file: Served) -> None:
+    if file.hold is not None:
+        file.hold.wait(30)
     wanted = handler.headers.get("Range")
     same = handler.headers.get("If-Range") in (None, file.etag)
     start = 0
@@ -112,7 +118,8 @@ def _send(handler: BaseHTTPRequestHandler, file: Served) -> None:
     if file.chunked:
         handler.send_header("Transfer-Encoding", "chunked")
     else:
-        handler.send_header("Content-Length", str(len(body)))
+        length = len(body) if file.announced is None else file.announced
+        handler.send_header("Content-Length", str(length))
     handler.end_headers()
     if file.stall is not None:
         handler.wfile.write(body[:1])
@@ -129,6 +136,7 @@ def _send(handler: BaseHTTPRequestHandler, file: Served) -> None:
         handler.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
         return
     handler.wfile.write(body)
+    handler.close_connection = file.announced is not None
 
 
 class Waits:

@@ -8,7 +8,8 @@ anything is measured.
 import json
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,11 +148,23 @@ def verify(file: WeightsFile, reference: str) -> str:
     return f"sha256:{found}"
 
 
-def fetch_weights(file: WeightsFile, reference: str, on_progress: Progress | None = None) -> Path:
+def fetch_weights(
+    file: WeightsFile,
+    reference: str,
+    on_progress: Progress | None = None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
     """The file, downloaded unless it is here undamaged.
 
     It appears complete and verified in one step, after its record. What an interruption left is
     used by the next call; calls at the same time wait for the one that downloads.
+
+    Args:
+        file: which, and where it is published.
+        reference: that it is needed for, for messages and the record.
+        on_progress: told while it comes.
+        sleep: waits between attempts; seconds.
 
     Raises:
         ModelError: there is nothing at its address, it is too long, or its SHA-256 isn't the
@@ -170,7 +183,8 @@ def fetch_weights(file: WeightsFile, reference: str, on_progress: Progress | Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with only_one(path):
             if not _is_intact(path, file):
-                _download(file, url, path, reference, on_progress)
+                came = _download(file, url, path, on_progress, sleep)
+                _take(file, came, path, reference)
     except OSError as error:
         raise StorageFull(
             f"The weights of {reference} can't be written to {path.parent} "
@@ -240,8 +254,13 @@ def _mirrored(url: str) -> str:
 
 
 def _download(
-    file: WeightsFile, url: str, path: Path, reference: str, on_progress: Progress | None
-) -> None:
+    file: WeightsFile,
+    url: str,
+    path: Path,
+    on_progress: Progress | None,
+    sleep: Callable[[float], None],
+) -> Path:
+    """Where the file lies once it has come, unverified."""
     # Whoever only loads models doesn't pay for what downloads them.
     from visiondyno.downloading import Advice, Downloader
 
@@ -260,8 +279,13 @@ def _download(
     incoming = path.parent / _INCOMING
     incoming.mkdir(exist_ok=True)
     came = incoming / file.name
-    with Downloader(advice) as downloader:
+    with Downloader(advice, sleep=sleep) as downloader:
         downloader.fetch(url, came, most_bytes=file.most_bytes, on_progress=told)
+    return came
+
+
+def _take(file: WeightsFile, came: Path, path: Path, reference: str) -> None:
+    """Verify what came, write down what it is, and put it where weights are kept."""
     sha256 = file_sha256(came)
     wanted = _expected(file)
     if wanted is not None and not sha256.startswith(wanted):
