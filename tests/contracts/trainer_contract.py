@@ -41,6 +41,7 @@ class Target:
         name: of a small architecture.
         arguments: of its library, such as make it smaller still.
         missing: a name of no architecture.
+        diverging: changes of the plan by which the loss is soon not finite.
     """
 
     trainer: VisionTrainer
@@ -49,6 +50,7 @@ class Target:
     image_size: int = 64
     batch_size: int = 4
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    diverging: Mapping[str, Any] = field(default_factory=lambda: {"learning_rate": 1e30})
 
 
 @dataclass
@@ -164,16 +166,19 @@ def same_state(left: Trained, right: Trained) -> bool:
 
 class TrainerContract:
     @pytest.fixture(scope="class")
-    def target(self) -> Target:
+    @classmethod
+    def target(cls) -> Target:
         raise NotImplementedError("a subclass gives the fixture `target`")
 
     @pytest.fixture(scope="class")
-    def images(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledImage, ...]:
+    @classmethod
+    def images(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledImage, ...]:
         return labelled_images(tmp_path_factory.mktemp("images"))
 
     @pytest.fixture(scope="class")
+    @classmethod
     def plan_in(
-        self, target: Target, images: tuple[LabelledImage, ...]
+        cls, target: Target, images: tuple[LabelledImage, ...]
     ) -> Callable[[Path], TrainingPlan]:
         def plan(folder: Path) -> TrainingPlan:
             return TrainingPlan(
@@ -195,8 +200,9 @@ class TrainerContract:
         return plan
 
     @pytest.fixture(scope="class")
+    @classmethod
     def falling(
-        self,
+        cls,
         target: Target,
         plan_in: Callable[[Path], TrainingPlan],
         tmp_path_factory: pytest.TempPathFactory,
@@ -330,7 +336,7 @@ class TrainerContract:
         self, target: Target, plan_in: Callable[[Path], TrainingPlan], tmp_path: Path
     ) -> None:
         with pytest.raises(Diverged, match="epoch"):
-            run(target, replace(plan_in(tmp_path), learning_rate=1e30))
+            run(target, replace(plan_in(tmp_path), **target.diverging))
 
     def test_no_such_architecture(
         self, target: Target, plan_in: Callable[[Path], TrainingPlan], tmp_path: Path

@@ -1,0 +1,64 @@
+"""Which of Ultralytics' detectors a name means, as the configuration that builds it."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from visiondyno.errors import SpecError
+from visiondyno.vision.ultralytics_library import import_ultralytics
+
+_HEADS = frozenset({"Detect", "v10Detect"})
+_SIZED = re.compile(r"(yolov?\d+)([tnsmblxce])(.*)")
+_V5_OF_TODAY = re.compile(r"(yolov5[nsmlx])u")
+_SHOWN = ("yolov5n", "yolov8n", "yolo11n", "yolo26n")
+
+
+def plain_name(name: str) -> str:
+    """The name as a model's record holds it: `yolov5nu` and `yolov5n.yaml` are `yolov5n`."""
+    stem = name.removesuffix(".yaml")
+    u = _V5_OF_TODAY.fullmatch(stem)
+    return u[1] if u else stem
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """The configuration of a detector by name: layers, and the scale that its letter means.
+
+    Args:
+        name: `yolov8n`, `yolov5nu`, `yolo11s.yaml` …; never a path.
+
+    Raises:
+        SpecError: there is no such detector.
+        MissingExtra: the library isn't installed.
+    """
+    package = import_ultralytics(f"Training {name}")
+    from ultralytics.utils import YAML
+
+    folder = Path(str(package.__file__)).parent / "cfg" / "models"
+    files = {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+    stem = plain_name(name)
+    sized = _SIZED.fullmatch(stem)
+    path, scale = files.get(stem), ""
+    if path is None and sized:
+        path, scale = files.get(sized[1] + sized[3]), sized[2]
+    found: dict[str, Any] | None = None if path is None else YAML.load(path)
+    if found is None or (scale and scale not in found.get("scales", {})):
+        raise SpecError(_unknown(stem, files))
+    if scale:
+        found["scale"] = scale
+    elif "scales" in found:
+        raise SpecError(
+            f"'{name}' names a family of models, not one: add its size, such as "
+            f"'{stem}{min(found['scales'], key='nsmlx'.find)}'."
+        )
+    head = found["head"][-1][2]
+    if head not in _HEADS:
+        raise SpecError(f"'{name}' is no detector (it ends in {head}); take one such as 'yolov8n'.")
+    return found
+
+
+def _unknown(name: str, files: dict[str, Path]) -> str:
+    known = [stem + size for stem in files for size in ("", *"nsmlx")]
+    near = difflib.get_close_matches(name, [*_SHOWN, *known], n=1)
+    meant = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(_SHOWN)} and others."
+    return f"The installed ultralytics has no detector '{name}'; {meant}"
