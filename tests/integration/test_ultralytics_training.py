@@ -1,6 +1,7 @@
 """Training Ultralytics' detectors keeps the contract of trainers."""
 
 import pytest
+
 from contracts.trainer_contract import Target, TrainerContract
 
 pytest.importorskip("ultralytics")
