@@ -142,6 +142,8 @@ def _measure_all(
             own = Path(folder) / str(number)
             own.mkdir()
             runs.append(ModelRun(reference, spec, dataset, environment, context, own))
+        for run in runs:
+            attempts.attempt(run, run.fetch)
         for _ in range(spec.repeat):
             for run in runs:
                 attempts.attempt(run, run.measure)

@@ -47,7 +47,7 @@ class ModelRun:
     ) -> None:
         """`folder` is for the predictions; it must outlast the run."""
         self.reference = reference
-        self.stage = "load"
+        self.stage = "fetch"
         self._spec = spec
         self._dataset = dataset
         self._environment = environment
@@ -59,12 +59,21 @@ class ModelRun:
         self._predictions = folder / "predictions.npz"
         self._cached_at: str | None = None
 
+    def fetch(self) -> None:
+        """Download its weights unless they are here: no child may, whose load is measured.
+
+        Raises:
+            VisionDynoError: there is no such model, or its weights can't be downloaded.
+        """
+        self._context.fetch_weights(self.reference)
+
     def measure(self) -> None:
         """One more fresh process; only the first one makes the accuracy pass.
 
         Raises:
             VisionDynoError: the model can't be loaded, run or matched with the data.
         """
+        self.stage = "load"
         needs_pass = not self._children and not self._take_from_cache()
         found = run_in_child(
             _CHILD,
