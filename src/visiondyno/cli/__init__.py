@@ -40,6 +40,10 @@ _COMMANDS = {
 }
 
 
+_IN_PLACE = frozenset({"compare", "evaluate", "predict", "models", "serve"})
+"""Commands that may run the user's own choice of models in place, Python code included."""
+
+
 class _LazyGroup(click.Group):
     """A group that knows its commands' names and summaries without importing them."""
 
@@ -52,6 +56,16 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"visiondyno.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in _IN_PLACE:
+            from visiondyno.runtimes.trusted_code import trusting_code
+
+            ctx.with_resource(trusting_code())
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

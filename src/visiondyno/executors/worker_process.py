@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from visiondyno.errors import Cancelled, TimeLimitExceeded
 from visiondyno.job import JobError, JobState
 from visiondyno.operations.context import OperationContext
+from visiondyno.runtimes.trusted_code import distrust_code
 
 if TYPE_CHECKING:
     from visiondyno.operations.model_source import ModelSource
@@ -155,6 +156,8 @@ def _answer(run: Run, token: str, input_json: str, context: OperationContext) ->
 def main(arguments: list[str]) -> None:
     """`MESSAGES_FD ENTRY`."""
     _end_with_supervisor()
+    # Whatever this machine's user trusts: jobs are other people's.
+    distrust_code()
     channel = _Channel(int(arguments[0]))
     try:
         serve(find_entry(arguments[1]), channel, _Requests())
