@@ -23,6 +23,7 @@ from visiondyno.specs.training_operations import (
     TrainEpochInput,
     TrainInput,
 )
+from visiondyno.specs.vision_training import TrainVisionInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ ON_MODULES: dict[str, Operation] = {
 }
 """What takes the place of the operation of that name where the input has a `model_config`."""
 
+ON_REFERENCES: dict[str, Operation] = {
+    "train": Operation("train", TrainVisionInput, "train_vision"),
+}
+"""What takes its place where the input has a `model` and no `model_config`."""
+
 
 def find_operation(job_input: dict[str, Any]) -> Operation:
     """The operation that `job_input` names.
@@ -81,4 +87,6 @@ def find_operation(job_input: dict[str, Any]) -> Operation:
         raise SpecError(f"'operation' must be one of {known}; got {name!r:.100}.")
     if "model_config" in job_input:
         return ON_MODULES.get(name, OPERATIONS[name])
+    if "model" in job_input:
+        return ON_REFERENCES.get(name, OPERATIONS[name])
     return OPERATIONS[name]

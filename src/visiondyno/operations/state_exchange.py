@@ -14,6 +14,7 @@ from visiondyno.errors import BaseMissing, ModelError, TooLarge, Unavailable
 from visiondyno.operations.worker_cache import WorkerCache
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.specs.training_operations import ModuleInput, StateReply
+from visiondyno.specs.vision_training import TrainVisionInput
 from visiondyno.state import (
     MAX_STATE_BYTES,
     EncodedState,
@@ -56,7 +57,7 @@ class ReceivedState:
 
 
 def receive_state(
-    spec: ModuleInput, files: WorkerFiles, max_bytes: int = MAX_STATE_BYTES
+    spec: ModuleInput | TrainVisionInput, files: WorkerFiles, max_bytes: int = MAX_STATE_BYTES
 ) -> ReceivedState | None:
     """The input's `model_state`, and keep it; None if there is none. Nothing in it is executed.
 
@@ -125,19 +126,38 @@ def answer_state(
         lossy=reply.lossy,
         feedback=feedback,
     )
-    beside = beside_bytes * 3 // 4  # base64 makes 4 bytes of 3
-    inline = inline_or_blob(encoded.size_bytes + beside) is Placement.INLINE
-    answer: dict[str, Any] = {
-        "model_state": to_text(encoded) if inline else files.publish(encoded.data),
-        "model_state_format": encoded.format,
-        "model_state_sha256": encoded.sha256,
-        "model_state_bytes": encoded.size_bytes,
-    }
+    answer = _placed(encoded, files, beside_bytes)
     if reply.lossy is not None:
         answer["model_state_max_abs_error"] = encoded.max_abs_error
     if reset:
         answer["model_state_feedback_reset"] = True
     return answer | _kept_for_next(encoded, feedback, files.cache)
+
+
+def answer_whole(
+    state: State, files: WorkerFiles, *, beside_bytes: int = 0
+) -> tuple[dict[str, Any], str]:
+    """What an answer says of a state that no difference is asked of.
+
+    Returns:
+        The fields, as of `answer_state`; and the SHA-256 of the state's safetensors file.
+
+    Raises:
+        StorageFull, TransportDown: the blob store can't take it.
+    """
+    encoded = encode(state)
+    return _placed(encoded, files, beside_bytes), encoded.sha256
+
+
+def _placed(encoded: EncodedState, files: WorkerFiles, beside_bytes: int) -> dict[str, Any]:
+    beside = beside_bytes * 3 // 4  # base64 makes 4 bytes of 3
+    inline = inline_or_blob(encoded.size_bytes + beside) is Placement.INLINE
+    return {
+        "model_state": to_text(encoded) if inline else files.publish(encoded.data),
+        "model_state_format": encoded.format,
+        "model_state_sha256": encoded.sha256,
+        "model_state_bytes": encoded.size_bytes,
+    }
 
 
 class _KeptStates:

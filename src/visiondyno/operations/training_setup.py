@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +58,25 @@ class PreparedModule:
     notes: tuple[str, ...] = ()
 
 
+def torch_as_asked(spec: ModuleInput, context: OperationContext) -> AbstractContextManager[None]:
+    """Torch as an operation on a module needs it; see `torch_of_a_job`."""
+    return torch_of_a_job(spec.threads, context, compiles=spec.hyperparameters.compile)
+
+
 @contextmanager
-def torch_as_asked(spec: ModuleInput, context: OperationContext) -> Iterator[None]:
+def torch_of_a_job(
+    threads: int | None, context: OperationContext, *, compiles: bool = False
+) -> Iterator[None]:
     """Torch with the job's threads, gradients and float32; afterwards as it was.
 
-    Each operation on a module runs inside: the process may be the user's own. Threads, default
+    Each operation that trains runs inside: the process may be the user's own. Threads, default
     dtype and random generators belong to the whole process: other threads of it see the job's
     meanwhile, and a second job of the process waits until the first has ended.
+
+    Args:
+        threads: of torch on the processor; as they are if None.
+        context: of the job.
+        compiles: the job calls `torch.compile`.
 
     Raises:
         MissingExtra: torch isn't installed.
@@ -77,13 +89,13 @@ def torch_as_asked(spec: ModuleInput, context: OperationContext) -> Iterator[Non
         raise MissingExtra("torch", "Training") from error
     while not _ONE_JOB.acquire(timeout=_LOOK_S):
         context.check()
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    before, dtype = torch.get_num_threads(), torch.get_default_dtype()
     try:
-        torch.set_num_threads(spec.threads or threads)
+        torch.set_num_threads(threads or before)
         torch.set_default_dtype(torch.float32)
         # CUDA's driver maps much that it doesn't use.
         limited = nullcontext() if torch.cuda.is_available() else within_memory()
-        compiler = compiler_of_its_own() if spec.hyperparameters.compile else nullcontext()
+        compiler = compiler_of_its_own() if compiles else nullcontext()
         with limited, compiler, torch.inference_mode(mode=False), torch.enable_grad():
             yield
     except Exception as error:
@@ -95,7 +107,7 @@ def torch_as_asked(spec: ModuleInput, context: OperationContext) -> Iterator[Non
             stage="prepare",
         ) from error
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
         torch.set_default_dtype(dtype)
         _ONE_JOB.release()
 

@@ -201,6 +201,12 @@ class WorkerCache:
         """What is in a folder that somebody holds."""
         return _folder_bytes(self._place(kind, key))
 
+    def recount(self, kind: str, key: str) -> None:
+        """Take note of what is in a folder now, by whoever holds it and writes there."""
+        entry = self._place(kind, key)
+        with disk_errors(self.folder), suppress(FileNotFoundError):
+            (entry / "bytes").write_text(str(_walked_bytes(entry / "content")))
+
     def drop(self, kind: str, key: str) -> None:
         """Remove it, if it is here and nobody holds it.
 

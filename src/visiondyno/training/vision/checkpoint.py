@@ -64,13 +64,13 @@ class FolderCheckpoint:
         """After each epoch: take its weights over as the best, if they are.
 
         Args:
-            score: higher is better; the first of equals stays.
+            score: higher is better; of equals the later one, which has learned more.
             weights: gives them by name; called only where they are the best.
         """
         if not self.best or self.best_score is None:
             is_best = True
         else:
-            is_best = score is not None and score > self.best_score
+            is_best = score is not None and score >= self.best_score
         if is_best:
             self.best = {name: _own(tensor) for name, tensor in weights().items()}
             self.best_score = score
