@@ -236,7 +236,7 @@ def test_what_openvino_can_not_run_is_one_sentence(tmp_path: Path) -> None:
 
 def test_other_devices_and_bare_names(tmp_path: Path) -> None:
     path = write_detectors(tmp_path)[0]
-    with pytest.raises(Unavailable, match="OpenVINO doesn't run on NVIDIA GPUs"):
+    with pytest.raises(Unavailable, match="OpenVINO doesn't run on NVIDIA's GPUs"):
         load_model(f"openvino:{path}", LoadOptions(device="cuda:1"))
     with pytest.raises(SpecError, match="use cpu, cuda or cuda:N"):
         load_model(f"openvino:{path}", LoadOptions(device="GPU"))

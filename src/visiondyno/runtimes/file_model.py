@@ -1,5 +1,6 @@
 """A loaded model that is one graph of a file, whatever runs that graph."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visiondyno.errors import SpecError, Unavailable
 from visiondyno.runtimes.base import (
+    Device,
     GraphModel,
     GraphTensor,
     LoadOptions,
@@ -24,6 +27,13 @@ from visiondyno.vision.heads import HEADS, Output
 
 Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 """Runs a graph: names of outputs and feeds to outputs; raises ModelError."""
+
+_DEVICE = re.compile(r"cpu|cuda(?::\d+)?")
+_DATATYPES = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16",
+    "float32": "FP32", "float64": "FP64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +124,58 @@ class FileGraph(GraphModel):
     ) -> list[NDArray[Any]]:
         """See `GraphModel.run_graph`."""
         return self._run(wanted, feeds)
+
+
+def graph_by_facts(facts: GraphFacts, run: Run) -> FileGraph | None:
+    """The graph that `facts` tell of; None where a tensor is of a type that NumPy hasn't got.
+
+    Of runtimes whose free sizes have no names: no two are known to be the same.
+    """
+    tensors = (*facts.inputs, *facts.outputs)
+    if any(one.dtype not in _DATATYPES for one in tensors):
+        return None
+    said = tuple(
+        GraphTensor(
+            one.name,
+            _DATATYPES[one.dtype],
+            tuple(-1 if size is None else size for size in one.shape),
+        )
+        for one in tensors
+    )
+    count = len(facts.inputs)
+    return FileGraph(said[:count], said[count:], has_free_rows=False, run=run)
+
+
+def feeds_in_order(facts: GraphFacts, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """A contiguous array for each input, in the graph's order.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one doesn't fit its input's shape, which not every library checks.
+    """
+    found = []
+    for one in facts.inputs:
+        feed = feeds[one.name]
+        if feed.ndim != len(one.shape) or any(
+            size not in (None, real) for size, real in zip(one.shape, feed.shape, strict=True)
+        ):
+            raise ValueError(f"a feed of shape {feed.shape} doesn't fit input '{one.name}'")
+        found.append(np.ascontiguousarray(feed))
+    return found
+
+
+def require_cpu(device: Device, why: str) -> None:
+    """Refuse every device but the processor.
+
+    Args:
+        device: as asked for.
+        why: of a GPU there is none, and what to do; ends the message.
+
+    Raises:
+        SpecError: it isn't the name of a device.
+        Unavailable: it is a GPU.
+    """
+    if _DEVICE.fullmatch(device) is None:
+        raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
+    if device != "cpu":
+        raise Unavailable(f"Device '{device}' can't be used here: {why}")

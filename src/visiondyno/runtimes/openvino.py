@@ -1,31 +1,37 @@
 """The openvino runtime: OpenVINO's IR and ONNX files, run by OpenVINO on the processor."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from visiondyno.errors import MissingExtra, ModelError, SpecError, Unavailable
+from visiondyno.errors import MissingExtra, ModelError, Unavailable
 from visiondyno.runtimes.base import (
-    Device,
-    GraphTensor,
     LoadedModel,
     LoadOptions,
     ModelDescription,
     Precision,
     Runtime,
 )
-from visiondyno.runtimes.file_model import CardedGraph, FileGraph, FileModel, carded_graph
+from visiondyno.runtimes.file_model import (
+    CardedGraph,
+    FileModel,
+    carded_graph,
+    feeds_in_order,
+    graph_by_facts,
+    require_cpu,
+)
 from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.openvino_file import read_graph, reason
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.vision.heads import Output
 
 BF16_PREFIX = "openvino-bf16:"
-_DEVICE = re.compile(r"cpu|cuda(?::\d+)?")
+_NO_GPU = (
+    "OpenVINO doesn't run on NVIDIA's GPUs; use cpu, or run the ONNX file without the prefix "
+    "'openvino:'."
+)
 _COMPUTED: dict[str, Precision] = {
     "f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8",
 }  # fmt: skip
@@ -33,11 +39,6 @@ _COMPUTED: dict[str, Precision] = {
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution")
 # As for weights: a first layer kept wide doesn't make a model mixed.
 _MINOR_SHARE = 0.1
-_DATATYPES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16",
-    "float32": "FP32", "float64": "FP64",
-}  # fmt: skip
 
 
 class OpenVinoRuntime(Runtime):
@@ -59,7 +60,7 @@ class OpenVinoRuntime(Runtime):
             Unavailable: another device than the processor is asked for, or bfloat16 where there is
                 none; `MissingExtra` without openvino.
         """
-        _require_cpu(options.device)
+        require_cpu(options.device, _NO_GPU)
         path = resolve_reference(reference).path
         if path is None:
             raise ModelError(f"{reference} names no file; give the path of an .xml or .onnx file.")
@@ -94,12 +95,12 @@ class _OpenVinoModel(FileModel):
         self._facts = graph.facts
         self._request = compiled.create_infer_request()
         self._numbers = {one.name: number for number, one in enumerate(graph.facts.outputs)}
-        self.graph = self._as_graph()
+        self.graph = graph_by_facts(graph.facts, self._run_graph)
 
     def _run_graph(self, wanted: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Output]:
         self._require_open()
         try:
-            inputs = [self._checked(feeds[one.name], one.shape) for one in self._facts.inputs]
+            inputs = feeds_in_order(self._facts, feeds)
             # Results are copies: the request's own memory is written anew by the next inference.
             found = self._request.infer(inputs, share_inputs=True, share_outputs=False)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -110,41 +111,6 @@ class _OpenVinoModel(FileModel):
 
     def _free(self) -> None:
         self._request = None
-
-    def _as_graph(self) -> FileGraph | None:
-        tensors = (*self._facts.inputs, *self._facts.outputs)
-        if any(one.dtype not in _DATATYPES for one in tensors):
-            return None
-        said = tuple(
-            GraphTensor(
-                one.name,
-                _DATATYPES[one.dtype],
-                tuple(-1 if size is None else size for size in one.shape),
-            )
-            for one in tensors
-        )
-        count = len(self._facts.inputs)
-        # OpenVINO's free sizes have no names, so no two are known to be the same.
-        return FileGraph(said[:count], said[count:], has_free_rows=False, run=self._run_graph)
-
-    @staticmethod
-    def _checked(feed: NDArray[Any], shape: Sequence[int | None]) -> NDArray[Any]:
-        # Shared memory of a wrong shape isn't refused by every layer.
-        if feed.ndim != len(shape) or any(
-            size not in (None, real) for size, real in zip(shape, feed.shape, strict=True)
-        ):
-            raise ValueError(f"a feed of shape {feed.shape} doesn't fit the input {shape}")
-        return np.ascontiguousarray(feed)
-
-
-def _require_cpu(device: Device) -> None:
-    if _DEVICE.fullmatch(device) is None:
-        raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
-    if device != "cpu":
-        raise Unavailable(
-            f"OpenVINO doesn't run on NVIDIA GPUs, so not on device '{device}'; use cpu, or run "
-            "the ONNX file without the prefix 'openvino:'."
-        )
 
 
 def _compiled(model: Any, facts: GraphFacts, wanted: Precision, threads: int | None) -> Any:
