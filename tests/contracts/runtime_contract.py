@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from visiondyno.errors import ModelError, SpecError, Unavailable
-from visiondyno.predictions import Classification, Detections, Image, Predictions
+from visiondyno.predictions import Classification, DepthMap, Detections, Image, Predictions
 from visiondyno.runtimes.base import GraphModel, LoadedModel, LoadOptions, Runtime
 from visiondyno.runtimes.native_model import NativeModel
 
@@ -53,6 +53,9 @@ def assert_same(left: Predictions, right: Predictions) -> None:
     if isinstance(left, Classification):
         assert isinstance(right, Classification)
         np.testing.assert_allclose(left.probabilities, right.probabilities, atol=1e-5)
+    elif isinstance(left, DepthMap):
+        assert isinstance(right, DepthMap)
+        np.testing.assert_allclose(left.depth, right.depth, rtol=1e-4, atol=1e-5)
     else:
         assert isinstance(right, Detections)
         np.testing.assert_array_equal(left.class_ids, right.class_ids)
@@ -114,6 +117,10 @@ class RuntimeContract:
                     assert prediction.probabilities.shape == (len(names),)
                     assert prediction.probabilities.dtype == np.float32
                     assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-3)
+                    continue
+                if isinstance(prediction, DepthMap):
+                    assert prediction.depth.shape == image.shape[:2]
+                    assert prediction.depth.dtype == np.float32
                     continue
                 assert len(prediction) > 0, "the target must find something"
                 height, width = image.shape[:2]
