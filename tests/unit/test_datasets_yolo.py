@@ -21,6 +21,7 @@ from dataset_factory import (
 )
 from visiondyno.datasets.indexed import IndexedDataset
 from visiondyno.datasets.registry import open_dataset
+from visiondyno.datasets.splits import splits_at
 from visiondyno.datasets.yolo import label_path
 from visiondyno.errors import DatasetError
 from visiondyno.predictions import BoxTruth
@@ -114,6 +115,19 @@ def test_the_only_split_is_used_and_noted(root: Path) -> None:
     dataset = open_dataset(str(configure(root, val=None, train="images/val")))
     assert_all_there(dataset)
     assert dataset.notes == ("data.yaml has no val split: 'train' was used",)
+
+
+@pytest.mark.parametrize("suffix", ["", "/data.yaml"])
+def test_a_split_that_data_yaml_names_may_be_asked_for(root: Path, suffix: str) -> None:
+    first = sorted((root / "images" / "val").iterdir())[0]
+    (root / "few.txt").write_text(f"{first.relative_to(root)}\n")
+    configure(root, train="few.txt")
+    where = f"{root}{suffix}"
+    assert splits_at(Path(where)) == ("train", "val")
+    assert len(open_dataset(f"{where}:train")) == 1
+    assert_all_there(open_dataset(f"{where}:val"))
+    with pytest.raises(DatasetError, match=r"no split 'test': it names train, val"):
+        open_dataset(f"{where}:test")
 
 
 @pytest.mark.parametrize("where", ["", "labels"])

@@ -28,8 +28,8 @@ _FORMS = (
 def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
     """Open `folder` as the first form that fits: see docs/datasets.md for the order.
 
-    A split that is asked for is a list of Pascal VOC, a part of idx files, or a folder of that
-    name.
+    A split that is asked for is a list of Pascal VOC, a part of idx files, a folder of that name,
+    or one that a YOLO `data.yaml` names.
 
     Raises:
         DatasetError: no form fits, several files of one form do, there's no such split, or the
@@ -39,7 +39,7 @@ def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
         if fits(folder):
             return open_form(folder, options)
     if options.split is not None:
-        return open_folder(_split_folder(folder, options.split), replace(options, split=None))
+        return _open_split(folder, options.split, options)
     if json_path := _coco_json(folder):
         return open_coco(json_path, options)
     if yaml_path := _data_yaml(folder):
@@ -57,6 +57,12 @@ def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
     if sum(holds_images(folder / name) for name in classes) > 1:
         return open_image_folder(folder, options)
     raise _not_recognised(folder, classes)
+
+
+def _open_split(folder: Path, split: str, options: OpenOptions) -> IndexedDataset:
+    if not (folder / split).is_dir() and (folder / "data.yaml").is_file():
+        return open_yolo_yaml(folder / "data.yaml", options)
+    return open_folder(_split_folder(folder, split), replace(options, split=None))
 
 
 def _is_plain_voc_folder(folder: Path) -> bool:

@@ -256,12 +256,12 @@ def _open_path(path: Path, options: OpenOptions) -> IndexedDataset:
     part = part_of(path)
     if part is not None and options.split is None:
         return open_idx(path.parent, options, whole_part=part)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return open_yolo_yaml(path, options)
     if options.split is not None:
         raise DatasetError(f"{path} is one file and has no split '{options.split}'")
     if path.suffix.lower() == ".json":
         return open_coco(path, options)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return open_yolo_yaml(path, options)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return open_video(path, options)
     raise DatasetError(

@@ -41,12 +41,13 @@ class _Listing:
 
 
 def open_yolo_yaml(yaml_path: Path, options: OpenOptions) -> IndexedDataset:
-    """Open the `val` split of Ultralytics' `data.yaml` (else the only split it has).
+    """Open a split of Ultralytics' `data.yaml`: the one asked for, else `val`, else its only one.
 
     Raises:
-        DatasetError: the YAML is wrong, or a sample is bad and `skip_bad` is off.
+        DatasetError: the YAML is wrong or names no such split, or a sample is bad and `skip_bad`
+            is off.
     """
-    config = read_data_yaml(yaml_path)
+    config = read_data_yaml(yaml_path, options.split)
     images: list[tuple[str, Path]] = []
     for source in config.sources:
         check_inside(source, options.within, options.reference)

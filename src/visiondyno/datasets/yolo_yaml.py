@@ -55,8 +55,24 @@ def load_yaml(path: Path) -> Any:
         raise DatasetError(f"{path} isn't valid YAML: {problem:.200}") from None
 
 
-def read_data_yaml(path: Path) -> DataYaml:
-    """Names and the split to use: `val`, else the only one there is.
+def splits_of_yaml(path: Path) -> tuple[str, ...]:
+    """The splits that a `data.yaml` names, training first; () for another file.
+
+    Raises:
+        DatasetError: it can't be read or isn't YAML.
+    """
+    document = load_yaml(path)
+    if not looks_like_data_yaml(document):
+        return ()
+    return tuple(name for name in ("train", *_VAL_NAMES, "test") if document.get(name))
+
+
+def read_data_yaml(path: Path, asked: str | None = None) -> DataYaml:
+    """Names and the split to use.
+
+    Args:
+        path: of the file.
+        asked: the split; `val`, else the only one there is, if None.
 
     Raises:
         DatasetError: names or split are missing or wrong, or a folder isn't there.
@@ -67,12 +83,16 @@ def read_data_yaml(path: Path) -> DataYaml:
     if "kpt_shape" in document:
         raise DatasetError(f"{path} holds keypoints, which aren't supported: only boxes are")
     names = _names(path, document)
-    split = _split(path, document)
+    split = _split(path, document) if asked is None else _asked(path, document, asked)
     sources = document[split]
     listed = sources if isinstance(sources, list) else [sources]
     if not listed or not all(isinstance(source, str) for source in listed):
         raise DatasetError(f"'{split}' in {path} must be a folder, a .txt list, or a list of these")
-    notes = () if split in _VAL_NAMES else (f"{path.name} has no val split: '{split}' was used",)
+    notes = (
+        ()
+        if asked or split in _VAL_NAMES
+        else (f"{path.name} has no val split: '{split}' was used",)
+    )
     root = _root(path, document)
     found = tuple(_existing(path, split, root, source) for source in listed)
     return DataYaml(names, split, found, notes)
@@ -108,6 +128,14 @@ def _split(path: Path, document: dict[Any, Any]) -> str:
         return others[0]
     has = f"has {' and '.join(others)}" if others else "has no split"
     raise DatasetError(f"{path} names no 'val' split ({has}). Add val: FOLDER")
+
+
+def _asked(path: Path, document: dict[Any, Any], split: str) -> str:
+    names = ("train", *_VAL_NAMES, "test")
+    if split in names and document.get(split):
+        return split
+    has = [name for name in names if document.get(name)]
+    raise DatasetError(f"{path} has no split '{split}': it names {', '.join(has) or 'none'}")
 
 
 def _root(path: Path, document: dict[Any, Any]) -> Path:
