@@ -159,9 +159,9 @@ def _fetch_weights(reference: str) -> None:
     """Replicas download nothing: what starts one, seconds later or after days, is a load."""
     from visiondyno.runtimes.references import resolve_reference
 
-    if resolve_reference(reference).path is not None:
+    if resolve_reference(reference).runtime == "onnx":
         return
-    # A file's server starts without what downloads and reads other models.
+    # The server of a file starts without what downloads and reads other models.
     from visiondyno.cli.downloads import DownloadDisplay
     from visiondyno.runtimes.registry import fetch_weights
 

@@ -53,8 +53,6 @@ def load_model(reference: str, options: LoadOptions | None = None) -> LoadedMode
 def fetch_weights(reference: str, on_progress: Progress | None = None) -> None:
     """Download what `load_model` needs and this machine hasn't got yet; see `Runtime.fetch`.
 
-    Of a model that is a file or folder here there is nothing to download.
-
     Raises:
         ModelError: there is no such model, or what came isn't what was announced.
         StorageFull: the disk has no room.
@@ -62,7 +60,8 @@ def fetch_weights(reference: str, on_progress: Progress | None = None) -> None:
             missing, or a package isn't here.
     """
     resolved = resolve_reference(reference)
-    if resolved.path is None:
+    # An ONNX file is here; importing what runs it would be the costliest part of finding that out.
+    if resolved.runtime != "onnx":
         runtime(resolved.runtime).fetch(reference, on_progress)
 
 
