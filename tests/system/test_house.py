@@ -35,7 +35,11 @@ ONLY_HERE = {
     "opentelemetry": ("telemetry/",),
     "uvicorn": ("server.py", "emulator/serve.py", "serving/"),
     "torch": ("runtimes/", "state/", "training/", "operations/", "client/"),
-    "keras": ("training/keras_",),
+    "keras": ("training/keras_", "runtimes/keras_conversion.py"),
+    "openvino": ("runtimes/openvino",),
+    "ai_edge_litert": ("runtimes/litert",),
+    "tensorflow": ("runtimes/saved_model_conversion.py",),
+    "tf2onnx": ("runtimes/saved_model_conversion.py",),
     "mlflow": ("client/loggers.py",),
     "wandb": ("client/loggers.py",),
     "IPython": ("client/notebook.py",),
@@ -46,6 +50,7 @@ ONLY_HERE = {
 NEVER_AT_TOP = {
     *("torch", "torchvision", "ultralytics", "onnxscript", "timm", "transformers"),
     *("keras", "mlflow", "wandb", "IPython", "optuna", "grpc", "opentelemetry"),
+    *("openvino", "ai_edge_litert", "tensorflow", "tf2onnx", "h5py"),
 }
 # Modules that are imported only where their extra is wanted.
 OF_AN_EXTRA = {

@@ -54,11 +54,11 @@ def resolve_card(facts: GraphFacts, given: ModelCard | None = None) -> ResolvedC
 
 
 def read_graph_file(path: Path) -> GraphFacts:
-    """What the file of a graph says about itself: OpenVINO's IR, LiteRT or ONNX, by its suffix.
+    """What the file or folder of a graph says about itself, read as its suffix says.
 
     Raises:
-        ModelError: it can't be read.
-        MissingExtra: OpenVINO's IR, or LiteRT, and its package isn't installed.
+        ModelError: it can't be read, or (Keras, TensorFlow) converted.
+        MissingExtra: the package that reads it isn't installed.
     """
     suffix = path.suffix.lower()
     if suffix == ".xml":
@@ -69,6 +69,14 @@ def read_graph_file(path: Path) -> GraphFacts:
         from visiondyno.runtimes.litert_file import read_litert
 
         return read_litert(path)
+    if suffix in (".keras", ".h5"):
+        from visiondyno.runtimes.keras import read_keras
+
+        return read_keras(path)
+    if (path / "saved_model.pb").is_file():
+        from visiondyno.runtimes.tensorflow import read_saved_model
+
+        return read_saved_model(path)
     return read_onnx(path)
 
 
