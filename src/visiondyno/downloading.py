@@ -201,13 +201,25 @@ class Downloader:
         )
 
 
+def downloaded_bytes(target: Path) -> int:
+    """What has come so far of a file that somebody downloads to `target`, bytes."""
+    try:
+        return _part_path(target).stat().st_size
+    except OSError:
+        return 0
+
+
+def _part_path(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
 class _Part:
     """What has come of a file, and of which version it is."""
 
     def __init__(self, target: Path, url: str) -> None:
         self._target = target
         self._url = url
-        self.path = target.with_name(target.name + ".part")
+        self.path = _part_path(target)
         self._note = target.with_name(target.name + ".part.json")
 
     @property

@@ -4,9 +4,10 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from visiondyno.errors import StorageFull
 
@@ -42,12 +43,31 @@ def write_whole(path: Path, data: bytes, what: str, next_step: str = _ANOTHER) -
 
 
 @contextmanager
-def only_one(target: Path) -> Iterator[None]:
-    """Wait until no other process or thread holds the lock beside `target`, and hold it."""
+def only_one(target: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Wait until no other process or thread holds the lock beside `target`, and hold it.
+
+    Args:
+        target: the file or folder to be made; its folder is there.
+        wait: called again and again while another holds the lock, between two looks at it; what it
+            raises ends the waiting. None: it sleeps until the lock is free.
+    """
     # flock is let go by the kernel when its holder dies: an interruption leaves no stale lock.
     with (target.parent / f".{target.name}.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        if wait is None:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        else:
+            _take_when_free(held, wait)
         yield
+
+
+def _take_when_free(held: IO[str], wait: Callable[[], None]) -> None:
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+        else:
+            return
 
 
 def file_sha256(path: Path) -> str:

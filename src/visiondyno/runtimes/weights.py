@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ MIRROR = "VISIONDYNO_WEIGHTS_MIRROR"
 `https://HOST/FOLDER`, with the same paths below it."""
 
 _INCOMING = ".incoming"
+_LOOK_EVERY_S = 0.2
 _SCHEMA = "visiondyno.weights/1"
 _MOST_BYTES = 16 * 2**30
 
@@ -163,7 +165,7 @@ def fetch_weights(
     Args:
         file: which, and where it is published.
         reference: that it is needed for, for messages and the record.
-        on_progress: told while it comes.
+        on_progress: told while it comes, here or by another process.
         sleep: waits between attempts; seconds.
 
     Raises:
@@ -181,7 +183,7 @@ def fetch_weights(
     url = _mirrored(file.url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with only_one(path):
+        with only_one(path, partial(_wait, path, on_progress, sleep)):
             if not _is_intact(path, file):
                 came = _download(file, url, path, on_progress, sleep)
                 _take(file, came, path, reference)
@@ -253,6 +255,19 @@ def _mirrored(url: str) -> str:
     return mirror + parts.path + (f"?{parts.query}" if parts.query else "")
 
 
+def _wait(path: Path, on_progress: Progress | None, sleep: Callable[[float], None]) -> None:
+    """Tell how far another's download is."""
+    from visiondyno.downloading import downloaded_bytes
+
+    if on_progress is not None:
+        on_progress(path.name, downloaded_bytes(_incoming(path)), None)
+    sleep(_LOOK_EVERY_S)
+
+
+def _incoming(path: Path) -> Path:
+    return path.parent / _INCOMING / path.name
+
+
 def _download(
     file: WeightsFile,
     url: str,
@@ -276,9 +291,8 @@ def _download(
         if on_progress is not None:
             on_progress(file.name, done, total)
 
-    incoming = path.parent / _INCOMING
-    incoming.mkdir(exist_ok=True)
-    came = incoming / file.name
+    came = _incoming(path)
+    came.parent.mkdir(exist_ok=True)
     with Downloader(advice, sleep=sleep) as downloader:
         downloader.fetch(url, came, most_bytes=file.most_bytes, on_progress=told)
     return came

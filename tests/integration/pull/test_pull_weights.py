@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from visiondyno.runtimes.weights import (
     verify,
     weights_folder,
 )
+from visiondyno.whole_file import only_one
 
 DATA = np.random.default_rng(1).bytes(200_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -255,6 +258,32 @@ class TestHere:
 
 
 class TestTogether:
+    def test_waiting_for_another_download_is_told_and_can_be_stopped(
+        self, server: FileServer
+    ) -> None:
+        served(server)
+        part = weights_folder() / ".incoming" / "net.pt.part"
+        part.parent.mkdir(parents=True)
+        told: list[tuple[str, int, int | None]] = []
+
+        def tell(*at: Any) -> None:
+            told.append(at)
+            if len(told) == 2:
+                raise KeyboardInterrupt
+            part.write_bytes(DATA[:5000])
+
+        with only_one(weights_folder() / "net.pt"), pytest.raises(KeyboardInterrupt):
+            fetch_weights(net(server), REFERENCE, tell, sleep=Waits())
+        assert told == [("net.pt", 0, None), ("net.pt", 5000, None)]
+        assert server.asked == []
+
+    def test_whoever_waits_silently_gets_the_file_too(self, server: FileServer) -> None:
+        served(server)
+        with ExitStack() as held:
+            held.enter_context(only_one(weights_folder_made() / "net.pt"))
+            path = fetch_weights(net(server), REFERENCE, sleep=lambda _: held.close())
+        assert path.read_bytes() == DATA
+
     def test_two_processes_at_once_download_once(self, server: FileServer) -> None:
         file = served(server, hold=threading.Event())
         assert file.hold is not None
@@ -268,6 +297,11 @@ class TestTogether:
         said = [process.communicate(timeout=60)[0] for process in processes]
         assert said == ["200000\n"] * 2
         assert len(server.asked) == 1
+
+
+def weights_folder_made() -> Path:
+    weights_folder().mkdir(parents=True)
+    return weights_folder()
 
 
 def start(file: WeightsFile, before: str = "pass") -> "subprocess.Popen[str]":
