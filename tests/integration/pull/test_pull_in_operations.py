@@ -1,6 +1,7 @@
 """Operations and commands download weights before they load a model, and say so."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,6 +203,17 @@ class TestCommands:
             capsys.readouterr().err
         )
         assert server.asked == []
+
+    @pytest.mark.parametrize("way", ["flag", "environment"])
+    def test_libraries_of_models_are_told_too(
+        self, monkeypatch: pytest.MonkeyPatch, way: str
+    ) -> None:
+        """What a command says holds for the processes it starts: it is in the environment."""
+        if way == "environment":
+            monkeypatch.setenv("VISIONDYNO_OFFLINE", "true")
+        flags = ["--offline"] if way == "flag" else []
+        assert run("models", "pull", "fake:detection", *flags) == 0
+        assert (os.environ["VISIONDYNO_OFFLINE"], os.environ["HF_HUB_OFFLINE"]) == ("1", "1")
 
     def test_a_server_downloads_before_its_first_replica(
         self, server: FileServer, capsys: pytest.CaptureFixture[str]
