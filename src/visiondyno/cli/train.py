@@ -1,15 +1,22 @@
 """`dyno train`."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from visiondyno.cli import options
+from visiondyno.cli import train_vision as vision
 from visiondyno.cli.place import place_options
 from visiondyno.cli.training_display import TrainingDisplay
+from visiondyno.cli.training_end import (
+    Line,
+    files_of,
+    keeping_what_is_known,
+    print_lines,
+    run_lines,
+)
 from visiondyno.client.callbacks import Callback
 from visiondyno.client.client import Client
 from visiondyno.client.loggers import parse_logger
@@ -21,8 +28,6 @@ from visiondyno.client.training_config import (
 )
 from visiondyno.client.training_report import (
     CONFIG,
-    PAGE,
-    STATE,
     TrainingFolder,
     TrainingWatch,
     to_json,
@@ -30,11 +35,12 @@ from visiondyno.client.training_report import (
 from visiondyno.client.training_run import run_training
 from visiondyno.errors import SpecError
 from visiondyno.places import Place
-from visiondyno.report.format import number, plural, shorten
+from visiondyno.report.format import number, shorten
 from visiondyno.report.yaml_spec import read_value
 
 _EPILOG = (
-    "Example: dyno train --model torchvision:resnet18 --data digits:train --validation digits:val "
+    "Examples: dyno train --model ultralytics:yolov8n --data street --epochs 60 --imgsz 160; "
+    "dyno train --model torchvision:resnet18 --data digits:train --validation digits:val "
     "--set training_data.channels=3 --epochs 3. Every training writes a config.yaml that repeats "
     "it: dyno train dyno-training/config.yaml."
 )
@@ -58,11 +64,35 @@ _FIELDS = {
 @click.command(epilog=_EPILOG)
 @click.argument("config", required=False, type=click.Path(path_type=Path), metavar="[CONFIG.yaml]")
 @click.option(
-    "--model", metavar="KIND:NAME", help="torchvision:NAME, timm:NAME or transformers:NAME."
+    "--model",
+    metavar="KIND:NAME",
+    help="ultralytics:NAME, torchvision:NAME, timm:NAME or transformers:NAME.",
 )
 @click.option("--data", metavar="REF", help="What to learn from: a folder, or mnist:train …")
 @click.option(
-    "--validation", metavar="REF", help="What to score on after each epoch, prepared alike."
+    "--validation",
+    metavar="REF",
+    help="What to score on after each epoch, prepared alike. [default: of detectors the data's own "
+    "split, else a fifth of the data]",
+)
+@click.option("--imgsz", "image_size", type=int, metavar="N", help="Of detectors: image side.")
+@click.option(
+    "--level",
+    type=click.Choice(["image"]),
+    help="image: a classifier learns which classes are in an image labelled with boxes.",
+)
+@click.option(
+    "--classes",
+    multiple=True,
+    callback=options.split_list,
+    metavar="NAME[,NAME]",
+    help="Learn these classes of the boxes only.",
+)
+@click.option(
+    "--pretrained",
+    is_flag=True,
+    default=None,
+    help="Of detectors and --level image: begin with the library's published weights.",
 )
 @click.option("--epochs", type=int, metavar="N", help="How many. [default: 1]")
 @click.option("--lr", "learning_rate", type=float, metavar="X", help="Learning rate.")
@@ -125,15 +155,24 @@ def command(
 ) -> None:
     """Train a model from a YAML file or from options; write weights, curves and history.
 
-    The file holds the fields of the operation 'train' (model_config, training_data, epochs …);
+    The file holds the fields of the operation 'train' (model_config, training_data, epochs …, or
+    model, data … of detectors and image-level classifiers, whose result is a model reference);
     options override it. Relative paths in it are relative to its folder. Ctrl-C stops the
     training; the same command goes on from the last checkpoint of its worker.
     """
-    asked = _config(config, model, _changes(changes, options.given(given)))
+    said = options.given(given)
     recorders = [parse_logger(text, lambda said: click.echo(said, err=True)) for text in loggers]
+    if vision.is_vision_training(config, model, said):
+        detector = vision.vision_config(config, model, said, _changes(changes, {}))
+        vision.train_vision(
+            detector, place, recorders, time_limit_s=time_limit_s, out=out, as_json=as_json
+        )
+        return
+    _refuse(said, vision.ONLY_HERE)
+    asked = _config(config, model, _changes(changes, said))
     folder = TrainingFolder(out, asked)
     watch = TrainingWatch(asked)
-    with _keeping_what_is_known(folder, watch), TrainingDisplay(asked.spec.epochs) as display:
+    with keeping_what_is_known(folder, watch), TrainingDisplay(asked.epochs) as display:
         callbacks: list[Callback] = [watch, display, *recorders]
         with Client(place) as client:
             try:
@@ -142,28 +181,19 @@ def command(
                 watch.note_job(client)
     folder.write(watch, state)
     if as_json:
-        click.echo(to_json({**watch.summary(), "files": _files(out)}), nl=False)
+        click.echo(to_json({**watch.summary(), "files": files_of(folder)}), nl=False)
     else:
-        _print_summary(watch, out)
+        print_lines(_summary_lines(watch, folder), watch)
 
 
-@contextmanager
-def _keeping_what_is_known(folder: TrainingFolder, watch: TrainingWatch) -> Iterator[None]:
-    """Writes history and page of the epochs that were done, before an error goes on its way."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            watch.ended = "It was interrupted."
-        watch.put_before(folder.earlier_history())
-        folder.write_unfinished(watch)
-        if watch.history:
-            done = f"Done: {plural(len(watch.history), 'epoch')}, written to {folder.path}."
-            again = "The same command goes on from the last checkpoint that its worker kept."
-            click.echo(f"{done} {again}", err=True)
-        for name, text in _job_lines(watch):
-            click.echo(f"{name}: {text}", err=True)
-        raise
+def _refuse(given: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
+    name = next((name for name in elsewhere if name in given), None)
+    if name is not None:
+        raise SpecError(
+            f"{elsewhere[name]} is for detectors (ultralytics:yolov8n) and image-level classifiers "
+            "(--level image); here --set has what belongs to the images, such as "
+            "training_data.image_size=64."
+        )
 
 
 def _config(path: Path | None, model: str | None, changes: dict[str, Any]) -> TrainingConfig:
@@ -195,45 +225,16 @@ def _changes(texts: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]
     return changes
 
 
-def _job_lines(watch: TrainingWatch) -> list[tuple[str, str]]:
-    return watch.job.lines() if watch.job is not None and watch.job.is_told else []
-
-
-def _files(out: Path) -> dict[str, str]:
-    return {
-        "state": str((out / STATE).resolve()),
-        "page": str((out / PAGE).resolve()),
-        "config": str((out / CONFIG).resolve()),
-    }
-
-
-def _print_summary(watch: TrainingWatch, out: Path) -> None:
-    for name, text in _summary_lines(watch, out):
-        click.echo(f"{name:<12} {text}")
-    for note in watch.notes:
-        click.echo(f"Note: {note}")
-
-
-def _summary_lines(watch: TrainingWatch, out: Path) -> list[tuple[str, str]]:
-    files = _files(out)
-    speed = [f"{number(watch.seconds)} s"]
-    if watch.seconds_an_epoch is not None:
-        speed.append(f"{number(watch.seconds_an_epoch)} s an epoch")
-    if watch.samples_per_s is not None:
-        speed.append(f"{watch.samples_per_s:,.0f} training samples/s with validation")
-    environment = watch.environment
-    where = f"torch {environment['torch']} on {environment['device']}" if environment else ""
-    lines = [
+def _summary_lines(watch: TrainingWatch, folder: TrainingFolder) -> list[Line]:
+    files = files_of(folder)
+    return [
         ("Trained", shorten(watch.config.title, 100)),
         ("Best epoch", _best(watch)),
-        ("Time", ", ".join(speed)),
-        ("Worker", where),
-        *_job_lines(watch),
+        *run_lines(watch),
         ("Weights", f"{files['state']} (of the last epoch)"),
         ("Curves", files["page"]),
-        ("Again", f"dyno train {out / CONFIG}"),
+        ("Again", f"dyno train {folder.path / CONFIG}"),
     ]
-    return [(name, text) for name, text in lines if text]
 
 
 def _best(watch: TrainingWatch) -> str:

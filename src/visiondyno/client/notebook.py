@@ -54,7 +54,7 @@ class LiveEpochs(Callback):
         self._doing = f"{said['stage']}{count}"
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        self._doing = f"epoch {record['epoch']} of {self.watch.config.spec.epochs} done"
+        self._doing = f"epoch {record['epoch']} of {self.watch.config.epochs} done"
         self._show()
 
     def on_train_end(self, result: dict[str, Any]) -> None:  # noqa: ARG002 - a callback's
@@ -76,7 +76,7 @@ class LiveEpochs(Callback):
             f"{part.removesuffix('_metrics')} {name} {text}"
             for (part, name), text in zip(columns, cells, strict=True)
         )
-        return f"epoch {record['epoch']}/{self.watch.config.spec.epochs}: {metrics}"
+        return f"epoch {record['epoch']}/{self.watch.config.epochs}: {metrics}"
 
     def _repr_html_(self) -> str:
         return str(training_snippet(self.watch.record(), self._doing))

@@ -21,11 +21,12 @@ from visiondyno.specs.inline_data import InlineData
 from visiondyno.specs.training import EarlyStopping, Hyperparameters, ModelConfig
 from visiondyno.specs.training_data import ImageData
 from visiondyno.specs.training_operations import StateReply, TrainInput
+from visiondyno.training.metrics import MORE_IS_BETTER
 
 DATA_FIELDS = ("training_data", "validation_data")
 NEEDS = "a training needs at least 'model_config' and 'training_data'"
 ARCHITECTURES = ("torchvision", "timm", "transformers")
-_HEADER = """\
+HEADER = """\
 # Repeats this training: dyno train config.yaml
 # Paths are absolute, or relative to this file's folder.
 """
@@ -53,6 +54,11 @@ class TrainingConfig:
         return self.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=left_out)
 
     @property
+    def epochs(self) -> int:
+        """How many at most."""
+        return self.spec.epochs
+
+    @property
     def title(self) -> str:
         """What is trained on what, in a few words."""
         config = self.spec.config.model_dump()
@@ -73,9 +79,24 @@ class TrainingConfig:
             return self.spec.early_stopping.monitor
         return "train_loss" if self.spec.validation_data is None else "val_loss"
 
+    @property
+    def less_is_better(self) -> bool:
+        """Of the monitored metric."""
+        stopping = self.spec.early_stopping
+        if stopping is None or stopping.mode is None:
+            return self.monitor.partition("_")[2] not in MORE_IS_BETTER
+        return stopping.mode == "min"
+
     def to_yaml(self) -> str:
         """YAML that `read_config` reads back to an equal value."""
-        return _HEADER + dump_fields(self.fields)
+        return HEADER + dump_fields(self.fields)
+
+    def is_in(self, path: Path) -> bool:
+        """Whether the file describes the same training."""
+        try:
+            return read_config(path).spec == self.spec
+        except SpecError:
+            return False
 
 
 def read_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainingConfig:
@@ -214,31 +235,33 @@ def _with_absolute_paths(fields: Mapping[str, Any], folder: Path) -> dict[str, A
     for name in DATA_FIELDS:
         value = found.get(name)
         if isinstance(value, str):
-            found[name] = _absolute_data(value, folder)
+            found[name] = absolute_data(value, folder)
         elif isinstance(value, dict) and isinstance(value.get("data"), str):
-            found[name] = {**value, "data": _absolute_data(value["data"], folder)}
+            found[name] = {**value, "data": absolute_data(value["data"], folder)}
     state, config = found.get("model_state"), found.get("model_config")
     if isinstance(state, str) and not state.startswith("sha256:"):
-        found["model_state"] = str(_absolute(state, folder))
+        found["model_state"] = str(absolute_path(state, folder))
     if isinstance(config, dict) and isinstance(config.get("program"), str):
-        program = _absolute(config["program"], folder)
+        program = absolute_path(config["program"], folder)
         if program.is_file():
             found["model_config"] = {**config, "program": str(program)}
     return found
 
 
-def _absolute_data(reference: str, folder: Path) -> str:
+def absolute_data(reference: str, folder: Path) -> str:
+    """A dataset reference that is a path in `folder` as an absolute one; others as they are."""
     builtin = {dataset.name for dataset in builtin_datasets()}
     stem, colon, split = reference.rpartition(":")
     if reference.startswith("sha256:") or reference.partition(":")[0] in builtin:
         return reference
     for text, ending in ((reference, ""), (stem, colon + split)):
-        if text and (path := _absolute(text, folder)).exists():
+        if text and (path := absolute_path(text, folder)).exists():
             return f"{path}{ending}"
     return reference
 
 
-def _absolute(text: str, folder: Path) -> Path:
+def absolute_path(text: str, folder: Path) -> Path:
+    """The path as seen from `folder`, absolute."""
     try:
         return (folder / Path(text).expanduser()).resolve()
     except (OSError, RuntimeError, ValueError):  # too long for a path, or '~nobody'

@@ -7,20 +7,24 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from visiondyno import __version__
 from visiondyno.client.callbacks import Callback
 from visiondyno.client.client import Client
 from visiondyno.client.job_facts import JobWatch
 from visiondyno.client.model_state import ModelState
-from visiondyno.client.training_config import TrainingConfig, read_config
 from visiondyno.errors import Conflict, SpecError
 from visiondyno.job import JobEvent
 from visiondyno.report.format import number, plural
 from visiondyno.report.job_run import JobRun
-from visiondyno.report.training import TrainingRecord, best_of, history_csv, training_html
-from visiondyno.training.metrics import MORE_IS_BETTER
+from visiondyno.report.training import (
+    TrainingRecord,
+    best_of,
+    history_csv,
+    metric_title,
+    training_html,
+)
 from visiondyno.whole_file import write_whole
 
 STATE, CONFIG, PAGE = "model.safetensors", "config.yaml", "training.html"
@@ -29,6 +33,36 @@ OUR_FILES = frozenset({STATE, CONFIG, PAGE, HISTORY_JSON, HISTORY_CSV})
 SCHEMA = "visiondyno.training/1"
 MAX_SHOWN_YAML = 20_000
 """Characters of a configuration that the page shows; inline samples make longer ones."""
+
+
+class DescribedTraining(Protocol):
+    """What is asked for, of either kind of training."""
+
+    @property
+    def epochs(self) -> int:
+        """How many at most."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The job's input, as on the wire."""
+
+    @property
+    def title(self) -> str:
+        """What is trained on what."""
+
+    @property
+    def monitor(self) -> str:
+        """The metric that says which epoch is the best, such as `val_loss`."""
+
+    @property
+    def less_is_better(self) -> bool:
+        """Of that metric."""
+
+    def to_yaml(self) -> str:
+        """What repeats it."""
+
+    def is_in(self, path: Path) -> bool:
+        """Whether the file describes the same training."""
 
 
 class TrainingWatch(Callback):
@@ -42,7 +76,9 @@ class TrainingWatch(Callback):
         job: where it ran and what that cost; None until `note_job`.
     """
 
-    def __init__(self, config: TrainingConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: DescribedTraining, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.config = config
         self.history: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None
@@ -114,13 +150,11 @@ class TrainingWatch(Callback):
     @property
     def best_epoch(self) -> int:
         """By `config.monitor`; 0 where it was never a finite number."""
-        stopping = self.config.spec.early_stopping
-        name = self.config.monitor.partition("_")[2]
-        less = (
-            name not in MORE_IS_BETTER
-            if stopping is None or stopping.mode is None
-            else (stopping.mode == "min")
-        )
+        # An operation that hands back the weights of an epoch says which.
+        said = (self.result or {}).get("best_epoch")
+        if said is not None:
+            return int(said)
+        less = self.config.less_is_better
         return best_of(self.history, self.config.monitor, less_is_better=less)
 
     @property
@@ -137,7 +171,7 @@ class TrainingWatch(Callback):
         return {
             "title": self.config.title,
             "epochs_run": len(self.history),
-            "epochs": self.config.spec.epochs,
+            "epochs": self.config.epochs,
             "stopped_early": result.get("stopped_early"),
             "resumed_from_epoch": self.resumed_from,
             "monitor": self.config.monitor,
@@ -188,11 +222,11 @@ class TrainingWatch(Callback):
         if self.history:
             part = "val_metrics" if self.history[-1].get("val_metrics") else "train_metrics"
             kind = "validation" if part == "val_metrics" else "training"
-            for name in ("accuracy", "r2", "loss"):
+            for name in ("map_50_95", "map_50", "image_ap", "f1", "accuracy", "r2", "loss"):
                 value = self.history[-1][part].get(name)
                 if value is not None:
                     text = number(value, 4) if math.isfinite(value) else repr(value)
-                    facts[f"Final {kind} {name}"] = text
+                    facts[f"Final {kind} {metric_title(name)}"] = text
         facts["Time"] = f"{number(self.seconds)} s"
         if self.seconds_an_epoch is not None:
             facts["An epoch, with validation"] = f"{number(self.seconds_an_epoch)} s"
@@ -206,7 +240,10 @@ class TrainingWatch(Callback):
 class TrainingFolder:
     """Where a training is written: each file whole or not at all."""
 
-    def __init__(self, path: Path, config: TrainingConfig) -> None:
+    weights: ClassVar[str] = STATE
+    ours: ClassVar[frozenset[str]] = OUR_FILES
+
+    def __init__(self, path: Path, config: DescribedTraining) -> None:
         """Find out before the work whether its result can be written there.
 
         Raises:
@@ -222,12 +259,12 @@ class TrainingFolder:
             raise SpecError(
                 f"The folder {path} can't be made ({error.strerror}); choose another with --out."
             ) from error
-        if others := sorted(name for name in names - OUR_FILES if not name.startswith(".")):
+        if others := sorted(name for name in names - self.ours if not name.startswith(".")):
             raise Conflict(
                 f"The folder {path} holds other files ('{others[0]}'); choose an empty one with "
                 "--out."
             )
-        if STATE in names and not self._holds_same():
+        if self.weights in names and not self._holds_same():
             raise Conflict(
                 f"The folder {path} holds the weights of another training; choose another with "
                 "--out, or remove it."
@@ -249,8 +286,12 @@ class TrainingFolder:
         Raises:
             StorageFull: a file can't be written.
         """
-        state.save(self.path / STATE)  # first: it is what can't be had again at once
+        self.write_weights(watch, state)  # first: it is what can't be had again at once
         self._write_record(watch)
+
+    def write_weights(self, watch: TrainingWatch, state: ModelState) -> None:  # noqa: ARG002
+        """The weights alone; `watch` is for kinds that write more with them."""
+        state.save(self.path / self.weights)
 
     def write_unfinished(self, watch: TrainingWatch) -> None:
         """What is known of a training that ended before its time; nothing if nothing is.
@@ -261,7 +302,7 @@ class TrainingFolder:
         if not watch.history:
             with contextlib.suppress(OSError):  # not empty
                 self.path.rmdir()
-        elif not (self.path / STATE).exists():
+        elif not (self.path / self.weights).exists():
             self._write_record(watch)  # else it was done here before: that record is the better one
 
     def _write_record(self, watch: TrainingWatch) -> None:
@@ -275,10 +316,7 @@ class TrainingFolder:
             write_whole(self.path / name, text.encode(), "The training's record")
 
     def _holds_same(self) -> bool:
-        try:
-            return read_config(self.path / CONFIG).spec == self._config.spec
-        except SpecError:
-            return False
+        return self._config.is_in(self.path / CONFIG)
 
 
 def _shortened(fields: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from visiondyno.vision.accuracy import score_image_level
 from visiondyno.vision.accuracy.coco import evaluate
 
 Predict = Callable[[Sequence[Image]], list[Predictions]]
-Metrics = dict[str, float | None]
+Metrics = dict[str, float]
 
 BATCH_SIZE = 16
 
@@ -42,17 +42,19 @@ class EpochScores:
         self._kept: list[list[Image]] | None = None
 
     def __call__(self, predict: Predict, epoch: int) -> Metrics:
-        """The metrics of the model that `predict` is of; None for what the data can't tell."""
+        """The metrics of the model that `predict` is of, less those that the data can't tell."""
         found: list[Predictions] = []
         for images in self._batches():
             found += predict(images)
             self._context.check()
         self._context.progress("scoring", epoch=epoch)
         if found and isinstance(found[0], Classification):
-            return self._image_level(cast("list[Classification]", found))
-        return self._boxes(cast("list[Detections]", found))
+            metrics = self._image_level(cast("list[Classification]", found))
+        else:
+            metrics = self._boxes(cast("list[Detections]", found))
+        return {name: value for name, value in metrics.items() if value is not None}
 
-    def _boxes(self, found: list[Detections]) -> Metrics:
+    def _boxes(self, found: list[Detections]) -> dict[str, float | None]:
         held = self._held
         table = evaluate(held.truths, found, held.class_ids)
         return {
@@ -61,7 +63,7 @@ class EpochScores:
             "map_75": table.average_precision(iou=0.75),
         }
 
-    def _image_level(self, found: list[Classification]) -> Metrics:
+    def _image_level(self, found: list[Classification]) -> dict[str, float | None]:
         held = self._held
         scored = score_image_level(
             held.truths,

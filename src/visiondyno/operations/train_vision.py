@@ -172,8 +172,18 @@ class _Training:
             ),
             **vars(self.decided),
             "visiondyno": __version__,
-            "notes": [*dict.fromkeys((*self.data.notes, *trained.notes))],
+            "notes": [*dict.fromkeys((*self.data.notes, *trained.notes, *self._unscored(best)))],
         }
+
+    def _unscored(self, best: EpochRecord) -> list[str]:
+        if self._main(best) is not None:
+            return []
+        why = (
+            "there are no validation data"
+            if self.data.held is None
+            else f"{self.data.held.reference} has no object that could be found"
+        )
+        return [f"No epoch was scored, as {why}: the weights are those of the last epoch."]
 
     def _go_on_after(self, epoch: int) -> None:
         self._begun = True

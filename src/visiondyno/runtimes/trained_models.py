@@ -12,15 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from pydantic import ValidationError
 
 from visiondyno.errors import ModelError, StorageFull
 from visiondyno.settings import load_settings
 from visiondyno.specs.operations import describe_validation
 from visiondyno.specs.trained_model import RECORD, WEIGHTS, TrainedModel
-from visiondyno.state import Tensor, from_safetensors, from_tensors, to_safetensors
+from visiondyno.state import State, Tensor, from_safetensors, from_tensors, to_safetensors
 from visiondyno.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -91,14 +92,14 @@ def read_weights(folder: Path, record: TrainedModel) -> dict[str, Tensor]:
 
 
 def write_trained(
-    folder: Path, record: TrainedModel, state: "Mapping[str, torch.Tensor]"
+    folder: Path, record: TrainedModel, state: "Mapping[str, torch.Tensor] | State"
 ) -> TrainedModel:
     """Make a folder a trained model; one that was there before is replaced.
 
     Args:
         folder: made if it isn't there; other files in it stay.
         record: of the model; its `weights_sha256` is replaced by that of the file written.
-        state: the weights by name, on any device.
+        state: the weights by name: tensors on any device, or arrays, which need no torch.
 
     Returns:
         The record as written.
@@ -107,7 +108,7 @@ def write_trained(
         ModelError: a tensor can't be written as safetensors.
         StorageFull: the folder can't be written.
     """
-    data = to_safetensors(from_tensors(state, copy=False))
+    data = to_safetensors(_arrays(state))
     written = record.model_copy(update={"weights_sha256": hashlib.sha256(data).hexdigest()})
     # The record comes last and goes first: a folder that has one has the weights it describes.
     _make_folder(folder, "The trained model", without=RECORD)
@@ -115,6 +116,12 @@ def write_trained(
     text = written.model_dump_json(by_alias=True, indent=1)
     write_whole(folder / RECORD, f"{text}\n".encode(), "The trained model's record")
     return written
+
+
+def _arrays(state: "Mapping[str, torch.Tensor] | State") -> State:
+    if all(isinstance(one, np.ndarray) for one in state.values()):
+        return cast("State", state)
+    return from_tensors(state, copy=False)
 
 
 def register(folder: Path, record: TrainedModel) -> None:
