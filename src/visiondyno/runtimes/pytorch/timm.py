@@ -1,0 +1,395 @@
+"""The timm runtime: classifiers of PyTorch Image Models, prepared by timm's own transforms."""
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from visiondyno.errors import MissingExtra, ModelError, VisionDynoError
+from visiondyno.predictions import Classification, Image, Predictions
+from visiondyno.runtimes.base import (
+    LoadedModel,
+    LoadOptions,
+    ModelDescription,
+    Progress,
+    Runtime,
+)
+from visiondyno.runtimes.native_card import card_in_use
+from visiondyno.runtimes.native_model import NativeModel
+from visiondyno.runtimes.pytorch import hub
+from visiondyno.runtimes.pytorch.device import TorchDevice
+from visiondyno.runtimes.pytorch.module import (
+    no_surprise,
+    parameter_count,
+    precision_of,
+    reason,
+    release_cached,
+)
+from visiondyno.runtimes.references import resolve_reference
+from visiondyno.specs.model_card import InputCard, ModelCard
+from visiondyno.specs.trained_model import TrainedModel
+from visiondyno.state import from_module, identity
+from visiondyno.vision.image_level_input import image_level_input
+from visiondyno.vision.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+_RANDOM = "none"
+_SEED = 0
+_WEIGHTS = "model.safetensors"
+_OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+
+Transform = Callable[[Sequence[Image]], "torch.Tensor"]
+"""Decoded images to the model's input, (n, 3, height, width) float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A model of timm as a reference names it.
+
+    Attributes:
+        reference: as the user gave it.
+        name: with its tag, where one was given.
+        is_random: fresh weights instead of pretrained ones.
+    """
+
+    reference: str
+    name: str
+    is_random: bool
+
+
+class TimmRuntime(Runtime):
+    """Loads `timm:NAME[.TAG]` and `timm:NAME@none`.
+
+    Weights are the safetensors that timm publishes on the hub, in the hub's own cache.
+    """
+
+    name = "timm"
+
+    def fetch(self, reference: str, on_progress: Progress | None = None) -> None:
+        """See `Runtime.fetch`."""
+        named = _named(reference)
+        if named.is_random:
+            return
+        weights = _published(named)
+        try:
+            _weights_file(weights)
+        except ModelError:
+            hub.fetch(weights, weights.patterns[0], on_progress)
+
+    def load(self, reference: str, options: LoadOptions) -> LoadedModel:
+        """See `Runtime.load`."""
+        named = _named(reference)
+        on = TorchDevice(options, f"'{reference}'")
+        weights = None if named.is_random else _weights_file(_published(named))
+        module = _made(named, weights)
+        if not getattr(module, "num_classes", 0):
+            raise ModelError(
+                f"{reference} has no classifier: it gives features only. Take a model whose tag "
+                "names what it was trained to tell apart, such as a …_in1k one."
+            )
+        card, unnamed = _card_of(module)
+        notes = [unnamed] if unnamed else []
+        if named.is_random:
+            notes.insert(0, "Random weights (seed 0), nothing was learned: for timing only.")
+        if card.license:
+            notes.append(f"Its weights are under {card.license}.")
+        description = _description(reference, module, on, card, options)
+        description = replace(
+            description,
+            file_bytes=weights.stat().st_size if weights else 0,
+            digest=f"sha256:{hub.sha256_of(weights) if weights else identity(from_module(module))}",
+            notes=(*notes, *on.notes),
+        )
+        model = TimmModel(description, module, on, _own_transform(module))
+        model.files = (weights,) if weights else ()
+        return model
+
+
+class TimmModel(NativeModel):
+    """A classifier of timm on its device."""
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        module: "nn.Module",
+        on: TorchDevice,
+        transform: Transform,
+    ) -> None:
+        """`module`: in evaluation mode, from a batch of images to logits."""
+        super().__init__(description)
+        self._module: nn.Module | None = module.to(on.device)
+        self._on = on
+        self._transform = transform
+
+    def _prepare(self, images: Sequence[Image]) -> "torch.Tensor":
+        with no_surprise(self.description.reference):
+            return self._transform(images)
+
+    def _forward(self, prepared: "torch.Tensor") -> "torch.Tensor":
+        assert self._module is not None
+        with self._on.running(), no_surprise(self.description.reference):
+            logits: torch.Tensor = self._module(prepared.to(self._on.device))
+            return logits.cpu()
+
+    def _read(
+        self, outputs: "torch.Tensor", prepared: Any, confidence: float, iou: float | None
+    ) -> list[Predictions]:
+        del prepared, confidence, iou  # a classifier answers for every class
+        several = self.description.card.activation == "sigmoid"
+        logits = outputs.float()
+        shares = logits.sigmoid() if several else logits.softmax(dim=-1)
+        return [Classification(row) for row in shares.numpy()]
+
+    def _free(self) -> None:
+        self._module = None
+        release_cached(self._on)
+
+
+def build_trained(
+    record: TrainedModel,
+    state: "Mapping[str, torch.Tensor]",
+    options: LoadOptions,
+    folder: Path,
+) -> LoadedModel:
+    """The model of a training's record and weights.
+
+    Raises:
+        ModelError: this timm has no such architecture, or the weights don't fit it.
+    """
+    reference = str(folder)
+    timm = _library(reference)
+    on = TorchDevice(options, f"'{reference}'")
+    arguments = {"num_classes": len(record.classes), **record.arguments}
+    with _reading(reference), hub.no_connections():
+        _require_known(timm, record.name, reference)
+        module = timm.create_model(record.name, pretrained=False, **arguments)
+        module.load_state_dict(dict(state))
+        module.eval()
+    if record.level == "image":
+        shown = image_level_input(record.image_size)
+        transform = _card_transform(shown)
+    else:
+        size = (3, record.image_size, record.image_size)
+        transform, shown = _own_transform(module, size), _input_of(module, size)
+    card = ModelCard(
+        task="classification",
+        head="native",
+        classes=record.classes,
+        input=shown,
+        activation="sigmoid" if record.level == "image" else "softmax",
+        license=record.license,
+    )
+    return TimmModel(_description(reference, module, on, card, options), module, on, transform)
+
+
+def _named(reference: str) -> _Named:
+    """Raises `ModelError` for what can't be a name of timm."""
+    resolved = resolve_reference(reference)
+    name, _, weights = resolved.name.partition("@")
+    if resolved.path is not None or not name or weights not in ("", _RANDOM):
+        raise ModelError(
+            f"'{reference}' names no model of timm; write timm:NAME, timm:NAME.TAG, or "
+            "timm:NAME@none for random weights."
+        )
+    return _Named(reference, name, weights == _RANDOM)
+
+
+def _library(reference: str) -> Any:
+    try:
+        import timm
+        import timm.data
+        import timm.models
+    except ImportError as error:
+        raise MissingExtra("timm", f"'{reference}'") from error
+    return timm
+
+
+def _require_known(timm: Any, name: str, reference: str) -> None:
+    architecture = name.partition(".")[0]
+    if timm.is_model(architecture):
+        return
+    near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()."
+    raise ModelError(f"timm {timm.__version__} has no model '{name}' ({reference}); {hint}")
+
+
+def _published(named: _Named) -> hub.Repository:
+    """Where the weights are.
+
+    Raises:
+        ModelError: there is no such model or tag, or it has no weights on the hub.
+    """
+    timm = _library(named.reference)
+    _require_known(timm, named.name, named.reference)
+    try:
+        config = timm.models.get_pretrained_cfg(named.name)
+    except RuntimeError as error:
+        architecture = named.name.partition(".")[0]
+        known = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
+        raise ModelError(
+            f"timm {timm.__version__} has no weights '{named.name}'; there are: {known}."
+        ) from error
+    if config is None or not config.hf_hub_id:
+        raise ModelError(
+            f"timm publishes no weights of {named.name} on the hub; use {named.reference}@none for "
+            "random ones."
+        )
+    special = "open_clip" in (config.hf_hub_filename or "")
+    file = _OPEN_CLIP_WEIGHTS if special else _WEIGHTS
+    return hub.repository(config.hf_hub_id, named.reference, (file,), "timm")
+
+
+def _weights_file(weights: hub.Repository) -> Path:
+    file = hub.find(weights) / weights.patterns[0]
+    if not file.is_file():
+        raise hub.not_here(weights.reference)
+    return file
+
+
+def _made(named: _Named, weights: Path | None) -> "nn.Module":
+    """The module in evaluation mode, by timm's own loading of a local file."""
+    import torch
+
+    timm = _library(named.reference)
+    _require_known(timm, named.name, named.reference)
+    overlay = {"file": str(weights)} if weights else {}
+    with _reading(named.reference), hub.no_connections(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        module: nn.Module = timm.create_model(
+            named.name, pretrained=weights is not None, pretrained_cfg_overlay=overlay
+        )
+    return module.eval()
+
+
+@contextmanager
+def _reading(reference: str) -> "Iterator[None]":
+    try:
+        yield
+    except VisionDynoError:
+        raise
+    except Exception as error:
+        # safetensors, torch and the architectures each raise errors of their own.
+        raise ModelError(f"{reference} can't be made: {reason(error)}") from error
+
+
+def _description(
+    reference: str, module: "nn.Module", on: TorchDevice, card: ModelCard, options: LoadOptions
+) -> ModelDescription:
+    """All but the weights' file, which is told by whoever read it."""
+    import timm
+
+    card, sources = card_in_use(card, options.card, reference)
+    return ModelDescription(
+        reference=reference,
+        runtime=f"timm {timm.__version__}, torch {on.version}",
+        device=on.name,
+        precision=precision_of(module),
+        provider=on.provider,
+        card=card,
+        card_source=sources,
+        batch_size=None,
+        parameters=parameter_count(module),
+        file_bytes=0,
+        digest="",
+        notes=on.notes,
+    )
+
+
+def _card_of(module: Any) -> tuple[ModelCard, str | None]:
+    """The card, and a note where the classes have no names."""
+    classes, note = _classes(module)
+    card = ModelCard(
+        task="classification",
+        head="native",
+        classes=classes,
+        input=_input_of(module),
+        activation="softmax",
+        license=module.pretrained_cfg.get("license"),
+    )
+    return card, note
+
+
+def _classes(module: Any) -> tuple[tuple[str, ...], str | None]:
+    """Names by the weights themselves, else of the ImageNet subset with as many classes."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config, count = module.pretrained_cfg, module.num_classes
+    names = config.get("label_names")
+    if isinstance(names, list | tuple) and len(names) == count:
+        described = config.get("label_descriptions") or {}
+        return tuple(str(described.get(name, name)) for name in names), None
+    subset = infer_imagenet_subset(module)
+    if subset is None:
+        unnamed = f"{count} unnamed classes: called 'class 0' to 'class {count - 1}'."
+        return tuple(f"class {index}" for index in range(count)), unnamed
+    info = ImageNetInfo(subset)
+    words = info.label_descriptions()
+    times = Counter(words)
+    # There are two kinds of crane, for one: their WordNet numbers tell them apart.
+    named = zip(words, info.label_names(), strict=True)
+    return tuple(f"{one} ({number})" if times[one] > 1 else one for one, number in named), None
+
+
+def _config_of(module: Any, size: tuple[int, int, int] | None = None) -> dict[str, Any]:
+    from timm.data import resolve_data_config
+
+    found: dict[str, Any] = resolve_data_config({"input_size": size} if size else {}, model=module)
+    return found
+
+
+def _input_of(module: Any, size: tuple[int, int, int] | None = None) -> InputCard:
+    config = _config_of(module, size)
+    _, height, width = config["input_size"]
+    return InputCard(
+        height=height,
+        width=width,
+        resize="shortest_side_crop",
+        interpolation="linear" if config["interpolation"] == "bilinear" else "cubic",
+        crop_from=max(int(max(height, width) / config["crop_pct"]), height, width),
+        mean=config["mean"],
+        std=config["std"],
+    )
+
+
+def _own_transform(module: Any, size: tuple[int, int, int] | None = None) -> Transform:
+    """Exactly timm's own, on images of Pillow."""
+    import torch
+    from PIL import Image as PillowImage
+    from timm.data import create_transform
+
+    transform = create_transform(**_config_of(module, size), is_training=False)
+
+    def prepared(images: Sequence[Image]) -> "torch.Tensor":
+        return torch.stack([transform(as_pillow(image, PillowImage)) for image in images])
+
+    return prepared
+
+
+def as_pillow(image: Image, pillow: Any) -> Any:
+    """An image of Pillow, RGB, of one of ours; `pillow` is its module `Image`."""
+    height, width = image.shape[:2]
+    # Copies and turns the channels in one pass.
+    return pillow.frombuffer(
+        "RGB", (width, height), np.ascontiguousarray(image), "raw", "BGR", 0, 1
+    )
+
+
+def _card_transform(card: InputCard) -> Transform:
+    preprocessor = Preprocessor(card)
+
+    def prepared(images: Sequence[Image]) -> "torch.Tensor":
+        import torch
+
+        return torch.from_numpy(preprocessor(images).tensor)
+
+    return prepared
