@@ -36,7 +36,9 @@ from visiondyno.executors.supervisor_options import DEFAULT_ENTRY
 from visiondyno.predictions import Classification
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.card_file import card_path
+from visiondyno.runtimes.model_files import digest_in_description
 from visiondyno.runtimes.pytorch.programs import TorchRuntime
+from visiondyno.runtimes.references import resolve_reference
 from visiondyno.runtimes.registry import load_model
 from visiondyno.runtimes.trusted_code import TRUST_CODE
 
@@ -482,3 +484,10 @@ def test_a_worker_never_imports_what_a_job_names(
     assert answer.startswith(b"E one FAILED")
     assert b"never import code" in answer
     assert not marker.exists()
+
+
+def test_the_digest_of_a_file_is_known_before_loading(files: Path) -> None:
+    for name in ("any.pt2", "scripted.torchscript"):
+        resolved = resolve_reference(str(files / name))
+        with load_model(str(files / name)) as model:
+            assert digest_in_description(resolved) == model.description.digest

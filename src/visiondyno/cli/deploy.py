@@ -22,7 +22,7 @@ from visiondyno.errors import SpecError
 from visiondyno.probes.cost import find_price
 from visiondyno.probes.gpu_catalogue import cheapest_fitting, suggestion
 from visiondyno.probes.slots import comfortable_bytes
-from visiondyno.runtimes.onnx_file import read_onnx
+from visiondyno.runtimes.model_files import model_size_bytes
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.settings import Settings, load_settings
 
@@ -214,10 +214,10 @@ def _gpus(gpu: str | None, model: str | None, steps: Steps) -> tuple[str, ...] |
         return None if gpu is None else parse_gpus(gpu)
     if gpu is not None:
         raise SpecError("--gpu and --for both choose the GPU; leave one out.")
-    path = resolve_reference(model).path
-    if path is None:
+    size_bytes = model_size_bytes(resolve_reference(model))
+    if size_bytes is None:
         raise SpecError(f"'{model:.200}' has no file that tells of its size; give --gpu instead.")
-    needed_bytes = comfortable_bytes(read_onnx(path).file_bytes)
+    needed_bytes = comfortable_bytes(size_bytes)
     steps.say(suggestion(needed_bytes))
     return (cheapest_fitting(needed_bytes).name,)
 

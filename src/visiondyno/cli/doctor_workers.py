@@ -20,7 +20,7 @@ from visiondyno.probes.slots import (
     suggest_cpu_slots,
     suggest_slots,
 )
-from visiondyno.runtimes.onnx_file import read_onnx
+from visiondyno.runtimes.model_files import model_size_bytes
 from visiondyno.runtimes.references import resolve_reference
 
 EXAMPLES = "a model of each size"
@@ -85,8 +85,7 @@ def _rented(model: str, model_bytes: int) -> dict[str, Any]:
 def _models(model: str) -> list[tuple[str, int]]:
     if model == EXAMPLES:
         return [(f"{size} MB", size * 10**6) for size in _EXAMPLE_MB]
-    path = resolve_reference(model).path
-    return [(model, 0 if path is None else read_onnx(path).file_bytes)]
+    return [(model, model_size_bytes(resolve_reference(model)) or 0)]
 
 
 def _rows(model: str, model_bytes: int, gpus: tuple[GpuMemory, ...]) -> list[_Row]:

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 from visiondyno.client.archive import size_bytes, status_of, write_archive
 from visiondyno.client.client import Client
-from visiondyno.client.data_files import ELSEWHERE, FilesOfReference, data_files, model_files
-from visiondyno.errors import DatasetError, StorageFull, TooLarge
+from visiondyno.client.data_files import ELSEWHERE, FilesOfReference, data_files, files_of_model
+from visiondyno.errors import DatasetError, ModelError, StorageFull, TooLarge
 from visiondyno.job import JobEvent, JobState
-from visiondyno.runtimes.references import resolve_reference
+from visiondyno.runtimes.references import MODEL_SUFFIXES, resolve_reference
 from visiondyno.specs.attachments import (
     FIELD,
     LARGEST_BYTES,
@@ -104,7 +104,7 @@ class Attaching:
         if not place.is_remote:
             return dict(absolute)
         found.check_models()
-        bundles = {name: _files(kind, path) for name, (kind, path) in found.all.items()}
+        bundles = {name: _files(name, local) for name, local in found.all.items()}
         if not bundles:
             return dict(job_input)
         _check_size(bundles)
@@ -132,15 +132,24 @@ class Attaching:
         return known
 
 
+@dataclass(frozen=True)
+class _Local:
+    """What is on this machine; `runtime` is the `RUNTIME:` that stands before a model."""
+
+    kind: Kind
+    path: Path
+    runtime: str
+
+
 class _LocalReferences:
     """Those of a job's references that are paths on this machine.
 
     Attributes:
-        all: of each as the user wrote it, without a `:SPLIT` of data, its kind and path.
+        all: of each as the user wrote it, without a `:SPLIT` of data or a `RUNTIME:` of models.
     """
 
     def __init__(self) -> None:
-        self.all: dict[str, tuple[Kind, Path]] = {}
+        self.all: dict[str, _Local] = {}
         self._models: list[str] = []
 
     def check_models(self) -> None:
@@ -157,27 +166,39 @@ class _LocalReferences:
         """The reference with an absolute path, where it is one; notes it."""
         if kind == "model":
             self._models.append(reference)
-        for name, split in _forms(kind, reference):
+        for before, name, after in _forms(kind, reference):
             path = Path(name).expanduser()
             if _exists(path):
-                self.all[name] = kind, path
-                return os.path.abspath(path) + split  # noqa: PTH100 - links keep their names
+                self.all.setdefault(name, _Local(kind, path, before))
+                return before + os.path.abspath(path) + after  # noqa: PTH100 - links keep names
         return reference
 
 
-def _forms(kind: Kind, reference: str) -> list[tuple[str, str]]:
-    """What of a reference may be a path, and what follows it, in the order they are tried."""
+def _forms(kind: Kind, reference: str) -> list[tuple[str, str, str]]:
+    """What of a reference may be a path, and what stands around it, in the order they are tried."""
     if not reference.strip() or reference.startswith("sha256:"):
         return []
     if kind == "model":
-        return [(reference, "")]
+        return [("", reference, ""), *_behind_runtime(reference)]
     from visiondyno.datasets.registry import builtin_dataset
 
     if builtin_dataset(reference) is not None:
         return []
     stem, colon, last = reference.rpartition(":")
-    split = [(stem, f":{last}")] if colon and stem.strip() and _SPLIT.fullmatch(last) else []
-    return [(reference, ""), *split]
+    has_split = colon and stem.strip() and _SPLIT.fullmatch(last)
+    split = [("", stem, f":{last}")] if has_split else []
+    return [("", reference, ""), *split]
+
+
+def _behind_runtime(reference: str) -> list[tuple[str, str, str]]:
+    """The path of `RUNTIME:PATH`, where it is one on this machine."""
+    try:
+        resolved = resolve_reference(reference)
+    except ModelError:
+        return []  # the worker says so, beside the job's other models
+    if resolved.path is None or not resolved.name or resolved.runtime == "onnx":
+        return []
+    return [(reference.removesuffix(resolved.name), resolved.name, "")]
 
 
 def _is_missing_file(reference: str) -> bool:
@@ -186,7 +207,7 @@ def _is_missing_file(reference: str) -> bool:
     An absolute one may be on the workers.
     """
     path = Path(reference)
-    is_file = path.suffix.lower() == ".onnx" and ":" not in reference
+    is_file = path.suffix.lower() in MODEL_SUFFIXES and ":" not in reference
     return is_file and not path.is_absolute() and not _exists(path.expanduser())
 
 
@@ -197,8 +218,10 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _files(kind: Kind, path: Path) -> FilesOfReference:
-    return model_files(path) if kind == "model" else data_files(path)
+def _files(name: str, local: _Local) -> FilesOfReference:
+    if local.kind == "data":
+        return data_files(local.path)
+    return files_of_model(resolve_reference(f"{local.runtime}{name}"))
 
 
 def _total_bytes(files: FilesOfReference) -> int:

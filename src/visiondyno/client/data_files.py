@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from visiondyno.errors import DatasetError, ModelError
+from visiondyno.runtimes.references import ResolvedReference
 from visiondyno.specs.attachments import MOST_FILES
 
 ELSEWHERE = (
@@ -32,36 +33,24 @@ class FilesOfReference:
     path: str
 
 
-def model_files(path: Path) -> FilesOfReference:
-    """A model file with its card and its external weights, where it has them.
+def files_of_model(resolved: ResolvedReference) -> FilesOfReference:
+    """A model file or folder, with its card and its external weights, where it has them.
 
     What can't be read as a model is sent as it is: the worker says what is wrong with it, beside
     the other models of the job.
 
     Raises:
-        ModelError: it is a folder, or has a name that can't be sent.
+        ModelError: it is a folder that isn't a model, no plain file, or has a name that can't be
+            sent.
     """
-    from visiondyno.runtimes.card_file import card_path
-    from visiondyno.runtimes.onnx_file import read_onnx
+    from visiondyno.runtimes.model_files import model_files
 
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the .onnx file inside it.")
-    if not path.is_file():
-        raise ModelError(_not_plain(path))
-    members: dict[str, Path | bytes] = {path.name: path}
-    card = card_path(path)
-    if card.is_file():
-        members[card.name] = card
-    try:
-        external = read_onnx(path).external_files
-    except ModelError:
-        external = ()
-    folder = path.resolve().parent
-    members.update((file.relative_to(folder).as_posix(), file) for file in external)
-    bad = _unsendable(members)
+    files = model_files(resolved)
+    assert files is not None, "only what is a path on this machine is asked for"
+    bad = _unsendable(files.members)
     if bad is not None:
         raise ModelError(f"{bad!r:.200} can't be sent under that name; rename it.")
-    return FilesOfReference(members, path.name)
+    return FilesOfReference(dict(files.members), files.main)
 
 
 def data_files(path: Path) -> FilesOfReference:

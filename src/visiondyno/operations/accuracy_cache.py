@@ -13,10 +13,9 @@ from visiondyno import __version__
 from visiondyno.datasets.base import Dataset
 from visiondyno.datasets.registry import default_cache_dir
 from visiondyno.environment import Environment
-from visiondyno.runtimes.card_file import card_path
+from visiondyno.runtimes.model_files import content_digest, model_files
 from visiondyno.runtimes.registry import resolve_reference
 from visiondyno.specs.operations import BenchmarkInput
-from visiondyno.specs.trained_model import RECORD, WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +29,9 @@ class CachedPass:
 class AccuracyCache:
     """A folder of predictions, one file a key; a file appears whole or not at all.
 
-    The key covers the runtime, the bytes of the model and of its card, the data set's digest, the
-    device and threads, this package's version and every package that can change a number, and the
-    machine. At which level predictions are scored isn't in it: they are the same.
+    The key covers the runtime, the bytes of the model's files and of its card, the data set's
+    digest, the device and threads, this package's version and every package that can change a
+    number, and the machine. At which level predictions are scored isn't in it: they are the same.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -42,20 +41,18 @@ class AccuracyCache:
     def key(
         self, reference: str, spec: BenchmarkInput, dataset: Dataset, environment: Environment
     ) -> str | None:
-        """The key of this model's pass; None for one that is neither a file nor a trained model."""
+        """The key of this model's pass; None for a model that has no files of its own here.
+
+        Raises:
+            ModelError: they can't be read.
+        """
         resolved = resolve_reference(reference)
-        if resolved.path is None:
-            return None
-        if resolved.runtime == "trained":
-            model, card = resolved.path / WEIGHTS, resolved.path / RECORD
-        else:
-            model, card = resolved.path, card_path(resolved.path)
-        if not model.is_file():
+        files = model_files(resolved)
+        if files is None:
             return None
         parts = {
             "runtime": resolved.runtime,
-            "model": _digest(model),
-            "card": _digest(card) if card.is_file() else None,
+            "model": content_digest(files),
             "data": dataset.digest,
             "device": spec.device,
             "threads": spec.threads,
@@ -89,8 +86,3 @@ class AccuracyCache:
             Path(name).replace(self._folder / f"{key}.npz")
         except OSError:
             return
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -101,10 +101,14 @@ class GivenNames:
         self._pattern = re.compile(f"(?:{'|'.join(map(re.escape, longest))}){_NAME_ENDS}")
         self._begins = os.path.commonprefix(longest)  # noqa: RUF071 - of texts, not of folders
 
-    def path_of(self, _: Kind, reference: str) -> str:
+    def path_of(self, kind: Kind, reference: str) -> str:
         """What stands for the reference here; itself where nothing does."""
-        found = attached_name(reference, self._paths)
-        return reference if found is None else self._paths[found] + reference[len(found) :]
+        found = attached_name(kind, reference, self._paths)
+        if found is None:
+            return reference
+        if kind == "model":
+            return reference.removesuffix(found) + self._paths[found]
+        return self._paths[found] + reference.removeprefix(found)
 
     def put_back(self, value: Any) -> Any:
         """A JSON value with the user's references in the place of paths, in keys too."""
@@ -133,11 +137,16 @@ class GivenNames:
         return self.put_back(str(part) if isinstance(part, Path) else part)
 
 
-def attached_name(reference: str, names: Mapping[str, Any]) -> str | None:
-    """Which of the attached names `reference` is, or is with `:SPLIT` after it."""
+def attached_name(kind: Kind, reference: str, names: Mapping[str, Any]) -> str | None:
+    """Which of the attached names `reference` holds.
+
+    It is one, or is one with `:SPLIT` after it (data) or `RUNTIME:` before it (models).
+    """
     if reference in names:
         return reference
     stem, colon, _ = reference.rpartition(":")
+    if colon and kind == "model":
+        _, _, stem = reference.partition(":")
     return stem if colon and stem in names else None
 
 
@@ -154,8 +163,8 @@ def _folder_of(reference: str, inner: str) -> str:
 def _check_used(given: Mapping[str, Attachment], rest: dict[str, Any]) -> None:
     used: set[str | None] = set()
 
-    def note(_: Kind, reference: str) -> str:
-        used.add(attached_name(reference, given))
+    def note(kind: Kind, reference: str) -> str:
+        used.add(attached_name(kind, reference, given))
         return reference
 
     with_references(rest, note)

@@ -52,12 +52,20 @@ _BY_SUFFIX: dict[str, RuntimeName] = {
 }
 """All other files are taken for ONNX."""
 
-_EARLIER_NAMES = {
+MODEL_SUFFIXES = frozenset({".onnx", *_BY_SUFFIX})
+"""Of files that are models, in lower case."""
+
+EARLIER_NAMES = {
     "Trained_yolov5": "yolov5",
     "Trained_yolov8": "yolov8",
     "efficientnet_b0": "efficientnet_b0",
     "detectron2": "detectron2",
 }
+"""What earlier tools called a family of models, and its name."""
+
+FAMILY_PREFIX = "family:"
+"""Before a family's name, where models are compared: the newest trained one stands for it."""
+
 _NOT_VISION = {
     "llama2_70b": "text",
     "opus_mt": "translation",
@@ -109,11 +117,11 @@ def resolve_reference(reference: str) -> ResolvedReference:
         return ResolvedReference(reference, "fake", None, name)
     if colon and prefix in _BY_NAME:
         return _of_runtime(reference, _BY_NAME[prefix], name)
-    if reference in _EARLIER_NAMES:
+    if reference in EARLIER_NAMES or reference.startswith(FAMILY_PREFIX):
         raise ModelError(
-            f"{reference} names a family, not a model: use it with 'dyno compare --pair "
-            f"{_EARLIER_NAMES[reference]}-…', or name a model such as ultralytics:yolov8n or "
-            "torchvision:efficientnet_b0."
+            f"{reference} names a family, not a model: 'dyno compare' finds the one that stands "
+            "for it; here name a model such as ultralytics:yolov8n or torchvision:efficientnet_b0, "
+            "or the folder of a training."
         )
     raise ModelError(_no_such_file(reference, path))
 
@@ -166,7 +174,7 @@ def _no_such_file(reference: str, path: Path) -> str:
         beside = [
             str(path.parent / other.name)
             for other in path.parent.iterdir()
-            if other.suffix.lower() in {".onnx", *_BY_SUFFIX}
+            if other.suffix.lower() in MODEL_SUFFIXES
         ]
     near = difflib.get_close_matches(str(path), beside) + difflib.get_close_matches(
         f"{SHIPPED_PREFIX}:{reference}", shipped

@@ -16,6 +16,7 @@ from visiondyno.errors import (
 )
 from visiondyno.runtimes.base import Device, LoadedModel, LoadOptions
 from visiondyno.runtimes.card_file import card_path
+from visiondyno.runtimes.model_files import model_files
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.runtimes.registry import load_model
 
@@ -49,7 +50,8 @@ class WarmModels:
     took over memory that an evicted one left. Where memory can't be read, a model counts as the
     whole capacity and is kept alone.
 
-    A model is loaded anew when one of its files (the model, its card, its external weights) has
+    A model is loaded anew when one of its files (the model or what its folder holds, its card, its
+    external weights) has
     another inode, size or time of change than when it was loaded. It isn't kept if it alone
     exceeds the capacity, or if its use ended in an error that may be the model's. Of the
     models with a limit of GPU memory only one is kept, because each session may use the whole
@@ -135,9 +137,9 @@ class WarmModels:
 
     def _load_cold(self, key: _Key) -> _Entry:
         reference, path, options = key
-        stamps = {} if path is None else {one: _stamp(one) for one in (path, card_path(path))}
-        found = None if path is None else stamps[path]
-        self._make_room(0 if found is None else found[1], options)
+        stamps = _stamps(reference, path)
+        # What is no file has a size too, of its list: a few kB that don't matter.
+        self._make_room(sum(stamp[1] for stamp in stamps.values() if stamp), options)
         model = self._load(reference, options)
         for external in model.files:
             stamps.setdefault(external, _stamp(external))
@@ -176,6 +178,15 @@ class WarmModels:
                 evicted.append(entry)
         for entry in evicted:
             entry.model.close()
+
+
+def _stamps(reference: str, path: Path | None) -> dict[Path, _Stamp]:
+    """Of what can be told of the model's files without reading it; its card may come later."""
+    if path is None:
+        return {}
+    files = model_files(resolve_reference(reference), is_deep=False)
+    members = [] if files is None else files.members.values()
+    return {one: _stamp(one) for one in (path, card_path(path), *members)}
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from visiondyno import __version__
@@ -36,7 +35,8 @@ def content_key(spec: BenchmarkInput, machine: str) -> str:
     shows; where the files lie doesn't.
 
     Raises:
-        VisionDynoError: a model or the data can't be read here.
+        VisionDynoError: a model or the data can't be read here, or what a model is can only be
+            known where it is loaded.
     """
     settings = spec.model_dump(mode="json", exclude=_CANNOT_MATTER)
     parts = {
@@ -71,17 +71,17 @@ def contradiction(spec: BenchmarkInput, comparison: Comparison) -> str | None:
 
 def _model(reference: str) -> dict[str, Any]:
     # These load libraries that a server which only takes jobs never needs.
-    from visiondyno.runtimes.card_file import card_path
-    from visiondyno.runtimes.onnx_file import read_onnx
+    from visiondyno.runtimes.model_files import content_digest, digest_in_description, model_files
     from visiondyno.runtimes.references import resolve_reference
 
-    path = resolve_reference(reference).path
-    if path is None:  # made by our code of its name alone
-        digest = f"sha256:{hashlib.sha256(reference.encode()).hexdigest()}"
-        return {"name": reference, "digest": digest, "card": None}
-    card = card_path(path)
-    own_card = _file_digest(card) if card.is_file() else None
-    return {"name": path.name, "digest": read_onnx(path).digest, "card": own_card}
+    resolved = resolve_reference(reference)
+    files = model_files(resolved)
+    return {
+        "name": reference if resolved.path is None else resolved.path.name,
+        "runtime": resolved.runtime,
+        "digest": digest_in_description(resolved),
+        "files": None if files is None else content_digest(files),
+    }
 
 
 def _data(spec: BenchmarkInput) -> str:
@@ -101,8 +101,3 @@ def _builtin(reference: str) -> str | None:
             count = parts[1] if len(parts) > 1 else known.splits.get(split, 0)
             return f"{name}:{split}:{count}"
     return None
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

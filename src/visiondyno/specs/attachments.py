@@ -67,7 +67,7 @@ class Attachment(BaseModel):
 class Attachments(BaseModel):
     """Attachments by reference, as the user wrote it.
 
-    A reference followed by `:SPLIT` uses that of the reference alone.
+    Data followed by `:SPLIT`, and a model after `RUNTIME:`, use that of the reference alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
