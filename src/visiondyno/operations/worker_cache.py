@@ -202,10 +202,9 @@ class WorkerCache:
         return _folder_bytes(self._place(kind, key))
 
     def recount(self, kind: str, key: str) -> None:
-        """Take note of what is in a folder now, by whoever holds it and writes there."""
+        """Take note of what is in a folder now; for whoever holds it and writes there."""
         entry = self._place(kind, key)
-        with disk_errors(self.folder), suppress(FileNotFoundError):
-            (entry / "bytes").write_text(str(_walked_bytes(entry / "content")))
+        (entry / "bytes").write_text(str(_walked_bytes(entry / "content")))
 
     def drop(self, kind: str, key: str) -> None:
         """Remove it, if it is here and nobody holds it.

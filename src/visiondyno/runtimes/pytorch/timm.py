@@ -192,6 +192,17 @@ def build_trained(
     return TimmModel(_description(reference, module, on, card, options), module, on, transform)
 
 
+def pretrained_state(reference: str) -> "dict[str, torch.Tensor]":
+    """The published weights of a model by the names of its module, to train on from.
+
+    Raises:
+        MissingExtra, ModelError: as `TimmRuntime.load`.
+    """
+    named = _named(reference)
+    module = _made(named, _weights_file(_published(named)))
+    return dict(module.state_dict())
+
+
 def _named(reference: str) -> _Named:
     """Raises `ModelError` for what can't be a name of timm."""
     resolved = resolve_reference(reference)

@@ -11,13 +11,11 @@ from visiondyno.training.vision.base import EpochDone, Trained, TrainingPlan, Vi
 from visiondyno.training.vision.checkpoint import FolderCheckpoint
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
 from visiondyno.training.vision.ultralytics_names import architecture
+from visiondyno.training.vision.ultralytics_predict import STRIDE
 from visiondyno.vision.ultralytics_library import import_ultralytics, quiet
 
 if TYPE_CHECKING:
     import torch
-
-STRIDE = 32
-"""Image sizes are multiples of it."""
 
 DEFAULT_BATCH_SIZE = 16
 

@@ -9,6 +9,9 @@ from visiondyno.vision.heads import HEADS
 from visiondyno.vision.preprocess import Preprocessor
 
 BATCH_SIZE = 16
+STRIDE = 32
+"""Sides of images are padded to multiples of it; those of a training are such."""
+LOWEST_SCORE = 0.001
 
 
 def predict(
@@ -35,16 +38,22 @@ def predict(
         task="detection",
         head=head,
         classes=classes,
-        input=InputCard(height=side_pixels, width=side_pixels),
-        detection=DetectionCard(),
+        input=InputCard(
+            height=side_pixels, width=side_pixels, resize="letterbox_to_stride", stride=STRIDE
+        ),
+        detection=DetectionCard(nms_iou=None) if model.end2end else DetectionCard(),
     )
     preprocess, device = Preprocessor(card.input), next(model.parameters()).device
     found: list[Predictions] = []
     with torch.no_grad():  # tensors that inference mode leaves in the model can't be trained on
         for first in range(0, len(images), BATCH_SIZE):
             check()
-            prepared = preprocess(images[first : first + BATCH_SIZE])
-            outputs = model(torch.from_numpy(prepared.tensor).to(device))
-            rows = (outputs[0] if isinstance(outputs, tuple) else outputs).float().cpu().numpy()
-            found += HEADS[head].decode([rows], card, prepared.geometries, 0.001)
+            groups = preprocess.by_shape(images[first : first + BATCH_SIZE])
+            here: dict[int, Predictions] = {}
+            for batch, places in zip(groups.batches, groups.places, strict=True):
+                outputs = model(torch.from_numpy(batch.tensor).to(device))
+                rows = (outputs[0] if isinstance(outputs, tuple) else outputs).float().cpu()
+                decoded = HEADS[head].decode([rows.numpy()], card, batch.geometries, LOWEST_SCORE)
+                here.update(zip(places, decoded, strict=True))
+            found += [here[place] for place in range(len(groups))]
     return found
