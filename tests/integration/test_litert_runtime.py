@@ -275,6 +275,8 @@ def test_litert_runs_on_the_processor_only() -> None:
         load_model(path, LoadOptions(device="cuda"))
     with pytest.raises(SpecError, match="use cpu, cuda or cuda:N"):
         load_model(path, LoadOptions(device="gpu"))
+    with pytest.raises(ModelError, match="names no file"):
+        LiteRtRuntime().load("fake:detection", LoadOptions())
 
 
 def test_a_missing_litert_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

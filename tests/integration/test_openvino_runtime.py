@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_cases import NAMES, detector, own_metadata, write_detectors, yolov8_base
+from test_onnx_runtime import boxes_graph, named
 from test_quantised_models import float_model, static
 
 from contracts.runtime_contract import RuntimeContract, Target, assert_same, some_images
@@ -26,6 +27,7 @@ from visiondyno.runtimes.openvino import OpenVinoRuntime
 from visiondyno.runtimes.openvino_file import read_openvino
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.runtimes.registry import load_model
+from visiondyno.specs.model_card import InputCard, ModelCard, OutputCard
 from visiondyno.vision.decode import decode_image
 
 openvino = pytest.importorskip("openvino")
@@ -256,6 +258,47 @@ def test_a_missing_extra_names_the_command(tmp_path: Path, monkeypatch: pytest.M
 def test_importing_the_module_imports_no_openvino() -> None:
     code = "import sys, visiondyno.runtimes.openvino; sys.exit('openvino' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+
+def test_a_second_input_for_the_size_is_fed_by_openvino(tmp_path: Path) -> None:
+    path = boxes_graph(tmp_path / "m.onnx", sized=True, alone=False)
+    options = named(path, 0)
+    image = [np.zeros((64, 128, 3), np.uint8)]
+    with load_model(str(path), options) as one, load_model(f"openvino:{path}", options) as other:
+        for left, right in zip(one.predict(image), other.predict(image), strict=True):
+            assert_same(left, right)
+
+
+def test_a_graph_without_heavy_layers_tells_the_hint(tmp_path: Path) -> None:
+    """Also of tensors that have no type in NumPy: there is no graph to hand out."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["output"], axes=[2, 3], keepdims=0),
+        helper.make_node("Cast", ["images"], ["rough"], to=TensorProto.BFLOAT16),
+    ]
+    outputs = [
+        info("output", TensorProto.FLOAT, ["n", 3]),
+        info("rough", TensorProto.BFLOAT16, ["n", 3, 32, 32]),
+    ]
+    images = info("images", TensorProto.FLOAT, ["n", 3, 32, 32])
+    graph = helper.make_graph(nodes, "m", [images], outputs)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
+    ir = as_ir(tmp_path / "m.onnx")
+    facts = read_openvino(ir)
+    assert [one.dtype for one in facts.outputs] == ["float32", "unknown"]
+    card = ModelCard(
+        task="classification",
+        head="classification",
+        classes=NAMES,
+        input=InputCard(height=32, width=32),
+        output=OutputCard(roles=("predictions", "unused")),
+        activation="softmax",
+    )
+    with load_model(str(ir), LoadOptions(card=card)) as model:
+        assert model.description.precision == "fp32"
+        assert model.description.parameters == 0
+        assert model.graph is None
 
 
 # ---- beside ONNX Runtime

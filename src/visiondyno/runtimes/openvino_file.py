@@ -19,6 +19,12 @@ _PLAIN: dict[str, Precision] = {"f32": "fp32", "f64": "fp32", "f16": "fp16", "bf
 _EIGHT_BITS = ("i8", "u8", "i4", "u4", "i2", "u2", "u1", "nf4")
 # As in the ONNX reader: scales and a first layer kept wide don't make a model mixed.
 _MINOR_SHARE = 0.1
+# OpenVINO's own translation takes bfloat16 for float16 and 4 bits for 8.
+_DTYPES = {
+    "f32": "float32", "f16": "float16", "f64": "float64", "boolean": "bool",
+    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
+    "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
+}  # fmt: skip
 _ONNX_NAMES = {"SoftMax": "Softmax"}
 
 
@@ -131,10 +137,7 @@ def _operator(node: Any) -> str:
 def _tensor(port: Any, unnamed: str) -> TensorFacts:
     names = port.get_names()
     shape = port.get_partial_shape()
-    try:
-        dtype = np.dtype(port.get_element_type().to_dtype()).name
-    except (RuntimeError, TypeError):
-        dtype = "unknown"
+    dtype = _DTYPES.get(port.get_element_type().get_type_name(), "unknown")
     sizes = (
         ()
         if shape.rank.is_dynamic
