@@ -13,6 +13,7 @@ from visiondyno.client.job_facts import JobWatch
 from visiondyno.client.time_limit import policy_within
 from visiondyno.errors import DatasetError
 from visiondyno.job import JobEvent
+from visiondyno.operations.family_models import resolve_families
 from visiondyno.places import Place
 from visiondyno.report.comparison import Comparison
 from visiondyno.report.job_run import JobRun
@@ -44,7 +45,9 @@ def compare(
     Files of this machine are sent to workers that don't see them.
 
     Args:
-        models: model references, e.g. `model.onnx` or `visiondyno:street-n`.
+        models: model references, e.g. `model.onnx` or `visiondyno:street-n`; or families, such as
+            `family:yolov8`: the newest model of it that was trained on these data, else its
+            published weights (docs/comparing-families.md).
         data: dataset reference, a folder or a built-in name such as `street:demo`.
         on: where; an interrupt (Ctrl-C) stops the job there.
         on_event: called with each event of the job, for a progress display; those of number 0
@@ -68,10 +71,31 @@ def run_comparison(
     spec: BenchmarkInput, on_event: OnEvent = ignore, on: Where = "inline"
 ) -> Comparison:
     """`compare` with its options in one value."""
+    spec, chosen = _without_families(spec, on_event)
     output, job = run_operation(spec, on_event, on)
     found: Comparison = Comparison.model_validate(output["comparison"])
-    notes = (*found.notes, *output.get("notes", ()))
+    notes = (*chosen, *found.notes, *output.get("notes", ()))
     return found.model_copy(update={"job": job, "notes": notes})
+
+
+def _without_families(
+    spec: BenchmarkInput, on_event: OnEvent
+) -> tuple[BenchmarkInput, tuple[str, ...]]:
+    """The comparison with a model in the place of each family; how each was chosen.
+
+    Here and not where the job runs: trained models are known to the machine that trained them.
+    """
+    tell = as_progress_of(on_event)
+
+    def on_progress(file: str, done_bytes: int, total_bytes: int | None) -> None:
+        counted = {"done": done_bytes, "total": total_bytes, "unit": "bytes"}
+        tell({"stage": f"downloading {file}", **counted})
+
+    resolved = resolve_families(spec.models, spec.data, spec.classes, on_progress)
+    stands_for = dict(zip(spec.models, resolved.models, strict=True))
+    reference = spec.reference and stands_for.get(spec.reference, spec.reference)
+    changed = {"models": resolved.models, "reference": reference}
+    return spec.model_copy(update=changed), resolved.notes
 
 
 def evaluate(

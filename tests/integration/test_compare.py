@@ -322,3 +322,78 @@ def test_a_rate_is_searched_for_under_a_limit(data: Path, models: tuple[str, str
 def test_the_server_scenario_needs_a_rate_or_a_limit(data: Path, models: tuple[str, str]) -> None:
     with pytest.raises(SpecError, match="--rate"):
         visiondyno.compare(models, data=str(data), scenarios=["server"], **FAST)
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> str:
+    """Says of every image that a car is there, and nothing else."""
+    card = ModelCard(
+        task="classification",
+        head="classification",
+        classes=("car", "truck", "stop sign"),
+        input=InputCard(height=32, width=32, resize="stretch", scale=1.0),
+        activation="none",
+    )
+    answer = np.array([[0.9, 0.05, 0.05]], np.float32)
+    return str(write_constant_model(tmp_path / "classes.onnx", answer, card))
+
+
+def test_beside_a_classifier_detectors_are_asked_what_both_can_answer(
+    data: Path, models: tuple[str, str], classifier: str, tmp_path: Path
+) -> None:
+    args = [*models, classifier, "--data", str(data), "--duration", "0.05", "--resamples", "100"]
+    out = tmp_path / "report"
+    with pytest.raises(SystemExit, match="0"):
+        main(["compare", *args, "--scenario", "single-stream", "--out", str(out)])
+    found = Comparison.model_validate_json((out / "report.json").read_text())
+    assert found.dataset.level == "image"
+    # Images that hold each class, of four.
+    assert found.dataset.classes == {"car": 2, "truck": 1, "stop sign": 1}
+    good, bad, classes = found.models
+    for model in found.models:
+        assert model.measures["accuracy"].value == model.measures["image_ap"].value
+        assert "map_50_95" not in model.measures
+    assert "score of 0.25" in good.measures["f1"].method
+    assert "score of 0.5" in classes.measures["f1"].method
+    # Of four images two hold a car: always saying so is right for half of them.
+    assert classes.per_class["car"]["image_accuracy"].value == 0.5
+    assert classes.per_class["car"]["recall"].value == 1.0
+    assert bad.per_class["truck"]["recall"].value == 1.0
+    assert {d.measure for d in found.differences} >= {"image_ap", "image_accuracy", "f1"}
+    said = "which classes are in the image?"
+    for form in ("report.html", "report.md"):
+        assert said in (out / form).read_text()
+    assert any("classes.onnx" in note and "image level" in note for note in found.notes)
+    assert classes.worst_images[0].true_boxes
+    assert "missed" in classes.worst_images[0].caption
+    # The predictions are the same at any level: they come from the cache.
+    again = visiondyno.compare([models[0]], data=str(data), level="image", **FAST)
+    assert "cached" in again.models[0].measures["image_ap"].method
+    assert again.models[0].measures["image_ap"].value == good.measures["image_ap"].value
+    assert any("as was asked for" in note for note in again.notes)
+
+
+def test_evaluate_scores_a_classifier_at_image_level(data: Path, classifier: str) -> None:
+    output = visiondyno.evaluate(classifier, data=str(data), classes=["car"], resamples=100)
+    assert output["level"] == "image"
+    assert output["metrics"]["image_ap"]["value"] == 0.5
+    assert any("image level" in note for note in output["notes"])
+
+
+def test_image_level_needs_boxes(tmp_path: Path, models: tuple[str, str]) -> None:
+    write_image_folder(tmp_path / "folders")
+    with pytest.raises(SpecError, match="--level"):
+        visiondyno.compare(models, data=str(tmp_path / "folders"), level="image", **FAST)
+
+
+def test_models_or_a_pair_must_be_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "--data", str(data)])
+    assert "--pair" in capsys.readouterr().err
+    (tmp_path / "comparison.yaml").write_text("models: [a.onnx]\ndata: street\n")
+    file = str(tmp_path / "comparison.yaml")
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", file, "--pair", "yolov5-yolov8"])
+    assert "names its models itself" in capsys.readouterr().err

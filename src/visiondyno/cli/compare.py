@@ -10,6 +10,7 @@ from visiondyno.cli import options
 from visiondyno.cli.place import place_options
 from visiondyno.cli.progress import ProgressDisplay
 from visiondyno.errors import SpecError
+from visiondyno.operations.family_models import pair_models
 from visiondyno.places import Place
 from visiondyno.python_face import run_comparison
 from visiondyno.report.baseline import check_baseline, parse_conditions
@@ -26,7 +27,14 @@ _EPILOG = (
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("models", nargs=-1, metavar="MODEL… | comparison.yaml", required=True)
+@click.argument("models", nargs=-1, metavar="[MODEL… | comparison.yaml]")
+@click.option(
+    "--pair",
+    metavar="A-B",
+    help="Two families: the newest model of each that was trained on the data, else its published "
+    "weights. yolov5-efficientnet_b0, yolov5-detectron2, yolov8-detectron2, yolov8-yolov5, or any "
+    "other two, also of yolo11 and yolo26.",
+)
 @options.data
 @options.classes
 @options.level
@@ -114,6 +122,7 @@ def command(
     baseline: Path | None,
     fail_if: tuple[str, ...],
     place: Place,
+    pair: str | None,
     **given: Any,
 ) -> None:
     """Compare models on one data set and one machine; write a report.
@@ -123,7 +132,7 @@ def command(
     ties. A comparison.yaml in place of the models runs a comparison again; options override it.
     With --on it runs elsewhere, and local files are sent along. Ctrl-C stops it there too.
     """
-    spec = _spec(models, options.given(given))
+    spec = _spec(models, pair, options.given(given))
     conditions = parse_conditions(fail_if) if fail_if else ()
     if bool(conditions) != (baseline is not None):
         raise SpecError("--baseline and --fail-if belong together; give both or neither.")
@@ -161,16 +170,27 @@ def make_folder(out: Path) -> None:
         ) from error
 
 
-def _spec(models: tuple[str, ...], given: dict[str, Any]) -> BenchmarkInput:
-    first = Path(models[0])
+def _spec(models: tuple[str, ...], pair: str | None, given: dict[str, Any]) -> BenchmarkInput:
     what = "The command's options are wrong"
-    if first.suffix in {".yaml", ".yml"}:
-        if len(models) > 1:
+    if models and _is_comparison(models[0]):
+        first = Path(models[0])
+        if len(models) > 1 or pair is not None:
             raise SpecError(f"{first} names its models itself; give nothing beside it.")
         stored = load_spec(first).model_dump(mode="json")
         spec: BenchmarkInput = parse(BenchmarkInput, {**stored, **given}, what)
         return spec
     if "data" not in given:
         raise SpecError("Which data? Give --data FOLDER, or --data street:demo for the built-in.")
-    fresh: BenchmarkInput = parse(BenchmarkInput, {"models": models, **given}, what)
+    chosen = (*(pair_models(pair) if pair else ()), *models)
+    if not chosen:
+        raise SpecError(
+            "Which models? Give files or names, a comparison.yaml, or two families with --pair."
+        )
+    fresh: BenchmarkInput = parse(BenchmarkInput, {"models": chosen, **given}, what)
     return fresh
+
+
+def _is_comparison(text: str) -> bool:
+    """Whether it names a comparison's file, and not a model such as `ultralytics:yolov8n.yaml`."""
+    path = Path(text)
+    return path.suffix in {".yaml", ".yml"} and (path.is_file() or ":" not in text)

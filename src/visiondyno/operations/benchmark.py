@@ -27,6 +27,7 @@ from visiondyno.errors import (
     VisionDynoError,
 )
 from visiondyno.operations.context import OperationContext
+from visiondyno.operations.learned_images import learned_note
 from visiondyno.operations.model_report import ScoredModel
 from visiondyno.operations.model_run import ModelRun
 from visiondyno.operations.scoring import (
@@ -96,7 +97,12 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
         winners=ranking.winners,
         pareto=ranking.pareto,
         green_reference=reference,
-        notes=(*_level_notes(spec, scored, level), *dataset.notes, *_notes(spec, reference)),
+        notes=(
+            *_level_notes(spec, scored, level),
+            *_learned_notes(scored, dataset),
+            *dataset.notes,
+            *_notes(spec, reference),
+        ),
     )
     return {
         "operation": "benchmark",
@@ -234,6 +240,11 @@ def _level_notes(spec: BenchmarkInput, scored: list[ScoredModel], level: Level) 
         for model in scored
     }
     return (level_note(cards, spec.level),)
+
+
+def _learned_notes(scored: list[ScoredModel], dataset: Dataset) -> tuple[str, ...]:
+    notes = (learned_note(model.reference, dataset) for model in scored)
+    return tuple(note for note in notes if note is not None)
 
 
 def _notes(spec: BenchmarkInput, reference: str) -> tuple[str, ...]:
