@@ -153,7 +153,8 @@ def show(model: str, as_json: bool) -> None:
     click.echo(f"{model}: {found.runtime} on {found.provider}, {found.precision}")
     parameters = f"{found.parameters:,} parameters, " if found.parameters else ""
     batch = f"batch {found.batch_size}" if found.batch_size else "any batch size"
-    click.echo(f"{parameters}{bytes_text(found.file_bytes)}, {batch}, {found.digest}")
+    size = bytes_text(found.file_bytes) if found.file_bytes else "no file"
+    click.echo(f"{parameters}{size}, {batch}, {found.digest}")
     click.echo(yaml.safe_dump(card, sort_keys=False).rstrip())
     click.echo(f"classes ({len(classes)}): {', '.join(classes)}")
     for part, source in found.card_source.items():

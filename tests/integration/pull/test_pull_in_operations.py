@@ -159,7 +159,7 @@ class TestCommands:
         assert "visiondyno:street-n: needs no download: " in said.out
         assert "fake:detection: on this machine" in said.out
         assert run("models", "show", REFERENCE) == 0
-        capsys.readouterr()
+        assert "no file, any batch size" in capsys.readouterr().out
         assert run("models") == 0
         listed = capsys.readouterr().out
         assert "Downloaded weights" in listed
