@@ -12,14 +12,18 @@ from visiondyno.runtimes.onnx import OnnxRuntime
 from visiondyno.runtimes.registry import load_model, resolve_reference, shipped_models
 
 REFERENCES = {
-    "ultralytics:yolov8n": "ultralytics runtime isn't available in this version; export",
-    "torchvision:resnet50": "torchvision runtime",
-    "Trained_yolov5": "export the model to ONNX",
+    "Trained_yolov5": "names a family, not a model.*or the folder of a training",
+    "efficientnet_b0": "names a family, not a model.*such as ultralytics:yolov8n",
+    "detectron2": "names a family, not a model",
+    "torchvision:": "'torchvision:' names no model; write torchvision:NAME",
+    "torch:own_models:make": "names Python code.*jobs that come to a worker never import code",
+    "no-runtime:model": "no model file no-runtime:model",
     "llama2_70b": "is not a vision model: text",
     "opus_mt": "is not a vision model: translation",
     "wav2vec2": "is not a vision model: audio",
     "visiondyno:nothing": "no shipped model 'nothing'; there are: ",
     "no/such/file.onnx": "no model file no/such/file.onnx",
+    "no/such/file.pt2": "no model file no/such/file.pt2",
     " ": "is empty",
 }
 
@@ -46,3 +50,68 @@ def test_shipped_models_are_files(tmp_path: Path) -> None:
 def test_onnx_runtime_alone_takes_files_only() -> None:
     with pytest.raises(ModelError, match="isn't an ONNX model"):
         OnnxRuntime().load("fake:detection", LoadOptions())
+
+
+MEANT = {
+    "ultralytics:yolov8n": ("ultralytics", "yolov8n"),
+    "torchvision:resnet50@IMAGENET1K_V2": ("torchvision", "resnet50@IMAGENET1K_V2"),
+    "timm:resnet18.a1_in1k": ("timm", "resnet18.a1_in1k"),
+    "transformers:PekingU/rtdetr_v2_r18vd": ("transformers", "PekingU/rtdetr_v2_r18vd"),
+    "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml": (
+        "detectron2",
+        "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
+    ),
+    "torch:package.module:factory": ("torch", "package.module:factory"),
+    "fake:detection:3": ("fake", "detection:3"),
+}
+
+
+@pytest.mark.parametrize("reference", MEANT)
+def test_names_before_a_colon_choose_the_runtime(reference: str) -> None:
+    found = resolve_reference(reference)
+    assert (found.runtime, found.name) == MEANT[reference]
+    assert found.path is None
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        ("m.onnx", "onnx"),
+        ("m.pt", "ultralytics"),
+        ("M.PT2", "torch"),
+        ("m.torchscript", "torch"),
+        ("m.xml", "openvino"),
+        ("m.tflite", "litert"),
+        ("m.keras", "keras"),
+        ("m.h5", "keras"),
+        ("m.anything", "onnx"),
+        ("run/visiondyno-model.json", "trained"),
+        ("saved/saved_model.pb", "tensorflow"),
+        ("hub/config.json", "transformers"),
+    ],
+)
+def test_files_and_folders_choose_the_runtime(tmp_path: Path, name: str, runtime: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"")
+    path = file if file.parent == tmp_path else file.parent
+    found = resolve_reference(str(path))
+    assert (found.runtime, found.path) == (runtime, path)
+
+
+def test_a_prefix_takes_a_file_from_its_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(b"")
+    Path("yolov8n").mkdir()
+    found = resolve_reference("openvino:m.onnx")
+    assert (found.runtime, found.path, found.name) == ("openvino", Path("m.onnx"), "m.onnx")
+    assert resolve_reference("ultralytics:yolov8n").path is None
+    assert resolve_reference("ultralytics:./yolov8n").path == Path("yolov8n")
+
+
+def test_near_names_of_every_kind_are_suggested(tmp_path: Path) -> None:
+    (tmp_path / "street.pt2").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"did you mean .*street\.pt2\?"):
+        resolve_reference(str(tmp_path / "steret.pt2"))
