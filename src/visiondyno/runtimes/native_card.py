@@ -32,7 +32,7 @@ def card_in_use(
     origins = dict.fromkeys(sorted(_said(own)), source)
     if given is None:
         return own, origins
-    for part in ("task", "head", "input", "output", "depth"):
+    for part in ("task", "head", "input", "output", "depth", "activation"):
         if part in given.model_fields_set and getattr(given, part) != getattr(own, part):
             raise ModelError(
                 f"The card given for {reference} sets '{part}', which the model's own library "

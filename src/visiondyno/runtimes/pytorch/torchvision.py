@@ -148,8 +148,14 @@ def build_trained(
     )
     if choice.kind == "detection":
         return _trained_detector(record, state, origin, on, options)
-    arguments = {"num_classes": len(record.classes), **record.arguments}
-    module = build(record.name, "classification", state=state, **arguments)
+    count = len(record.classes)
+    arguments = {"num_classes": count, **record.arguments}
+    if arguments["num_classes"] != count:
+        raise ModelError(
+            f"The trained model in {folder} was built for {arguments['num_classes']} classes and "
+            f"names {count}; train it again."
+        )
+    module = build(record.name, "classification", state=state, arguments=arguments)
     card = ModelCard(
         task="classification",
         head="native",
@@ -178,7 +184,7 @@ def _trained_detector(
     if not record.name.startswith("ssd"):
         # SSD's sizes are its architecture's.
         arguments = {"min_size": record.image_size, "max_size": record.image_size, **arguments}
-    module = build(record.name, "detection", state=state, **arguments)
+    module = build(record.name, "detection", state=state, arguments=arguments)
     label_to_class = np.arange(-1, count, dtype=np.int64)
     return _detector(module, record.classes, label_to_class, origin, on, options)
 

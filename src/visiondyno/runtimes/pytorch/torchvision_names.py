@@ -33,6 +33,7 @@ _OTHER_KINDS = {
     "torchvision.models.detection.keypoint_rcnn": "keypoint detection",
 }
 _DETECTION = "torchvision.models.detection"
+_DOWNLOADING = ("weights", "pretrained")
 _DIGITS_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
 _BUILDING = threading.Lock()
 
@@ -108,7 +109,7 @@ def build(
     kind: Kind,
     weights: Any | None = None,
     state: "Mapping[str, torch.Tensor] | None" = None,
-    **arguments: Any,
+    arguments: Mapping[str, Any] | None = None,
 ) -> "nn.Module":
     """The architecture `name` by torchvision's own builder, in evaluation mode on the processor.
 
@@ -124,14 +125,21 @@ def build(
         arguments: more of the builder's.
 
     Raises:
-        ModelError: `state` or `arguments` don't fit the architecture.
+        ModelError: `state` or `arguments` don't fit the architecture, or would download.
     """
     import torch
     from torchvision.models import get_model
 
+    arguments = dict(arguments or {})
+    downloading = next((one for one in arguments if one.startswith(_DOWNLOADING)), None)
+    if downloading is not None:
+        raise ModelError(
+            f"torchvision's {name} takes no '{downloading}' here: it would download weights, and "
+            "the model has its own."
+        )
     if kind == "detection":
-        # Weights of a backbone would be downloaded, and then replaced.
-        arguments = {"weights_backbone": None, **arguments}
+        # By default a backbone's weights are downloaded, to be replaced at once.
+        arguments["weights_backbone"] = None
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _given(weights, state):
             warnings.simplefilter("ignore")
