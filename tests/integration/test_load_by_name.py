@@ -25,6 +25,7 @@ NOTHING_PUBLISHED = {
     "fake",
     "torch",
     "openvino",
+    "openvino-bf16",
     "litert",
     "keras",
     "tensorflow",

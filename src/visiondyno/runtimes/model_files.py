@@ -139,7 +139,8 @@ def _of_folder(resolved: ResolvedReference, folder: Path, name: str) -> Iterator
 def _is_onnx(resolved: ResolvedReference, path: Path) -> bool:
     if resolved.runtime == "onnx":
         return True
-    return resolved.runtime == "openvino" and path.suffix.lower() not in _OWN_FORMAT
+    by_openvino = resolved.runtime in ("openvino", "openvino-bf16")
+    return by_openvino and path.suffix.lower() not in _OWN_FORMAT
 
 
 def _external_weights(path: Path) -> Iterator[tuple[str, Path]]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -27,7 +27,6 @@ from visiondyno.runtimes.openvino_file import read_graph, reason
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.vision.heads import Output
 
-BF16_PREFIX = "openvino-bf16:"
 _NO_GPU = (
     "OpenVINO doesn't run on NVIDIA's GPUs; use cpu, or run the ONNX file without the prefix "
     "'openvino:'."
@@ -45,11 +44,12 @@ class OpenVinoRuntime(Runtime):
     """Runs `.xml` (IR) and `.onnx` files by OpenVINO, in the precision that was asked for.
 
     OpenVINO chooses bfloat16 by itself where the processor has it: faster, with less exact scores.
-    So float32 is asked for, and bfloat16 where the reference begins with `openvino-bf16:`. What
-    the description says is read back from the compiled graph.
+    So float32 is asked for, and bfloat16 by `OpenVinoBf16Runtime` alone. What the description says
+    is read back from the compiled graph.
     """
 
     name = "openvino"
+    wanted: ClassVar[Precision] = "fp32"
 
     def load(self, reference: str, options: LoadOptions) -> LoadedModel:
         """Read the file, resolve its card, and compile it for the processor.
@@ -70,10 +70,9 @@ class OpenVinoRuntime(Runtime):
             raise MissingExtra("openvino", reference) from error
         model, facts = read_graph(path)
         graph = carded_graph(facts, options.card)
-        wanted: Precision = "bf16" if reference.startswith(BF16_PREFIX) else "fp32"
-        compiled = _compiled(model, facts, wanted, options.intra_op_threads)
+        compiled = _compiled(model, facts, self.wanted, options.intra_op_threads)
         computed = _computed_precision(compiled)
-        if wanted == "bf16" and computed in ("fp32", "fp16"):
+        if self.wanted == "bf16" and computed in ("fp32", "fp16"):
             raise Unavailable(
                 f"This processor computes nothing of {path.name} in bf16; use openvino:{path} for "
                 "float32."
@@ -87,6 +86,13 @@ class OpenVinoRuntime(Runtime):
             notes=_notes(facts, computed, compiled),
         )
         return _OpenVinoModel(description, graph, compiled)
+
+
+class OpenVinoBf16Runtime(OpenVinoRuntime):
+    """The same in bfloat16: a runtime of its own, since it answers otherwise."""
+
+    name = "openvino-bf16"
+    wanted: ClassVar[Precision] = "bf16"
 
 
 class _OpenVinoModel(FileModel):

@@ -19,6 +19,7 @@ RuntimeName = Literal[
     "transformers",
     "detectron2",
     "openvino",
+    "openvino-bf16",
     "litert",
     "keras",
     "tensorflow",
@@ -36,7 +37,7 @@ _BY_NAME: dict[str, RuntimeName] = {
     "transformers": "transformers",
     "detectron2": "detectron2",
     "openvino": "openvino",
-    "openvino-bf16": "openvino",
+    "openvino-bf16": "openvino-bf16",
 }
 """Prefixes before a colon. `openvino:model.onnx` runs a file that another runtime reads too,
 `openvino-bf16:` in lower precision."""

@@ -21,6 +21,7 @@ _CLASSES: dict[RuntimeName, str] = {
     "transformers": "visiondyno.runtimes.pytorch.transformers:TransformersRuntime",
     "detectron2": "visiondyno.runtimes.pytorch.detectron2:Detectron2Runtime",
     "openvino": "visiondyno.runtimes.openvino:OpenVinoRuntime",
+    "openvino-bf16": "visiondyno.runtimes.openvino:OpenVinoBf16Runtime",
     "litert": "visiondyno.runtimes.litert:LiteRtRuntime",
     "keras": "visiondyno.runtimes.keras:KerasRuntime",
     "tensorflow": "visiondyno.runtimes.tensorflow:TensorFlowRuntime",
