@@ -38,8 +38,8 @@ _THREADS_NOTE = "LiteRT uses one thread unless told otherwise; '--threads' gives
 class LiteRtRuntime(Runtime):
     """Runs .tflite files by LiteRT's interpreter with its XNNPACK kernels, on the processor.
 
-    A file says itself whether its batch is free; one of a fixed batch isn't resized, since graphs
-    that write the batch into a reshape would then answer wrongly without an error.
+    A file says itself whether its batch is free. One of a fixed batch isn't resized: whether its
+    graph means the same for another size only its author knows.
     """
 
     name = "litert"
