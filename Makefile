@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core chaos chaos-serving check docs format train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
+.PHONY: help demo test test-core chaos chaos-serving check docs format pairs train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -47,6 +47,9 @@ bench-%: setup-dev ## run benchmarks/NAME.py and write benchmarks/results/NAME.j
 	@$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 bench-serving bench-load: setup-peers # their peers, beside what bench-% sets up
+
+pairs: setup-dev ## train a model of each family on street scenes, compare the four standing pairs (CPU, minutes)
+	@$(BIN)/python scripts/pairs.py
 
 train-street: setup-dev ## train the two shipped detectors anew (CPU, minutes)
 	@$(BIN)/python scripts/train_street.py

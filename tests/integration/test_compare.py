@@ -363,7 +363,7 @@ def test_beside_a_classifier_detectors_are_asked_what_both_can_answer(
     said = "which classes are in the image?"
     for form in ("report.html", "report.md"):
         assert said in (out / form).read_text()
-    assert any("classes.onnx" in note and "image level" in note for note in found.notes)
+    assert any("(classes)" in note and "image level" in note for note in found.notes)
     assert classes.worst_images[0].true_boxes
     assert "missed" in classes.worst_images[0].caption
     # The predictions are the same at any level: they come from the cache.

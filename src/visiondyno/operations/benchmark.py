@@ -236,7 +236,7 @@ def _level_notes(spec: BenchmarkInput, scored: list[ScoredModel], level: Level) 
     if level is None:
         return ()
     cards = {
-        model.reference: ModelCard.model_validate(model.report.description["card"])
+        model.report.name: ModelCard.model_validate(model.report.description["card"])
         for model in scored
     }
     return (level_note(cards, spec.level),)

@@ -62,12 +62,12 @@ def images_with_classes(dataset: Dataset, scored: Sequence[str]) -> dict[str, in
 
 
 def level_note(cards: Mapping[str, ModelCard], asked: Level) -> str:
-    """What a report says of a scoring at image level; `cards` by model reference."""
+    """What a report says of a scoring at image level; `cards` by what the models are called."""
     classifiers = [name for name, card in cards.items() if card.task == "classification"]
     why = (
         "as was asked for"
         if asked == "image" or not classifiers
-        else f"because {', '.join(classifiers)} can't say more: a classifier finds no boxes"
+        else f"since classifiers find no boxes ({', '.join(classifiers)})"
     )
     return (
         f"Every model is scored at image level, {why}: is the class in the image, not where. A "
