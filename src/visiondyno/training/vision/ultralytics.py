@@ -1,8 +1,8 @@
 """Training Ultralytics' detectors (YOLOv5u, v8, 11, 26) by the library's own trainer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from visiondyno.errors import SpecError
 from visiondyno.training.arguments import one_line
@@ -10,12 +10,10 @@ from visiondyno.training.precision import choose_device
 from visiondyno.training.vision.base import EpochDone, Trained, TrainingPlan, VisionTrainer
 from visiondyno.training.vision.checkpoint import FolderCheckpoint
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
+from visiondyno.training.vision.torch_epochs import begin_with
 from visiondyno.training.vision.ultralytics_names import architecture
 from visiondyno.training.vision.ultralytics_predict import STRIDE
 from visiondyno.vision.ultralytics_library import import_ultralytics, quiet
-
-if TYPE_CHECKING:
-    import torch
 
 DEFAULT_BATCH_SIZE = 16
 
@@ -141,32 +139,4 @@ def _fresh_model(plan: TrainingPlan) -> tuple[Any, list[str]]:
     layers = architecture(plan.name)
     seed_everything(plan.seed, 0)
     model = DetectionModel(layers, ch=3, nc=len(plan.classes), verbose=False)
-    return model, [] if plan.initial is None else load_fitting(model, plan.initial)
-
-
-def load_fitting(model: Any, initial: "Mapping[str, torch.Tensor]") -> list[str]:
-    """Load what fits the model by name and shape; notes on what doesn't.
-
-    Raises:
-        SpecError: nothing fits.
-    """
-    own = model.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in initial.items()
-        if name in own and own[name].shape == tensor.shape
-    }
-    if not fitting:
-        raise SpecError(
-            "The weights to begin with are of another model: none of their names and shapes are "
-            "this one's. Give weights of the same architecture."
-        )
-    model.load_state_dict(fitting, strict=False)
-    left = sorted(own.keys() - fitting.keys())
-    if not left:
-        return []
-    note = (
-        f"Of the weights to begin with, {len(fitting)} of {len(own)} tensors fit; the others begin "
-        f"fresh, such as '{left[0]}'."
-    )
-    return [note]
+    return model, begin_with(model, plan.initial, plan.name)
