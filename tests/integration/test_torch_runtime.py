@@ -33,7 +33,7 @@ from torch_programs import (
 from visiondyno.cli import main
 from visiondyno.errors import ModelError, SpecError, Unavailable
 from visiondyno.executors.supervisor_options import DEFAULT_ENTRY
-from visiondyno.predictions import Classification
+from visiondyno.predictions import Classification, DepthMap
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.card_file import card_path
 from visiondyno.runtimes.model_files import digest_in_description
@@ -41,6 +41,7 @@ from visiondyno.runtimes.pytorch.programs import TorchRuntime
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.runtimes.registry import load_model
 from visiondyno.runtimes.trusted_code import TRUST_CODE
+from visiondyno.specs.model_card import ModelCard, OutputCard
 
 pytestmark = pytest.mark.torch
 
@@ -387,6 +388,46 @@ def test_a_head_that_the_outputs_do_not_fit_is_an_error(files: Path) -> None:
         pytest.raises(ModelError, match=r"Head 'end_to_end' reads"),
     ):
         model.predict(some_images(1))
+
+
+class Depth(nn.Module):  # type: ignore[misc, name-defined]
+    """How bright each pixel is."""
+
+    def forward(self, images: Any) -> Any:
+        return images.mean(1) + 0.1
+
+
+def test_a_depth_model_needs_few_words(tmp_path: Path) -> None:
+    parts = {"schema": "visiondyno.model/1", "task": "depth", "head": "depth"}
+    card = ModelCard.model_validate(parts | {"input": DETECTOR_CARD.input})
+    path = write_scripted(tmp_path / "depth.torchscript", Depth(), card)
+    with load_model(path) as model:
+        (found,) = model.predict(some_images(1))
+        assert model.description.card_source["depth"] == "assumed"
+    assert isinstance(found, DepthMap)
+    assert found.depth.shape == some_images(1)[0].shape[:2]
+
+
+def test_what_a_card_says_of_the_output_is_kept(files: Path) -> None:
+    output = OutputCard(boxes="xyxy_pixels")
+    card = DETECTOR_CARD.model_copy(update={"output": output})
+    with load_model(str(files / "scripted.torchscript"), LoadOptions(card=card)) as model:
+        used = model.description.card.output
+        model.predict(some_images(1))
+    assert used is not None
+    assert (used.boxes, used.roles) == ("xyxy_pixels", ("predictions",))
+
+
+def test_a_program_of_another_version_is_an_error(tmp_path: Path, files: Path) -> None:
+    path = tmp_path / "newer.pt2"
+    with zipfile.ZipFile(files / "any.pt2") as good, zipfile.ZipFile(path, "w") as newer:
+        for name in good.namelist():
+            data = good.read(name)
+            if name.endswith("models/model.json"):
+                data = json.dumps(json.loads(data) | {"schema_version": {"major": 999}}).encode()
+            newer.writestr(name, data)
+    with pytest.raises(ModelError, match=r"newer.pt2 can't be loaded by torch .* Export it again"):
+        load_model(str(path), LoadOptions(card=DETECTOR_CARD))
 
 
 # ---- code by reference

@@ -1,13 +1,10 @@
 """The card of a model whose shapes nobody can look up: somebody must have written it."""
 
-from pydantic import ValidationError
-
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.known_shapes import conventional_detection
 from visiondyno.runtimes.model_cards import ResolvedCard
 from visiondyno.runtimes.partial_card import all_parts, merge
 from visiondyno.specs.model_card import DepthCard, ModelCard
-from visiondyno.specs.operations import describe_validation
 from visiondyno.vision.heads import HEADS, overlaid
 from visiondyno.vision.preprocess import Preprocessor
 
@@ -51,11 +48,9 @@ def complete_card(card: ModelCard, origin: str, reference: str) -> ResolvedCard:
     notes: tuple[str, ...] = ()
     if card.task == "classification" and "activation" not in parts:
         notes = ("The card says no 'activation': the output is taken for probabilities as it is.",)
+    completed = ModelCard(**parts)
     try:
-        completed = ModelCard(**parts)
         Preprocessor(completed.input)
-    except ValidationError as error:
-        raise ModelError(f"{reference}: {describe_validation(error)}.") from error
     except ModelError as error:
         raise ModelError(f"{reference}: {error}") from error
     return ResolvedCard(completed, origins, notes)
