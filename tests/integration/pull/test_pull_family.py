@@ -7,6 +7,7 @@ import pytest
 import visiondyno
 from dataset_factory import write_coco
 from file_server import FileServer, Served
+from visiondyno.class_names import COCO_80
 from visiondyno.job import JobEvent
 from visiondyno.runtimes.pytorch.ultralytics_names import weights_file
 from visiondyno.runtimes.weights import weights_folder
@@ -23,7 +24,9 @@ def test_a_comparison_downloads_first_and_once(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VISIONDYNO_WEIGHTS_MIRROR", server.url)
     made = tmp_path / "made.pt"
-    ultralytics.YOLO("yolov8n.yaml", verbose=False).save(made)
+    family = ultralytics.YOLO("yolov8n.yaml", verbose=False)
+    family.model.names = dict(enumerate(COCO_80))
+    family.save(made)
     address = weights_file("yolov8n").url.removeprefix("https://github.com/")
     server.files[address] = Served(made.read_bytes(), drops=[1_000_000])
     write_coco(tmp_path / "data")
