@@ -100,7 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = _content(path)
     found = [content[key] for key in ("ema", "model") if isinstance(content.get(key), _Inert)]
-    if not found or "modelopt" in content:
+    if not found or content.get("modelopt"):
         what = "a quantised network" if found else "no network of Ultralytics"
         raise ModelError(
             f"{path} holds {what}; give a .pt file that Ultralytics trained, or an ONNX export."
