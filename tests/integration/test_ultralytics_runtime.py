@@ -128,6 +128,25 @@ def test_probabilities_of_a_classifier_are_its_own(folder: Path, own_process: No
     assert np.ptp(np.stack(theirs), axis=0).max() > 0.01, "images must differ"
 
 
+def test_a_classifier_keeps_the_transforms_that_it_was_trained_with(
+    tmp_path: Path, own_process: None
+) -> None:
+    from ultralytics import YOLO
+    from ultralytics.data.augment import classify_transforms
+
+    network = lively_network("yolov8n-cls", SIDE)
+    network.transforms = classify_transforms(SIDE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    path = str(save_checkpoint(network, tmp_path / "signs.pt", SIDE))
+    images = [photo_like(*shape, seed) for seed, shape in enumerate(SHAPES)]
+    theirs = [one.probs.data.numpy() for one in YOLO(path).predict(images, verbose=False)]
+    with load_model(path) as model:
+        assert model.description.card.input.mean == pytest.approx((0.5, 0.4, 0.3))
+        ours = model.predict(images)
+    for found, expected in zip(ours, theirs, strict=True):
+        assert isinstance(found, Classification)
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What Ultralytics' own code trained and found; see ultralytics_own.py."""

@@ -176,10 +176,7 @@ def _described(path: Path, network: _Inert, content: dict[str, Any]) -> Checkpoi
     if kind not in _TASKS:
         raise not_covered(str(path), OTHER_NETWORKS.get(kind, kind))
     modules = dict(_modules(network, ""))
-    transforms = network.state.get("transforms")
-    if transforms is None:
-        transforms = modules["model"].state.get("transforms")
-    mean, std = _normalisation(transforms)
+    mean, std = _normalisation(network.state.get("transforms"))
     return Checkpoint(
         task=_TASKS[kind],
         architecture=_plain(network.state["yaml"]),

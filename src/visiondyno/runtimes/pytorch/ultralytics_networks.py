@@ -80,8 +80,13 @@ def task_of(architecture: Mapping[str, Any], reference: str) -> Task:
                 "or torch.nn has, or downloads weights of its own."
             )
     last = layers[-1]
+    if last in OTHER_HEADS:
+        raise not_covered(reference, OTHER_HEADS[last])
     if last not in _HEADS:
-        raise not_covered(reference, OTHER_HEADS.get(last, f"what ends in {last}"))
+        raise ModelError(
+            f"{reference} ends in a layer {last}; one that finds or classifies ends in Detect or "
+            "Classify."
+        )
     return _HEADS[last]
 
 
