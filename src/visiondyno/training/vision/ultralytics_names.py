@@ -10,6 +10,7 @@ from visiondyno.vision.ultralytics_library import import_ultralytics
 
 _HEADS = frozenset({"Detect", "v10Detect"})
 _SIZED = re.compile(r"(yolov?\d+)([tnsmblxce])(.*)")
+_FAMILY = re.compile(r"yolov?\d+")
 _V5_OF_TODAY = re.compile(r"(yolov5[nsmlx])u")
 _SHOWN = ("yolov5n", "yolov8n", "yolo11n", "yolo26n")
 
@@ -58,7 +59,8 @@ def architecture(name: str) -> dict[str, Any]:
 
 
 def _unknown(name: str, files: dict[str, Path]) -> str:
-    known = [stem + size for stem in files for size in ("", *"nsmlx")]
+    families = [stem for stem in files if _FAMILY.fullmatch(stem)]
+    known = [*(files.keys() - families), *(stem + size for stem in families for size in "nsmlx")]
     near = difflib.get_close_matches(name, [*_SHOWN, *known], n=1)
     meant = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(_SHOWN)} and others."
     return f"The installed ultralytics has no detector '{name}'; {meant}"
