@@ -7,13 +7,39 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from contracts.trainer_contract import CLASSES, Target, Told, TrainerContract, run
+from contracts.trainer_contract import CLASSES, Target, Told, TrainerContract, pixels, run
+from trained_model_factory import trained_record
 from visiondyno.errors import SpecError
 from visiondyno.predictions import Classification, Predictions
+from visiondyno.runtimes.registry import load_model
+from visiondyno.runtimes.trained_models import write_trained
 from visiondyno.training.vision.classifier import ImageLevelTrainer, positive_weights
 from visiondyno.training.vision.torchvision import TorchvisionTrainer, architecture_arguments
 
 pytestmark = pytest.mark.torch
+
+
+def assert_answers_alike(told: Told, target: Target, task: str, folder: Path) -> None:
+    """The folder that a training leaves answers as the trainer did at its best epoch, the first."""
+    record = trained_record(
+        name=target.name,
+        arguments=told.trained.arguments,
+        task=task,
+        level=None if task == "detection" else "image",
+        classes=CLASSES,
+        image_size=target.image_size,
+    )
+    write_trained(folder, record, told.trained.state)
+    with load_model(str(folder)) as model:
+        answers = model.predict([pixels(1), pixels(2), pixels(5)])
+    for ours, theirs in zip(answers, told.predictions[0], strict=True):
+        if isinstance(ours, Classification):
+            np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
+            continue
+        assert len(ours) == len(theirs) > 0
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+        np.testing.assert_allclose(ours.boxes_xyxy, theirs.boxes_xyxy, atol=0.1)
+        np.testing.assert_array_equal(ours.class_ids, theirs.class_ids)
 
 
 class TestTorchvisionTrainer(TrainerContract):
@@ -26,6 +52,11 @@ class TestTorchvisionTrainer(TrainerContract):
             missing="ssdlite321",
             image_size=320,
         )
+
+    def test_the_trained_folder_answers_as_the_trainer_did(
+        self, target: Target, falling: Told, tmp_path: Path
+    ) -> None:
+        assert_answers_alike(falling, target, "detection", tmp_path / "model")
 
     def test_a_faster_rcnn_learns_at_any_size(
         self, target: Target, plan_in, tmp_path: Path
@@ -105,6 +136,11 @@ class TestImageLevelTrainer(TrainerContract):
         assert prediction.probabilities.shape == (len(CLASSES),)
         assert prediction.probabilities.dtype == np.float32
         assert np.all((prediction.probabilities >= 0) & (prediction.probabilities <= 1))
+
+    def test_the_trained_folder_answers_as_the_trainer_did(
+        self, target: Target, falling: Told, tmp_path: Path
+    ) -> None:
+        assert_answers_alike(falling, target, "classification", tmp_path / "model")
 
     def test_few_images_with_a_class_count_more(self, plan_in, tmp_path: Path) -> None:
         plan = plan_in(tmp_path)
