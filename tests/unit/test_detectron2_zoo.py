@@ -19,7 +19,7 @@ from visiondyno.runtimes.pytorch.detectron2_zoo import (
     read_zoo_weights,
     weights_of,
 )
-from visiondyno.runtimes.registry import load_model, runtime
+from visiondyno.runtimes.registry import fetch_weights, load_model, runtime
 
 REFERENCE = "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 
@@ -60,9 +60,10 @@ def test_without_the_package_the_way_to_it_and_the_stand_in_are_told(
 ) -> None:
     pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    with pytest.raises(Unavailable, match=r"pip install .*detectron2\.git") as raised:
-        load_model(REFERENCE, LoadOptions())
-    assert "torchvision:fasterrcnn_resnet50_fpn_v2" in raised.value.message
+    for call in (lambda: load_model(REFERENCE, LoadOptions()), lambda: fetch_weights(REFERENCE)):
+        with pytest.raises(Unavailable, match=r"pip install .*detectron2\.git") as raised:
+            call()
+        assert "torchvision:fasterrcnn_resnet50_fpn_v2" in raised.value.message
 
 
 @settings(max_examples=40)

@@ -50,8 +50,15 @@ class Detectron2Runtime(Runtime):
     name = "detectron2"
 
     def fetch(self, reference: str, on_progress: Progress | None = None) -> None:
-        """See `Runtime.fetch`; needs no detectron2."""
-        fetch_weights(weights_of(config_of(reference)), reference, on_progress)
+        """See `Runtime.fetch`; nothing is downloaded where detectron2 couldn't run it.
+
+        Raises:
+            ModelError: the zoo has no such detector, or what came isn't what came before.
+            Unavailable: detectron2 isn't installed, or the server can't be reached.
+        """
+        config = config_of(reference)
+        _require_detectron2(reference)
+        fetch_weights(weights_of(config), reference, on_progress)  # pragma: no cover - needs it
 
     def load(self, reference: str, options: LoadOptions) -> LoadedModel:
         """See `Runtime.load`.
