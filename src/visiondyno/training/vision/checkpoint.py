@@ -94,7 +94,9 @@ class FolderCheckpoint:
             best = {f"{_BEST}{name}": tensor for name, tensor in self.best.items()}
             values = {**found.values, "best_score": self.best_score}
             _write(self._path, to_pieces(SessionState({**found.tensors, **best}, values)))
-        except (OSError, ModelError) as error:
+        except OSError as error:
+            self._tell_failure(f"{self._path.parent}: {error.strerror or error}")
+        except ModelError as error:
             self._tell_failure(str(error))
         except Exception as error:
             if not is_out_of_memory(error):
