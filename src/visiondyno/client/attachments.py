@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -134,11 +134,17 @@ class Attaching:
 
 @dataclass(frozen=True)
 class _Local:
-    """What is on this machine; `runtime` is the `RUNTIME:` that stands before a model."""
+    """What is on this machine.
+
+    Attributes:
+        runtime: the `RUNTIME:` that stands before a model.
+        splits: of data that the job names, None for a reference without one.
+    """
 
     kind: Kind
     path: Path
     runtime: str
+    splits: frozenset[str | None] = frozenset()
 
 
 class _LocalReferences:
@@ -169,7 +175,9 @@ class _LocalReferences:
         for before, name, after in _forms(kind, reference):
             path = Path(name).expanduser()
             if _exists(path):
-                self.all.setdefault(name, _Local(kind, path, before))
+                known = self.all.get(name) or _Local(kind, path, before)
+                splits = known.splits | {after.removeprefix(":") or None}
+                self.all[name] = replace(known, splits=splits)
                 return before + os.path.abspath(path) + after  # noqa: PTH100 - links keep names
         return reference
 
@@ -220,7 +228,7 @@ def _exists(path: Path) -> bool:
 
 def _files(name: str, local: _Local) -> FilesOfReference:
     if local.kind == "data":
-        return data_files(local.path)
+        return data_files(local.path, local.splits)
     return files_of_model(resolve_reference(f"{local.runtime}{name}"))
 
 

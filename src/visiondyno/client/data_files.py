@@ -1,7 +1,7 @@
 """Which files a reference to something on this machine stands for."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -53,11 +53,15 @@ def files_of_model(resolved: ResolvedReference) -> FilesOfReference:
     return FilesOfReference(dict(files.members), files.main)
 
 
-def data_files(path: Path) -> FilesOfReference:
+def data_files(path: Path, splits: Collection[str | None] = (None,)) -> FilesOfReference:
     """All files of a data set.
 
     Of a folder all in it that aren't hidden; of a COCO `.json` and a YOLO `.yaml` the images that
     it names, with their labels; of an idx file the others beside it; of a video its labels.
+
+    Args:
+        path: of the data.
+        splits: those of a YOLO `.yaml` that are needed; None for the one in use.
 
     Raises:
         DatasetError: labels or lists can't be read, or name a file by a path that means nothing
@@ -72,7 +76,7 @@ def data_files(path: Path) -> FilesOfReference:
     if path == path.parent:
         raise DatasetError(f"{path} is a whole disk; give the folder on it that is meant.")
     if path.is_dir():
-        files = _folder_files(path)
+        files = _folder_files(path, splits)
     elif not path.is_file():
         raise DatasetError(_not_plain(path))
     elif part_of(path) is not None:
@@ -80,7 +84,7 @@ def data_files(path: Path) -> FilesOfReference:
     elif suffix == ".json":
         files = _coco_files(path)
     elif suffix in (".yaml", ".yml"):
-        files = _yolo_files(path)
+        files = _yolo_files(path, splits)
     else:
         files = {path: path}
         if suffix in VIDEO_SUFFIXES and path.with_suffix(".json").is_file():
@@ -92,7 +96,7 @@ _Files = dict[Path, Path | bytes]
 """Where each would lie here → the file, or its content."""
 
 
-def _folder_files(folder: Path) -> _Files:
+def _folder_files(folder: Path, splits: Collection[str | None]) -> _Files:
     from visiondyno.datasets.image_files import visible_folders
 
     files: _Files = {}
@@ -108,7 +112,7 @@ def _folder_files(folder: Path) -> _Files:
             )
     if (folder / "data.yaml").is_file():
         try:
-            files |= _yolo_files(folder / "data.yaml")
+            files |= _yolo_files(folder / "data.yaml", splits)
         except DatasetError:
             return files  # opening it says what is wrong
     return files
@@ -135,24 +139,25 @@ def _coco_files(json_path: Path) -> _Files:
     return files
 
 
-def _yolo_files(yaml_path: Path) -> _Files:
-    """The split in use, and the YAML with its sources named from its own folder."""
+def _yolo_files(yaml_path: Path, splits: Collection[str | None]) -> _Files:
+    """The splits, and the YAML with their sources named from its own folder."""
     import yaml
 
     from visiondyno.datasets.image_files import image_files
     from visiondyno.datasets.yolo_yaml import load_yaml, read_data_yaml
 
-    config = read_data_yaml(yaml_path)
     files: _Files = {}
-    for source in config.sources:
-        if source.is_dir():
-            files |= _with_labels(image_files(source))
-        elif source.suffix == ".txt":
-            files |= _listed(source)
     document = load_yaml(yaml_path)
+    for split in splits:
+        config = read_data_yaml(yaml_path, split)
+        for source in config.sources:
+            if source.is_dir():
+                files |= _with_labels(image_files(source))
+            elif source.suffix == ".txt":
+                files |= _listed(source)
+        here = yaml_path.parent
+        document[config.split] = [os.path.relpath(source, here) for source in config.sources]
     document.pop("path", None)
-    here = yaml_path.parent
-    document[config.split] = [os.path.relpath(source, here) for source in config.sources]
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     return files | {yaml_path: text.encode()}
 

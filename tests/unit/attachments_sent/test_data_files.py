@@ -11,6 +11,7 @@ import yaml
 from hypothesis import strategies as st
 
 from attached_jobs import members_of, sent
+from block_images import write_blocks
 from dataset_factory import (
     SIZES,
     coco_document,
@@ -132,6 +133,27 @@ def test_a_yolo_yaml_goes_with_its_split_and_is_named_from_its_folder(
     assert set(members) == {path, *labels, *(f"here/set/images/val/{name}" for name in SIZES)}
     told = yaml.safe_load(members[path])
     assert told == {"val": ["../set/images/val"], "names": config["names"]}
+
+
+@pytest.mark.parametrize("name", ["set", "set/data.yaml"])
+def test_the_splits_that_a_training_names_go_together(
+    client: Client, here: Path, name: str
+) -> None:
+    write_blocks(here / "set", train=2, val=1)
+    text = (here / "set" / "data.yaml").read_text()
+    (here / "set" / "data.yaml").write_text(text.replace("path: .", f"path: {here / 'set'}"))
+    job = {"operation": "train", "model": "ultralytics:yolov8n", "data": f"{name}:train"}
+    attached = attach({**job, "validation_data": f"{name}:val"}, client)
+    (reference,) = attached["attachments"]
+    assert reference == name
+    members = members_of(attached["attachments"][reference]["archive"])
+    images = {f"set/images/train/{number}.png" for number in (0, 1)} | {"set/images/val/2.png"}
+    assert images <= set(members)
+    told = yaml.safe_load(members["set/data.yaml"])
+    assert (told["train"], told["val"]) == (["images/train"], ["images/val"])
+    # A job of one split sends that one alone where the YAML is named.
+    one = attach({**job, "data": "set/data.yaml:val"}, client)["attachments"]["set/data.yaml"]
+    assert "set/images/train/0.png" not in members_of(one["archive"])
 
 
 def test_a_yolo_list_of_images_is_named_from_its_folder(client: Client, here: Path) -> None:
