@@ -139,4 +139,6 @@ def _fresh_model(plan: TrainingPlan) -> tuple[Any, list[str]]:
     layers = architecture(plan.name)
     seed_everything(plan.seed, 0)
     model = DetectionModel(layers, ch=3, nc=len(plan.classes), verbose=False)
+    if getattr(model.model[-1], "one2one_cv2", None) is not None:
+        model.end2end = True  # YOLOv10 says so only once it is fused, as it runs later
     return model, begin_with(model, plan.initial, plan.name)

@@ -11,7 +11,8 @@ from visiondyno.vision.ultralytics_library import import_ultralytics
 _HEADS = frozenset({"Detect", "v10Detect"})
 _SIZED = re.compile(r"(yolov?\d+)([tnsmblxce])(.*)")
 _FAMILY = re.compile(r"yolov?\d+")
-_V5_OF_TODAY = re.compile(r"(yolov5[nsmlx])u")
+_V5_OF_TODAY = re.compile(r"(yolov5[nsmlx]6?)u")
+_LARGE = re.compile(r"^(yolov[58][nsmlx])6$")
 _SHOWN = ("yolov5n", "yolov8n", "yolo11n", "yolo26n")
 
 
@@ -37,21 +38,21 @@ def architecture(name: str) -> dict[str, Any]:
 
     folder = Path(str(package.__file__)).parent / "cfg" / "models"
     files = {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
-    stem = plain_name(name)
+    stem = _LARGE.sub(r"\1-p6", plain_name(name))
     sized = _SIZED.fullmatch(stem)
-    path, scale = files.get(stem), ""
-    if path is None and sized:
-        path, scale = files.get(sized[1] + sized[3]), sized[2]
+    path = files.get(stem) or (files.get(sized[1] + sized[3]) if sized else None)
     found: dict[str, Any] | None = None if path is None else YAML.load(path)
-    if found is None or (scale and scale not in found.get("scales", {})):
+    scales = (found or {}).get("scales", {})
+    size = sized[2] if sized else ""
+    if found is None or (scales and size and size not in scales):
         raise SpecError(_unknown(stem, files))
-    if scale:
-        found["scale"] = scale
-    elif "scales" in found:
+    if scales and not size:
         raise SpecError(
             f"'{name}' names a family of models, not one: add its size, such as "
-            f"'{stem}{min(found['scales'], key='nsmlx'.find)}'."
+            f"'{stem}{min(scales, key='nsmlx'.find)}'."
         )
+    if scales:
+        found["scale"] = size
     head = found["head"][-1][2]
     if head not in _HEADS:
         raise SpecError(f"'{name}' is no detector (it ends in {head}); take one such as 'yolov8n'.")
