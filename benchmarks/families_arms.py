@@ -66,7 +66,7 @@ def as_pillow(image: Image) -> Any:
 def found_by_us(prediction: Predictions) -> Found:
     """As `Found` says."""
     if isinstance(prediction, Classification):
-        return prediction.probabilities.tolist()
+        return [float(share) for share in prediction.probabilities]
     return sorted(prediction.scores.tolist())  # type: ignore[union-attr] # no depth model is here
 
 

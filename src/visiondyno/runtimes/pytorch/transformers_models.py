@@ -69,10 +69,13 @@ class TransformersModel(NativeModel):
             return self._grouped(images, [self._features(image) for image in images])
 
     def _features(self, image: Image) -> "dict[str, torch.Tensor]":
-        rgb = np.ascontiguousarray(image[:, :, ::-1])
-        # Told, as an image of three columns or rows could be taken for one of channels first.
+        import torch
+
+        # Channels apart, as the library's resizing works on them: it then copies nothing.
+        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+        # Told, as an image of three columns could be taken for one of channels last.
         features = self._processor(
-            images=[rgb], return_tensors="pt", input_data_format="channels_last"
+            images=[torch.from_numpy(rgb)], return_tensors="pt", input_data_format="channels_first"
         )
         return dict(features.to(self._dtype))
 
