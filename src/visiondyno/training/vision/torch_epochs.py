@@ -4,9 +4,10 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _LAST_SHARE_OF_RATE = 0.01
+_SETTLING_BATCHES = 20
 _MODULE, _OPTIMIZER = "module/", "optimizer"
 
 
@@ -160,6 +162,7 @@ class TorchEpochs:
         for epoch in range(self.resumed_from_epoch + 1, last + 1):
             seed_everything(self._plan.seed, epoch)
             metrics = self._epoch(epoch, check)
+            self._settle_norms(epoch, check)
             module.eval()
             score = on_epoch(EpochDone(epoch, metrics, self._predict))
             self._checkpoint.scored(score, module.state_dict)
@@ -178,10 +181,7 @@ class TorchEpochs:
         indices = batches(len(plan.images), recipe.batch_size, order_seed=order)
         for number, chosen in enumerate(indices, start=1):
             check()
-            images = [
-                augmented(plan.images[at], drawn, recipe.flip, recipe.brightness)
-                for at in chosen.tolist()
-            ]
+            images = self._images(chosen, drawn)
             rate = self._rate((epoch - 1) * self._steps + number)
             with named(f"epoch {epoch}, batch {number} of {self._steps}"):
                 for name, value in self._step(images, rate).items():
@@ -189,6 +189,41 @@ class TorchEpochs:
         with named(f"epoch {epoch}, batch {self._steps} of {self._steps}"):
             self._check_weights()
         return {name: total / len(plan.images) for name, total in totals.items()}
+
+    def _settle_norms(self, epoch: int, check: Callable[[], None]) -> None:
+        """Measure what batch norms subtract and divide by anew, with the weights as they are now.
+
+        Their running means are of weights that were: at the rates and batch sizes of small
+        trainings, the module then finds nothing in evaluation mode that it finds in training mode
+        (Wu and Johnson 2021, Rethinking "Batch" in BatchNorm). In training mode they aren't used.
+        """
+        import torch
+
+        norms = [] if self._freezes_norms else list(_norms(self._learner.module))
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean of all batches
+        order, noise = epoch_seeds(self._plan.seed, epoch)
+        drawn = np.random.default_rng(noise + 1)
+        chosen = batches(len(self._plan.images), self._recipe.batch_size, order_seed=order)
+        with torch.no_grad():
+            for number, indices in enumerate(islice(chosen, _SETTLING_BATCHES), start=1):
+                check()
+                images = self._images(indices, drawn)
+                with named(f"epoch {epoch}, batch {number} for norms"):
+                    self._learner.losses(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def _images(self, chosen: "torch.Tensor", drawn: np.random.Generator) -> list[AugmentedImage]:
+        recipe = self._recipe
+        return [
+            augmented(self._plan.images[at], drawn, recipe.flip, recipe.brightness)
+            for at in chosen.tolist()
+        ]
 
     def _step(self, images: Sequence[AugmentedImage], rate: float) -> dict[str, float]:
         import torch
@@ -233,15 +268,12 @@ class TorchEpochs:
             return self._learner.predict(images)
 
     def _freeze_norms(self, *, also_weights: bool = False) -> None:
-        from torch.nn.modules.batchnorm import _BatchNorm
-
         if not self._freezes_norms:
             return
-        for part in self._learner.module.modules():
-            if isinstance(part, _BatchNorm):
-                part.eval()
-                if also_weights:
-                    part.requires_grad_(requires_grad=False)
+        for norm in _norms(self._learner.module):
+            norm.eval()
+            if also_weights:
+                norm.requires_grad_(requires_grad=False)
 
     def _state(self, epoch: int) -> SessionState:
         tensors, tree = flatten(self._optimizer.state_dict(), _OPTIMIZER)
@@ -314,6 +346,12 @@ def begin_with(
     listed = f"{', '.join(fresh[:6])}{' …' if len(fresh) > 6 else ''}"
     count = f"{len(fresh)} of {len(counted)} tensors"
     return [f"{count} began fresh, as those given don't fit: {listed}."] if fresh else []
+
+
+def _norms(module: "nn.Module") -> "Iterator[nn.modules.batchnorm._BatchNorm]":
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return (part for part in module.modules() if isinstance(part, _BatchNorm))
 
 
 def _optimizer(module: "nn.Module", recipe: Recipe) -> "torch.optim.Optimizer":
