@@ -140,11 +140,42 @@ def test_random_weights_are_told_and_always_the_same() -> None:
         ("timm:resnet18@other", "timm:NAME@none"),
         ("timm:vit_small_patch14_dinov2@none", "has no classifier"),
         ("timm:test_vit", "dyno models pull timm:test_vit"),
+        ("timm:botnet50ts_256", "publishes no weights of botnet50ts_256"),
+        ("timm:gcvit_xxtiny", "publishes no weights of gcvit_xxtiny"),
     ],
 )
 def test_what_is_not_there_is_named(reference: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         load_model(reference)
+
+
+def test_weights_may_name_their_classes_or_leave_them_unnamed(
+    cached: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+
+    def created(*arguments: Any, **more: Any) -> Any:
+        module = create(*arguments, **more)
+        module.reset_classifier(2)
+        module.pretrained_cfg["label_names"] = names
+        module.pretrained_cfg["label_descriptions"] = {"n1": "a car"}
+        return module
+
+    monkeypatch.setattr(timm, "create_model", created)
+    names: list[str] = ["n1", "n2"]
+    with load_model(cached) as model:
+        assert model.description.card.classes == ("a car", "n2")
+    names = ["n1"]
+    with load_model(cached) as model:
+        assert model.description.card.classes == ("class 0", "class 1")
+        assert any("2 unnamed classes" in note for note in model.description.notes)
+
+
+def test_a_snapshot_without_weights_is_not_taken_for_whole(cached: str, cache: Path) -> None:
+    (file,) = cache.rglob("model.safetensors")
+    file.unlink()
+    with pytest.raises(ModelError, match=f"dyno models pull {cached}"):
+        load_model(cached)
 
 
 def test_damaged_weights_are_refused(cached: str, cache: Path) -> None:

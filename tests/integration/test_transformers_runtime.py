@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from contracts.runtime_contract import RuntimeContract, Target, assert_same, some_images
-from hub_server import HubServer, PublishedModel
+from hub_server import COMMIT, HubServer, PublishedModel
 from trained_model_factory import trained_folder
 from transformers_models import DETECTORS, write_all
-from visiondyno.errors import ModelError
+from visiondyno.errors import MissingExtra, ModelError
 from visiondyno.predictions import Classification, DepthMap, Detections, Image
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.pytorch.transformers import TransformersRuntime
@@ -301,6 +301,28 @@ def test_backbones_of_timm_are_made_without_asking_anybody(
         with pytest.raises(ModelError, match="offline"):
             load_model(str(folder))
         assert server.asked == []
+
+
+def test_a_backbone_of_timm_asks_for_its_extra(
+    changed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {"model_type": "timm_backbone", "backbone": "resnet18"}
+    folder = changed("detr", backbone=None, backbone_config=written)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingExtra, match=r"visiondyno\[timm\]"):
+        load_model(str(folder))
+
+
+def test_a_snapshot_that_lacks_weights_is_not_taken_for_whole(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    place = tmp_path / "hub" / "models--maker--part"
+    (place / "snapshots" / COMMIT).mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(COMMIT)
+    shutil.copy(folders["vit"] / "config.json", place / "snapshots" / COMMIT)
+    with pytest.raises(ModelError, match="dyno models pull transformers:maker/part"):
+        load_model("transformers:maker/part")
 
 
 @pytest.mark.parametrize("name", ["noslash", "a/b/c", "./nowhere"])
