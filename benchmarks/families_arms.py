@@ -118,8 +118,16 @@ def _openvino(folder: Path) -> Family:
         model = import_ultralytics("The benchmark of families").YOLO(_yolo(folder))
         exported = Path(model.export(format="openvino", verbose=False))
     (graph,) = exported.glob("*.xml")
-    version = f"openvino {openvino.__version__} by ultralytics {ultralytics.__version__}"
-    return Family(str(graph), _predictor(exported), False, version)
+    # OpenVINO chooses bf16 by itself where the processor has it: both ways are to compute alike.
+    chosen = openvino.Core().compile_model(graph, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    is_half = chosen.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
+    number = openvino.__version__.split("-")[0]
+    return Family(
+        f"openvino-bf16:{graph}" if is_half else str(graph),
+        _predictor(exported),
+        False,
+        f"openvino {number} by ultralytics {ultralytics.__version__}",
+    )
 
 
 def _torchvision_detector(folder: Path) -> Family:
