@@ -102,6 +102,7 @@ def test_where_nothing_is_installed_every_runtime_says_what_to_install(
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.torch
 def test_what_detectron2_can_be_replaced_by_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     block(monkeypatch, "detectron2")
     with pytest.raises(Unavailable, match="torchvision:fasterrcnn_resnet50_fpn_v2"):
