@@ -143,3 +143,13 @@ def test_an_estimate_is_never_negative(
         assert 0 <= low_s <= estimate.remaining_s <= high_s < math.inf
     if not running and not left:
         assert estimate.remaining_s == 0
+
+
+@pytest.mark.parametrize("seconds", [5e-324, 1e-310, 1e-300])
+def test_trials_that_took_next_to_no_time_leave_a_number(seconds: float) -> None:
+    model = DurationModel()
+    model.add_completed(0.0)
+    model.add_completed(seconds)
+    estimate = model.estimate([Begun(1e6, 0.1, 1e6)], 5, 2)
+    assert estimate is not None
+    assert math.isfinite(estimate.remaining_s)

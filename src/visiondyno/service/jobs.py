@@ -139,12 +139,14 @@ class JobService:
             owner=owner,
         )
         if idempotency_key is None:
-            return await self._accept(job, may_exist=job_id is not None)
+            given = job_id is not None
+            return await self._accept(job, may_exist=given, may_be_added=given)
         scope = f"{kind}:{where}:{owner or ''}"
         digest = digest_of(request.model_dump(mode="json"))
         async with self.requests.once(scope, idempotency_key, digest, job.id) as bound_id:
             bound = NewJob(bound_id, where, kind, job.request, job.created_at, owner)
-            return await self._accept(bound, may_exist=bound_id != job.id)
+            # Another server with the same key may add it first, whoever bound the key.
+            return await self._accept(bound, may_exist=bound_id != job.id, may_be_added=True)
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Cancel the job; one that has ended is left as it is.
@@ -273,7 +275,7 @@ class JobService:
 
     # -- within ----------------------------------------------------------------------------------
 
-    async def _accept(self, job: NewJob, *, may_exist: bool) -> JobRecord:
+    async def _accept(self, job: NewJob, *, may_exist: bool, may_be_added: bool) -> JobRecord:
         bind(job_id=job.id)
         if may_exist and (found := await self.recorder.read(self._store.get, job.id)):
             return found
@@ -284,7 +286,7 @@ class JobService:
                 raise
             except Exception:
                 # Another process may have added it under the same idempotency key just now.
-                found = await self.recorder.read(self._store.get, job.id) if may_exist else None
+                found = await self.recorder.read(self._store.get, job.id) if may_be_added else None
                 if found is None:
                     raise
                 return found

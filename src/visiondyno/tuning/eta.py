@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 _ROUNDS = 3
 """Rounds of trials that are laid out one by one; those before them are counted together."""
 
+_LEAST_PART = 1e-6
+"""Of a trial, that says something of its pace; by less a duration becomes too large a number."""
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -142,14 +145,14 @@ class DurationModel:
         return Estimate(remaining_s, self._interval(remaining_s, left + len(running), places))
 
     def _add_part(self, seconds: float, part: float) -> None:
-        if part > 0:
+        if part >= _LEAST_PART:
             self._parts += part
             self._parts_s += seconds
 
     def _whole_s(self, running: Sequence[Begun]) -> float | None:
         parts, parts_s = self._parts, self._parts_s
         for one in running:
-            if one.told_s is not None and one.part > 0:
+            if one.told_s is not None and one.part >= _LEAST_PART:
                 parts += one.part
                 parts_s += one.told_s
         return parts_s / parts if parts > 0 else None
@@ -173,7 +176,7 @@ class DurationModel:
         since_s = one.elapsed_s
         if one.told_s is not None:
             since_s = max(0.0, one.elapsed_s - one.told_s)
-            if one.part > 0:
+            if one.part >= _LEAST_PART:
                 weight = 4 * one.part
                 pace_s = (weight * one.told_s / one.part + whole_s) / (weight + 1)
         rest_s = max(0.0, pace_s * (1 - one.done) - since_s)
@@ -185,13 +188,15 @@ class DurationModel:
         """Durations with this mean, spread like those of the trials that have ended."""
         ended_s = self._sorted_s
         total_s = sum(kind.total_s for kind in (self.completed, self.pruned, self.failed))
-        if total_s <= 0:
+        ended_mean_s = total_s / len(ended_s) if ended_s else 0.0
+        if ended_mean_s <= 0:
             yield from itertools.repeat(mean_s, count)
             return
-        scale = mean_s * len(ended_s) / total_s
         for turn in range(count):
             # The golden ratio's multiples fill [0, 1) evenly, however many are taken.
-            yield ended_s[int(turn * _GOLDEN % 1 * len(ended_s))] * scale
+            ended = ended_s[int(turn * _GOLDEN % 1 * len(ended_s))]
+            # By the mean first: 0 s times the inverse of a tiny sum would be no number.
+            yield ended / ended_mean_s * mean_s
 
     def _interval(
         self, remaining_s: float, open_trials: int, places: int

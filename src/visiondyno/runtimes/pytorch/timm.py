@@ -2,13 +2,11 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from visiondyno.errors import MissingExtra, ModelError, VisionDynoError
 from visiondyno.predictions import Classification, Image, Predictions
@@ -30,12 +28,17 @@ from visiondyno.runtimes.pytorch.module import (
     reason,
     release_cached,
 )
+from visiondyno.runtimes.pytorch.timm_transforms import (
+    Transform,
+    card_transform,
+    config_of,
+    own_transform,
+)
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.specs.model_card import InputCard, ModelCard
 from visiondyno.specs.trained_model import TrainedModel
 from visiondyno.state import from_module, identity
 from visiondyno.vision.image_level_input import image_level_input
-from visiondyno.vision.preprocess import Preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,9 +50,6 @@ _RANDOM = "none"
 _SEED = 0
 _WEIGHTS = "model.safetensors"
 _OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
-
-Transform = Callable[[Sequence[Image]], "torch.Tensor"]
-"""Decoded images to the model's input, (n, 3, height, width) float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class TimmRuntime(Runtime):
             digest=f"sha256:{hub.sha256_of(weights) if weights else identity(from_module(module))}",
             notes=(*notes, *on.notes),
         )
-        model = TimmModel(description, module, on, _own_transform(module))
+        model = TimmModel(description, module, on, own_transform(module))
         model.files = (weights,) if weights else ()
         return model
 
@@ -177,10 +177,10 @@ def build_trained(
         module.eval()
     if record.level == "image":
         shown = image_level_input(record.image_size)
-        transform = _card_transform(shown)
+        transform = card_transform(shown)
     else:
         size = (3, record.image_size, record.image_size)
-        transform, shown = _own_transform(module, size), _input_of(module, size)
+        transform, shown = own_transform(module, size), _input_of(module, size)
     card = ModelCard(
         task="classification",
         head="native",
@@ -351,15 +351,8 @@ def _classes(module: Any) -> tuple[tuple[str, ...], str | None]:
     return tuple(f"{one} ({number})" if times[one] > 1 else one for one, number in named), None
 
 
-def _config_of(module: Any, size: tuple[int, int, int] | None = None) -> dict[str, Any]:
-    from timm.data import resolve_data_config
-
-    found: dict[str, Any] = resolve_data_config({"input_size": size} if size else {}, model=module)
-    return found
-
-
 def _input_of(module: Any, size: tuple[int, int, int] | None = None) -> InputCard:
-    config = _config_of(module, size)
+    config = config_of(module, size)
     _, height, width = config["input_size"]
     return InputCard(
         height=height,
@@ -370,37 +363,3 @@ def _input_of(module: Any, size: tuple[int, int, int] | None = None) -> InputCar
         mean=config["mean"],
         std=config["std"],
     )
-
-
-def _own_transform(module: Any, size: tuple[int, int, int] | None = None) -> Transform:
-    """Exactly timm's own, on images of Pillow."""
-    import torch
-    from PIL import Image as PillowImage
-    from timm.data import create_transform
-
-    transform = create_transform(**_config_of(module, size), is_training=False)
-
-    def prepared(images: Sequence[Image]) -> "torch.Tensor":
-        return torch.stack([transform(as_pillow(image, PillowImage)) for image in images])
-
-    return prepared
-
-
-def as_pillow(image: Image, pillow: Any) -> Any:
-    """An image of Pillow, RGB, of one of ours; `pillow` is its module `Image`."""
-    height, width = image.shape[:2]
-    # Copies and turns the channels in one pass.
-    return pillow.frombuffer(
-        "RGB", (width, height), np.ascontiguousarray(image), "raw", "BGR", 0, 1
-    )
-
-
-def _card_transform(card: InputCard) -> Transform:
-    preprocessor = Preprocessor(card)
-
-    def prepared(images: Sequence[Image]) -> "torch.Tensor":
-        import torch
-
-        return torch.from_numpy(preprocessor(images).tensor)
-
-    return prepared
