@@ -45,6 +45,8 @@ class TorchDevice:
         self.device = _checked(options.device)
         self.notes: tuple[str, ...] = ()
         self._threads = options.intra_op_threads
+        if self.device.type == "cuda":
+            exact_fp32()
         if options.gpu_memory_limit_bytes is not None and self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
             share = min(1.0, options.gpu_memory_limit_bytes / total)
@@ -72,6 +74,22 @@ class TorchDevice:
             torch.set_num_threads(self._threads)
         with torch.inference_mode():
             yield
+
+
+def exact_fp32() -> None:
+    """Have GPUs compute fp32 as fp32, from now on in this process.
+
+    By default cuDNN's convolutions round to TensorFloat-32 (10 bits of mantissa): a model would be
+    less precise than its description says, and not the model that ONNX Runtime runs.
+    """
+    from torch.backends import cuda, cudnn
+
+    if hasattr(cudnn, "conv"):  # torch 2.9 on
+        cuda.matmul.fp32_precision = "ieee"
+        cudnn.conv.fp32_precision = "ieee"
+    else:
+        cuda.matmul.allow_tf32 = False
+        cudnn.allow_tf32 = False
 
 
 def _checked(name: Device) -> "torch.device":
