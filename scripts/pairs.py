@@ -52,23 +52,28 @@ class Training:
     options: tuple[str, ...] = field(default=())
 
 
+# Ultralytics gathers the gradients of 64 images for a step: of few images too few steps come.
+_YOLO = (
+    *("--batch-size", "8", "--set", "arguments.nbs=8"),
+    *("--set", "arguments.close_mosaic=3"),
+)
 TRAININGS = {
-    "yolov5": Training("ultralytics:yolov5n", 15, 256),
-    "yolov8": Training("ultralytics:yolov8n", 15, 256),
+    "yolov5": Training("ultralytics:yolov5n", 10, 256, _YOLO),
+    "yolov8": Training("ultralytics:yolov8n", 10, 256, _YOLO),
     "efficientnet_b0": Training(
-        "torchvision:efficientnet_b0", 12, 160, ("--level", "image", "--batch-size", "16")
+        "torchvision:efficientnet_b0", 8, 160, ("--level", "image", "--batch-size", "16")
     ),
-    # The smallest Faster R-CNN of torchvision. Of its regions few are enough on small images, and
-    # as many as torchvision takes by default would make each step four times as long.
+    # The smallest Faster R-CNN of torchvision. It sees in strides of 32 pixels, so scenes are
+    # enlarged. With as many regions as torchvision takes by default a step is four times as long.
     "detectron2": Training(
         "torchvision:fasterrcnn_mobilenet_v3_large_fpn",
-        10,
-        256,
+        8,
+        480,
         (
-            *("--batch-size", "4", "--lr", "0.001"),
+            *("--batch-size", "4", "--lr", "0.0005"),
             *("--set", "arguments.box_batch_size_per_image=32"),
-            *("--set", "arguments.rpn_pre_nms_top_n_train=300"),
-            *("--set", "arguments.rpn_post_nms_top_n_train=100"),
+            *("--set", "arguments.rpn_pre_nms_top_n_train=400"),
+            *("--set", "arguments.rpn_post_nms_top_n_train=200"),
         ),
     ),
 }
