@@ -97,11 +97,11 @@ def a_text_model(place: Place) -> Arguments:
     return place.compare(model="llama2_70b")
 
 
-def another_runtime(place: Place) -> Arguments:
-    return place.compare(model="ultralytics:yolov8n")
+def weights_that_are_not_here(place: Place) -> Arguments:
+    return [*place.compare(model="ultralytics:yolov8n"), "--offline"]
 
 
-def a_classifier_on_boxes(place: Place) -> Arguments:
+def a_classifier_that_lacks_a_class(place: Place) -> Arguments:
     return place.compare(model="fake:classification")
 
 
@@ -318,8 +318,8 @@ CASES: dict[Callable[[Place], Arguments], str] = {
     class_id_out_of_range: "class",
     broken_card: "yolov99",
     a_text_model: "text",
-    another_runtime: "ONNX",
-    a_classifier_on_boxes: "classification",
+    weights_that_are_not_here: "ultralytics:yolov8n",
+    a_classifier_that_lacks_a_class: "stop sign",
     no_gpu_here: "cuda",
     unknown_device: "quantum",
     missing_data: "dta",
