@@ -358,8 +358,8 @@ def test_a_shipped_detector_is_halved() -> None:
 @pytest.mark.parametrize(
     ("model", "kind", "words"),
     [
-        ("fake:detection", SpecError, "has no file to export; give the path of an .onnx file"),
-        ("ultralytics:yolov8n", ModelError, "export the model to ONNX"),
+        ("fake:detection", SpecError, "fake:detection is no ONNX file"),
+        ("ultralytics:yolov8n", SpecError, "ultralytics:yolov8n is no ONNX file"),
         ("no/such.onnx", ModelError, "no model file no/such.onnx"),
     ],
 )

@@ -37,12 +37,13 @@ def run(spec: ExportInput, context: OperationContext) -> dict[str, Any]:
     """
     import onnx
 
-    path = resolve_reference(spec.model).path
-    if path is None:
+    resolved = resolve_reference(spec.model)
+    path = resolved.path
+    if path is None or resolved.runtime != "onnx":
         known = ", ".join(f"visiondyno:{name}" for name in shipped_models())
         raise SpecError(
-            f"'model': {spec.model} has no file to export; give the path of an .onnx file, or one "
-            f"of {known}; or a 'model_config' for a module of torch."
+            f"'model': {spec.model} is no ONNX file, and only those can be exported again; give the "
+            f"path of one, or one of {known}; or a 'model_config' for a module of torch."
         )
     context.progress("reading the model", model=spec.model)
     facts = read_onnx(path)
