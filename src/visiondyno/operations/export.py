@@ -42,8 +42,8 @@ def run(spec: ExportInput, context: OperationContext) -> dict[str, Any]:
     if path is None or resolved.runtime != "onnx":
         known = ", ".join(f"visiondyno:{name}" for name in shipped_models())
         raise SpecError(
-            f"'model': {spec.model} is no ONNX file, and only those can be exported again; give the "
-            f"path of one, or one of {known}; or a 'model_config' for a module of torch."
+            f"'model': {spec.model} is no ONNX file, and only those can be exported again; give "
+            f"the path of one, or one of {known}; or a 'model_config' for a module of torch."
         )
     context.progress("reading the model", model=spec.model)
     facts = read_onnx(path)
