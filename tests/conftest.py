@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ def shared_testdata() -> Path:
             pytest.fail(f"{SHARED_TESTDATA} is absent on CI")
         pytest.skip("no ../shared/testdata beside this checkout")
     return SHARED_TESTDATA
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command's `--offline` switches off in this process is on again for the next test."""
+    for name in ("VISIONDYNO_OFFLINE", "HF_HUB_OFFLINE"):
+        # Set first: only then is what the test leaves there taken back.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    yield
+    # Read once, when the library is imported, be it by a test that was offline.
+    if hub := sys.modules.get("huggingface_hub.constants"):
+        hub.HF_HUB_OFFLINE = False  # type: ignore[attr-defined] # a module
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,8 @@ export type Alive = {
  * models: model references, at least one; a reference may stand once only.
  * data: dataset reference.
  * classes: score these classes of the data only.
+ * level: `image`: score which classes are in an image, not where; None: so where a classifier
+ * takes part on data with boxes, else as the data are labelled.
  * scenarios: how load is applied.
  * engine: `loadgen` lets MLPerf's LoadGen drive each scenario too.
  * duration_s: least time of each scenario's measured part, seconds.
@@ -86,6 +88,10 @@ export type BenchmarkInput = {
      * Latency Limit Ms
      */
     latency_limit_ms?: number | null;
+    /**
+     * Level
+     */
+    level?: 'image' | null;
     /**
      * Max Images
      */
