@@ -20,6 +20,10 @@ _COMMANDS = {
     "serve": "Serve a model over HTTP: REST, Open Inference Protocol, metrics.",
     "loadtest": "Put one or more targets under a load, and report how they behave.",
     "train": "Train a model from a YAML file or from options; write weights, curves and history.",
+    "export": "Write a model as ONNX, OpenVINO or TensorRT, checked against it.",
+    "quantize": "Write a model in int8 or fp16, and compare it with what it was.",
+    "prune": "Remove channels of a trained model, train it on, and compare.",
+    "profile": "Find out where a model's time goes, operator by operator.",
     "tune": "Search hyperparameters with many workers at once.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",
     "up": "Start the server: job API, dashboard, submissions, and workers on this machine.",
@@ -40,7 +44,9 @@ _COMMANDS = {
 }
 
 
-_IN_PLACE = frozenset({"compare", "evaluate", "predict", "models", "serve"})
+_IN_PLACE = frozenset(
+    {"compare", "evaluate", "predict", "models", "serve", "export", "quantize", "prune", "profile"}
+)
 """Commands that may run the user's own choice of models in place, Python code included."""
 
 

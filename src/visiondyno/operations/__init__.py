@@ -7,6 +7,12 @@ from typing import Any
 
 from visiondyno.errors import SpecError
 from visiondyno.operations.context import OperationContext
+from visiondyno.specs.model_changes import (
+    ExportInput,
+    ProfileInput,
+    PruneInput,
+    QuantizeInput,
+)
 from visiondyno.specs.operations import (
     BenchmarkInput,
     EvaluateInput,
@@ -17,7 +23,6 @@ from visiondyno.specs.operations import (
 from visiondyno.specs.training_operations import (
     BatchInput,
     EvaluateModuleInput,
-    ExportInput,
     ExportModuleInput,
     PredictModuleInput,
     TrainEpochInput,
@@ -53,6 +58,9 @@ OPERATIONS: dict[str, Operation] = {
         Operation("evaluate", EvaluateInput),
         Operation("export", ExportInput),
         Operation("predict", PredictInput),
+        Operation("profile", ProfileInput),
+        Operation("prune", PruneInput),
+        Operation("quantize", QuantizeInput),
         Operation("score_submission", ScoreSubmissionInput),
         Operation("train", TrainInput),
         Operation("train_epoch", TrainEpochInput),

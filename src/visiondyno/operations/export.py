@@ -14,7 +14,7 @@ from visiondyno.runtimes.model_cards import METADATA_KEY, resolve_card
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.references import resolve_reference, shipped_models
 from visiondyno.specs.model_card import ModelCard
-from visiondyno.specs.training_operations import ExportInput
+from visiondyno.specs.model_changes import ExportInput
 
 _BATCHES = (1, 2)
 

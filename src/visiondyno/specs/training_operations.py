@@ -210,21 +210,6 @@ class ExportModuleInput(ModuleInput):
         return self
 
 
-class ExportInput(OperationInput):
-    """Write the model that a reference names in another form.
-
-    Attributes:
-        model: model reference.
-        format: only `onnx` so far.
-        precision: as of `ExportModuleInput`.
-    """
-
-    operation: Literal["export"] = "export"
-    model: str
-    format: Literal["onnx"] = "onnx"
-    precision: Literal["fp32", "fp16"] = "fp32"
-
-
 class BatchInput(OperationInput):
     """Several operations in one job, one after another.
 
