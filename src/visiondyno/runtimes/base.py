@@ -1,5 +1,6 @@
 """The runtime seam: what executes a model."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from typing import Any, Literal, Self
 
 from numpy.typing import NDArray
 
+from visiondyno.errors import SpecError
+from visiondyno.measurements.operators import OperatorRun
 from visiondyno.predictions import Image, Predictions
 from visiondyno.specs.model_card import ModelCard
 
@@ -18,6 +21,20 @@ Progress = Callable[[str, int, int | None], None]
 """Told while a file comes: its name, bytes there so far, and in all (None: unknown)."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "mixed"]
+
+_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
+
+
+def gpu_number(device: Device) -> int | None:
+    """Which GPU a device is: 0 of `cuda`, N of `cuda:N`; None of the processor.
+
+    Raises:
+        SpecError: it isn't the name of a device.
+    """
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
+    return None if device == "cpu" else int(match[1] or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +47,15 @@ class LoadOptions:
         card: overrides every other source of the model card.
         gpu_memory_limit_bytes: the most GPU memory that the runtime may reserve; None without a
             limit. Nothing on the CPU.
+        profile: time each operator of every inference; see `LoadedModel.operator_times`. It slows
+            inference down.
     """
 
     device: Device = "cpu"
     intra_op_threads: int | None = None
     card: ModelCard | None = None
     gpu_memory_limit_bytes: int | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +153,15 @@ class LoadedModel(ABC):
     Attributes:
         files: what was read: the model file and its external weights; none where there is no file.
         graph: the model's graph, of runtimes that can run it by itself; else None.
+        operator_times: of models loaded with `profile`, where the runtime has a profiler; else
+            None. Called once, after the last inference: operators of every inference since the
+            load, in order; those of an inference that was run in pieces as a run for each piece.
     """
 
     description: ModelDescription
     files: tuple[Path, ...] = ()
     graph: GraphModel | None = None
+    operator_times: Callable[[], list[OperatorRun]] | None = None
 
     @abstractmethod
     def preprocess(self, images: Sequence[Image]) -> Any:
