@@ -376,7 +376,7 @@ def decoders() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            found += [child] if "visiondyno.serving.video_child" in child.cmdline() else []
+            found += [child] if "visiondyno.sandbox.video_child" in child.cmdline() else []
     return found
 
 

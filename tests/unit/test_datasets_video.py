@@ -10,8 +10,9 @@ import pytest
 
 from dataset_factory import VIDEO_SIZE, write_coco, write_video
 from visiondyno.datasets.registry import open_dataset
-from visiondyno.datasets.video import read_video_header, write_frames
+from visiondyno.datasets.video import write_frames
 from visiondyno.errors import DatasetError
+from visiondyno.vision.video_file import VideoFile
 
 
 @pytest.fixture
@@ -49,7 +50,8 @@ def test_frames_are_decoded_once(clip: Path, tmp_path: Path) -> None:
 
 
 def test_header(clip: Path) -> None:
-    header = read_video_header(clip)
+    with VideoFile(clip) as video:
+        header = video.header
     assert (header.width, header.height) == VIDEO_SIZE
     assert (header.frames_per_second, header.frames_announced) == (25.0, 9)
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visiondyno.errors import SpecError
-from visiondyno.serving.asked import Asked, FrameChoice, class_ids, options_of, read_asked
+from visiondyno.serving.asked import Asked, options_of, read_asked
 from visiondyno.serving.config import ServingConfig
+from visiondyno.vision.chosen_classes import class_ids
+from visiondyno.vision.video_form import FrameChoice
 
 DETECTOR: dict[str, Any] = {"card": {"task": "detection", "classes": ["car", "bus", "a, b"]}}
 DEPTH: dict[str, Any] = {"card": {"task": "depth", "classes": []}}

@@ -25,15 +25,15 @@ from visiondyno.errors import (
     TimeLimitExceeded,
     TooLarge,
 )
+from visiondyno.sandbox.video_child import FRAME, _decode
 from visiondyno.serving import video as video_module
-from visiondyno.serving.asked import FrameChoice
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.spooled import SpooledVideo, VideoRoom
 from visiondyno.serving.video import PredictedVideo, Videos
-from visiondyno.serving.video_child import FRAME, _decode
 from visiondyno.telemetry.traces import Tracing
+from visiondyno.vision.video_form import FrameChoice
 
 EVERYTHING = {"every": None, "frames_per_second": None, "start_s": 0.0, "most": None}
 

@@ -69,7 +69,7 @@ def data_files(path: Path, splits: Collection[str | None] = (None,)) -> FilesOfR
             the disk, or a folder with more files than are sent.
     """
     from visiondyno.datasets.idx import part_of
-    from visiondyno.datasets.video import VIDEO_SUFFIXES
+    from visiondyno.vision.video_form import VIDEO_SUFFIXES
 
     path = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
     suffix = path.suffix.lower()

@@ -22,9 +22,10 @@ from visiondyno.datasets.pull.catalogue import (
     pulled_folder,
 )
 from visiondyno.datasets.recognise import open_folder
-from visiondyno.datasets.video import VIDEO_SUFFIXES, open_video
+from visiondyno.datasets.video import open_video
 from visiondyno.datasets.yolo import open_yolo_yaml
 from visiondyno.errors import DatasetError
+from visiondyno.vision.video_form import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from visiondyno.datasets import depth_scenes, digits, street

@@ -11,7 +11,6 @@ size.
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,35 +19,14 @@ from visiondyno.datasets.cache_folder import Progress, ensure_folder
 from visiondyno.datasets.coco import Document, open_coco_document, read_json
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
 from visiondyno.errors import DatasetError
+from visiondyno.vision.video_file import VideoFile
+from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, is_video
 from visiondyno.whole_file import file_sha256
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 JPEG_QUALITY = 95
-
-_CONTAINERS = (b"RIFF", b"\x1aE\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"G")
-_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
-"""How files of AVI, Matroska and MPEG begin; MPEG's transport stream is `G` every 188 bytes. And
-the first box of MP4 and MOV, after its length."""
 
 _FORMAT_VERSION = 1
 _FRAME_NAME = re.compile(r"^(?:frame_)?(\d{1,9})(?:\.(?:jpe?g|png|bmp|webp))?$", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class VideoHeader:
-    """What a video file says of itself.
-
-    Attributes:
-        width: of a frame as it is decoded, in pixels.
-        height: in pixels.
-        frames_per_second: 0.0 where the file doesn't say.
-        frames_announced: by the container, often an estimate; 0 where it doesn't say.
-    """
-
-    width: int
-    height: int
-    frames_per_second: float
-    frames_announced: int
 
 
 def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
@@ -71,7 +49,8 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
         )
     if options.within is not None:
         _check_container(path)
-    header = read_video_header(path)
+    with VideoFile(path, f"Video {path}") as video:
+        header = video.header
     document = read_json(json_path)
     frames = _name_frames(document, json_path)
     folder = _ensure_frames(path, frames, options)
@@ -80,10 +59,14 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
         if header.frames_per_second
         else "speed unknown"
     )
+    length = (
+        f"{header.frames_announced:,} frames as it says"
+        if header.frames_announced is not None
+        else "length unknown"
+    )
     note = (
-        f"Frames of {path.name} ({header.width}×{header.height}, {speed}, "
-        f"{header.frames_announced:,} frames as it says): the {len(frames):,} labelled ones, kept "
-        f"as JPEG of quality {JPEG_QUALITY}"
+        f"Frames of {path.name} ({header.width}×{header.height}, {speed}, {length}): the "
+        f"{len(frames):,} labelled ones, kept as JPEG of quality {JPEG_QUALITY}"
     )
     return open_coco_document(
         json_path, document, options, form="video", find=lambda name: folder / name, notes=(note,)
@@ -98,32 +81,14 @@ def _check_container(path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            begin = file.read(12)
+            begin = file.read(LONGEST_BEGIN_BYTES)
     except OSError as error:
         raise DatasetError(f"Video {path} can't be read: {error.strerror}") from None
-    if not begin.startswith(_CONTAINERS) and begin[4:8] not in _MP4_BOXES:
+    if not is_video(begin):
         raise DatasetError(
             f"Video {path} came with the job and is no MP4, MOV, AVI, MKV, WebM or MPEG file: "
             "convert it to one"
         )
-
-
-def read_video_header(path: Path) -> VideoHeader:
-    """Size, speed and length as the container announces them.
-
-    Raises:
-        DatasetError: the file can't be opened as a video.
-    """
-    capture = _capture(path)
-    try:
-        return VideoHeader(
-            width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-            height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-            frames_per_second=max(0.0, float(capture.get(cv2.CAP_PROP_FPS))),
-            frames_announced=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))),
-        )
-    finally:
-        capture.release()
 
 
 def write_frames(
@@ -141,34 +106,21 @@ def write_frames(
         DatasetError: the video can't be opened, or ends or breaks before the last of the frames.
     """
     wanted = set(frames)
-    capture = _capture(path)
-    try:
+    with VideoFile(path, f"Video {path}") as video:
         for number in range(frames[-1] + 1):
-            if not capture.grab():
+            if video.next_frame() is None:
                 raise DatasetError(
                     f"Video {path} ends after {number} frames, but its labels name frame "
                     f"{frames[-1]} (they count from 0). Is the file complete?"
                 )
             if number in wanted:
-                decoded, image = capture.retrieve()
-                if not decoded:
+                image = video.image()
+                if image is None:
                     raise DatasetError(f"Frame {number} of video {path} can't be decoded")
                 _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
                 (folder / _file_name(number)).write_bytes(encoded.tobytes())
             if on_progress is not None and number % 50 == 0:
                 on_progress(number, frames[-1])
-    finally:
-        capture.release()
-
-
-def _capture(path: Path) -> cv2.VideoCapture:
-    # A file that isn't there is looked for as a numbered series of images, with a warning.
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG) if path.is_file() else None
-    if capture is None or not capture.isOpened():
-        raise DatasetError(
-            f"Video {path} can't be opened: it is damaged, or of a kind that OpenCV doesn't decode"
-        )
-    return capture
 
 
 def _name_frames(document: Document, json_path: Path) -> list[int]:

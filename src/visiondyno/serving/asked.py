@@ -1,13 +1,15 @@
 """What a request to `/predict` asks for, from its query and its `Accept` header."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from visiondyno.errors import SpecError
 from visiondyno.serving.config import ServingConfig
+from visiondyno.vision.chosen_classes import class_ids
+from visiondyno.vision.video_form import FrameChoice
 
 Form = Literal["json", "jpeg", "png"]
 N = TypeVar("N", int, float)
@@ -21,24 +23,6 @@ _MEDIA: dict[str, Form] = {
 }
 _OF_VIDEO = ("every", "fps", "start_s", "max_frames")
 _MOST_PARAMETERS = 200
-_NAMES_LISTED = 20
-
-
-@dataclass(frozen=True, slots=True)
-class FrameChoice:
-    """Which frames of a video are predicted.
-
-    Attributes:
-        every: each so many-th frame; None: see `frames_per_second`.
-        frames_per_second: so many of each second of the video; None and no `every`: all.
-        start_s: frames before this time of the video are passed over.
-        most: after so many it stops; None: a video with more than the server takes is refused.
-    """
-
-    every: int | None = None
-    frames_per_second: float | None = None
-    start_s: float = 0.0
-    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +41,7 @@ class Asked:
     iou: float | None = None
     classes: tuple[str, ...] = ()
     form: Form = "json"
-    frames: FrameChoice = FrameChoice()
+    frames: FrameChoice = field(default_factory=FrameChoice)
     of_video: tuple[str, ...] = ()
 
     @property
@@ -116,33 +100,6 @@ def options_of(asked: Asked, config: ServingConfig, model: Mapping[str, Any]) ->
         "format": None if asked.form == "json" else asked.form,
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def class_ids(given: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Ids of classes that are given by name or id, several also as `a,b`; ascending.
-
-    Raises:
-        SpecError: there is no such class; the message names those that there are.
-    """
-    by_name = {name: index for index, name in enumerate(names)}
-    found: set[int] = set()
-    for text in given:
-        # A name may hold a comma of its own.
-        for part in [text] if text in by_name else [part.strip() for part in text.split(",")]:
-            if part in by_name:
-                found.add(by_name[part])
-            elif part.isascii() and part.isdigit() and int(part[:9]) < len(names):
-                found.add(int(part))
-            else:
-                raise SpecError(f"There is no class '{part:.80}'; there are {_listed(names)}.")
-    return sorted(found)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMES_LISTED])
-    more = len(names) - _NAMES_LISTED
-    ids = f"ids 0 to {len(names) - 1}"
-    return f"{shown} and {more} more ({ids})" if more > 0 else f"{shown} ({ids})"
 
 
 def _refuse_of_depth(asked: Asked) -> None:

@@ -2,9 +2,9 @@
 
 from visiondyno.errors import SpecError, TooLarge, UnsupportedMedia
 from visiondyno.vision.announced import announced_size, is_known_image
+from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, STILL_BRANDS, is_video
 
-LONGEST_BEGIN_BYTES = 192
-"""So much of a body's beginning tells whether it is a video."""
+__all__ = ["LONGEST_BEGIN_BYTES", "TAKEN", "check_image", "is_video"]
 
 TAKEN = (
     "Images are taken as JPEG, PNG, WebP or BMP (any Content-Type), as multipart/form-data, or in "
@@ -12,25 +12,6 @@ TAKEN = (
 )
 
 _MAX_SIDE_PIXELS = 16_384
-_PROGRAM_STREAM, _MPEG_VIDEO, _MATROSKA = b"\0\0\x01\xba", b"\0\0\x01\xb3", b"\x1aE\xdf\xa3"
-_TRANSPORT_PACKET_BYTES = 188
-_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
-_STILL_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"})
-
-
-def is_video(begin: bytes) -> bool:
-    """Whether it begins as a plain video file.
-
-    Playlists and other text that names further files isn't: a decoder would open those.
-    """
-    if begin.startswith((_PROGRAM_STREAM, _MPEG_VIDEO, _MATROSKA)):
-        return True
-    if begin[:4] == b"RIFF":
-        return begin[8:12] == b"AVI "
-    if begin[4:8] in _MP4_BOXES:
-        return not (begin[4:8] == b"ftyp" and begin[8:12] in _STILL_BRANDS)
-    packet = begin[_TRANSPORT_PACKET_BYTES : _TRANSPORT_PACKET_BYTES + 1]
-    return begin[:1] == b"G" and packet == b"G"
 
 
 def check_image(data: bytes, name: str, max_pixels: float) -> None:
@@ -57,7 +38,7 @@ def check_image(data: bytes, name: str, max_pixels: float) -> None:
 
 
 def _other_kind(data: bytes) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in _STILL_BRANDS:
+    if data[4:8] == b"ftyp" and data[8:12] in STILL_BRANDS:
         return "an HEIC or AVIF file"
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "a GIF file"

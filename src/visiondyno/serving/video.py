@@ -25,20 +25,17 @@ from visiondyno.errors import (
 )
 from visiondyno.job import JobError
 from visiondyno.sandbox.limits import scrubbed
-from visiondyno.serving.asked import FrameChoice
+from visiondyno.sandbox.video import MEMORY_BYTES
+from visiondyno.sandbox.video_child import FRAME, RECORD
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.pool import Predicted
 from visiondyno.serving.spooled import SpooledVideo
-from visiondyno.serving.video_child import FRAME
 from visiondyno.serving.wire import Item, Kind
+from visiondyno.vision.video_form import FrameChoice
 
 DECODED_AT_ONCE = 2
-MEMORY_BYTES = 2_000_000_000
-"""Of the process that decodes; frames of 50 megapixels are 150 MB each, and a decoder keeps 16."""
-
 _CPU_S = 600
-_RECORD = struct.Struct("<cI")
 _ENVELOPE_BYTES = 1_000_000
 _BUFFER_BYTES = 1 << 20
 _LOOK_EVERY_S = 0.02
@@ -198,7 +195,7 @@ class Videos:
         limit_s = self._config.time_limit_s
         try:
             async with asyncio.timeout(limit_s):
-                kind, length = _RECORD.unpack(await out.readexactly(_RECORD.size))
+                kind, length = RECORD.unpack(await out.readexactly(RECORD.size))
                 if length > most_pixels * 3 + _ENVELOPE_BYTES:
                     raise ValueError(length)
                 return kind, await out.readexactly(length)
@@ -225,7 +222,7 @@ def _frame(content: bytes) -> Frame:
 async def _start(work: dict[str, Any]) -> asyncio.subprocess.Process:
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-m", "visiondyno.serving.video_child"),
+        *("-P", "-m", "visiondyno.sandbox.video_child"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -1,0 +1,52 @@
+"""What is a video file by its beginning, and which of a video's frames are meant."""
+
+from dataclasses import dataclass
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
+
+LONGEST_BEGIN_BYTES = 192
+"""So much of a file's beginning tells whether it is a video."""
+
+STILL_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"})
+"""Brands of single pictures in a video's container."""
+
+_PROGRAM_STREAM, _MPEG_VIDEO, _MATROSKA = b"\0\0\x01\xba", b"\0\0\x01\xb3", b"\x1aE\xdf\xa3"
+_TRANSPORT_PACKET_BYTES = 188
+_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+
+
+@dataclass(frozen=True, slots=True)
+class FrameChoice:
+    """Which frames of a video are predicted.
+
+    Attributes:
+        every: each so many-th frame; None: see `frames_per_second`.
+        frames_per_second: so many of each second of the video; None and no `every`: all.
+        start_s: frames before this time of the video are passed over.
+        most: after so many it stops; None: no limit of the choice's own.
+        end_s: frames from this time on are left out; None: to the end.
+    """
+
+    every: int | None = None
+    frames_per_second: float | None = None
+    start_s: float = 0.0
+    most: int | None = None
+    end_s: float | None = None
+
+
+def is_video(begin: bytes) -> bool:
+    """Whether it begins as a plain video file.
+
+    Playlists and other text that names further files isn't: a decoder would open those.
+
+    Args:
+        begin: the first `LONGEST_BEGIN_BYTES` of the file, or all where it is shorter.
+    """
+    if begin.startswith((_PROGRAM_STREAM, _MPEG_VIDEO, _MATROSKA)):
+        return True
+    if begin[:4] == b"RIFF":
+        return begin[8:12] == b"AVI "
+    if begin[4:8] in _MP4_BOXES:
+        return not (begin[4:8] == b"ftyp" and begin[8:12] in STILL_BRANDS)
+    packet = begin[_TRANSPORT_PACKET_BYTES : _TRANSPORT_PACKET_BYTES + 1]
+    return begin[:1] == b"G" and packet == b"G"
