@@ -8,24 +8,25 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from visiondyno.errors import MissingExtra, ModelError, SpecError, Unavailable
+from visiondyno.errors import MissingExtra, ModelError, Unavailable
 from visiondyno.runtimes.base import (
     Device,
     LoadedModel,
     LoadOptions,
     ModelDescription,
     Runtime,
+    gpu_number,
 )
 from visiondyno.runtimes.file_model import CardedGraph, FileModel, carded_graph
 from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.onnx_graph import graph_of
+from visiondyno.runtimes.onnx_profile import OnnxProfile
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.vision.heads import Output
 
 _FATAL_ONLY = 4
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 _LONGEST_REASON = 200
 
 
@@ -73,7 +74,8 @@ def open_onnx(
     """
     provider, provider_options = _provider(options.device, options.gpu_memory_limit_bytes)
     graph = carded_graph(facts, options.card)
-    session = _session(path, options, provider, provider_options)
+    profile = OnnxProfile(path, options.device) if options.profile else None
+    session = _session(path, options, provider, provider_options, profile)
     _require_provider(session, provider, options.device)
     description = graph.describe(
         reference,
@@ -82,14 +84,23 @@ def open_onnx(
         provider=provider,
         notes=(*_limit_notes(provider_options), *notes),
     )
-    return _OnnxModel(description, graph, session)
+    return _OnnxModel(description, graph, session, profile)
 
 
 class _OnnxModel(FileModel):
-    def __init__(self, description: ModelDescription, graph: CardedGraph, session: Any) -> None:
+    def __init__(
+        self,
+        description: ModelDescription,
+        graph: CardedGraph,
+        session: Any,
+        profile: OnnxProfile | None,
+    ) -> None:
         super().__init__(description, graph)
         self._session = session
+        self._profile = profile
         self.graph = graph_of(session, self._run_graph)
+        if profile is not None:
+            self.operator_times = lambda: profile.operators(self._session)
 
     def _run_graph(self, wanted: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[Output]:
         self._require_open()
@@ -104,18 +115,18 @@ class _OnnxModel(FileModel):
 
     def _free(self) -> None:
         self._session = None
+        if self._profile is not None:
+            self._profile.close()
 
 
 def _provider(device: Device, limit_bytes: int | None) -> tuple[str, dict[str, str]]:
-    match = _DEVICE.fullmatch(device)
-    if match is None:
-        raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
-    if device == "cpu":
+    number = gpu_number(device)
+    if number is None:
         return _CPU, {}
     if _CUDA not in onnxruntime.get_available_providers():
         raise MissingExtra("gpu", f"Device '{device}'")
     # TensorFloat-32 would make an fp32 model less precise than it says.
-    provider_options = {"device_id": match[1] or "0", "use_tf32": "0"}
+    provider_options = {"device_id": str(number), "use_tf32": "0"}
     if limit_bytes is not None:
         provider_options["gpu_mem_limit"] = str(limit_bytes)
         # Doubling what it holds (the default) would reserve up to twice what is needed.
@@ -135,7 +146,11 @@ def _limit_notes(provider_options: dict[str, str]) -> tuple[str, ...]:
 
 
 def _session(
-    path: Path, options: LoadOptions, provider: str, provider_options: dict[str, str]
+    path: Path,
+    options: LoadOptions,
+    provider: str,
+    provider_options: dict[str, str],
+    profile: OnnxProfile | None,
 ) -> Any:
     # Problems come as exceptions; ONNX Runtime would print them, and warnings, as well.
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)
@@ -143,6 +158,8 @@ def _session(
     session_options.log_severity_level = _FATAL_ONLY
     if options.intra_op_threads is not None:
         session_options.intra_op_num_threads = options.intra_op_threads
+    if profile is not None:
+        profile.apply(session_options)
     try:
         return onnxruntime.InferenceSession(
             str(path), session_options, providers=[(provider, provider_options)]

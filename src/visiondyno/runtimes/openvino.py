@@ -24,6 +24,7 @@ from visiondyno.runtimes.file_model import (
 )
 from visiondyno.runtimes.graph_facts import GraphFacts
 from visiondyno.runtimes.openvino_file import read_graph, reason
+from visiondyno.runtimes.openvino_profile import OpenVinoProfile
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.vision.heads import Output
 
@@ -70,7 +71,7 @@ class OpenVinoRuntime(Runtime):
             raise MissingExtra("openvino", reference) from error
         model, facts = read_graph(path)
         graph = carded_graph(facts, options.card)
-        compiled = _compiled(model, facts, self.wanted, options.intra_op_threads)
+        compiled = _compiled(model, facts, self.wanted, options)
         computed = _computed_precision(compiled)
         if self.wanted == "bf16" and computed in ("fp32", "fp16"):
             raise Unavailable(
@@ -85,7 +86,8 @@ class OpenVinoRuntime(Runtime):
             precision=computed,
             notes=_notes(facts, computed, compiled),
         )
-        return _OpenVinoModel(description, graph, compiled)
+        profile = OpenVinoProfile(compiled) if options.profile else None
+        return _OpenVinoModel(description, graph, compiled, profile)
 
 
 class OpenVinoBf16Runtime(OpenVinoRuntime):
@@ -96,9 +98,18 @@ class OpenVinoBf16Runtime(OpenVinoRuntime):
 
 
 class _OpenVinoModel(FileModel):
-    def __init__(self, description: ModelDescription, graph: CardedGraph, compiled: Any) -> None:
+    def __init__(
+        self,
+        description: ModelDescription,
+        graph: CardedGraph,
+        compiled: Any,
+        profile: OpenVinoProfile | None,
+    ) -> None:
         super().__init__(description, graph)
         self._facts = graph.facts
+        self._profile = profile
+        if profile is not None:
+            self.operator_times = profile.operators
         self._request = compiled.create_infer_request()
         self._numbers = {one.name: number for number, one in enumerate(graph.facts.outputs)}
         self.graph = graph_by_facts(graph.facts, self._run_graph)
@@ -113,21 +124,25 @@ class _OpenVinoModel(FileModel):
             raise ModelError(
                 f"{self.description.reference} stopped while running: {reason(error)}"
             ) from error
+        if self._profile is not None:
+            self._profile.add(self._request.profiling_info)
         return [found[self._numbers[name]] for name in wanted]
 
     def _free(self) -> None:
         self._request = None
 
 
-def _compiled(model: Any, facts: GraphFacts, wanted: Precision, threads: int | None) -> Any:
+def _compiled(model: Any, facts: GraphFacts, wanted: Precision, options: LoadOptions) -> Any:
     import openvino
 
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": openvino.Type.bf16 if wanted == "bf16" else openvino.Type.f32,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
+    if options.intra_op_threads is not None:
+        config["INFERENCE_NUM_THREADS"] = options.intra_op_threads
+    if options.profile:
+        config["PERF_COUNT"] = True
     try:
         return openvino.Core().compile_model(model, "CPU", config)
     except RuntimeError as error:
