@@ -25,6 +25,17 @@ REFERENCES = {
     "no/such/file.onnx": "no model file no/such/file.onnx",
     "no/such/file.pt2": "no model file no/such/file.pt2",
     " ": "is empty",
+    "torchvison:resnet50": r"no model torchvison:resnet50; did you mean torchvision:resnet50\?",
+    "Timm:resnet18@none": r"did you mean timm:resnet18@none\?",
+    "ulralytics:yolov8n": r"did you mean ultralytics:yolov8n\?",
+    "yolov8n": r"did you mean ultralytics:yolov8n\?",
+    "resnet50": "path of a model's file.*torchvision:resnet50.*or a shipped model",
+    "stret-n": r"did you mean visiondyno:street-n",
+    "~nobody-of-this-name/model.onnx": "no model file ~nobody-of-this-name/model.onnx",
+    "torchvision:~nobody-of-this-name/x": "no model '~nobody-of-this-name/x'",
+    "x" * 5000: "no model file xxx",
+    f"timm:{'x' * 5000}": "no model 'xxx",
+    "model\0.onnx": "no model file model",
 }
 
 
@@ -115,3 +126,13 @@ def test_near_names_of_every_kind_are_suggested(tmp_path: Path) -> None:
     (tmp_path / "street.pt2").write_bytes(b"")
     with pytest.raises(ModelError, match=r"did you mean .*street\.pt2\?"):
         resolve_reference(str(tmp_path / "steret.pt2"))
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may read everything: so the system's answer is told here, not provoked.
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(ModelError, match=r"model\.onnx can't be looked at: Permission denied"):
+        resolve_reference(str(tmp_path / "model.onnx"))

@@ -87,6 +87,8 @@ def test_a_file_called_like_a_family_comes_first(
     assert family_of("Trained_yolov5") == "yolov5"
     assert family_of("detectron2") == "detectron2"
     assert family_of("street-n.onnx") is None
+    assert family_of("~nobody-of-this-name/street-n.onnx") is None
+    assert family_of("x" * 5000) is None
     (tmp_path / "detectron2").mkdir()
     assert family_of("detectron2") is None
 

@@ -16,7 +16,7 @@ from visiondyno.client.client import Client
 from visiondyno.client.data_files import ELSEWHERE, FilesOfReference, data_files, files_of_model
 from visiondyno.errors import DatasetError, ModelError, StorageFull, TooLarge
 from visiondyno.job import JobEvent, JobState
-from visiondyno.runtimes.references import MODEL_SUFFIXES, resolve_reference
+from visiondyno.runtimes.references import MODEL_SUFFIXES, expanded, resolve_reference
 from visiondyno.specs.attachments import (
     FIELD,
     LARGEST_BYTES,
@@ -173,7 +173,7 @@ class _LocalReferences:
         if kind == "model":
             self._models.append(reference)
         for before, name, after in _forms(kind, reference):
-            path = Path(name).expanduser()
+            path = expanded(name)
             if _exists(path):
                 known = self.all.get(name) or _Local(kind, path, before)
                 splits = known.splits | {after.removeprefix(":") or None}
@@ -216,7 +216,7 @@ def _is_missing_file(reference: str) -> bool:
     """
     path = Path(reference)
     is_file = path.suffix.lower() in MODEL_SUFFIXES and ":" not in reference
-    return is_file and not path.is_absolute() and not _exists(path.expanduser())
+    return is_file and not path.is_absolute() and not _exists(expanded(reference))
 
 
 def _exists(path: Path) -> bool:

@@ -1,6 +1,8 @@
 """Model references: which file, or which runtime, a user means."""
 
 import difflib
+import errno
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -41,6 +43,10 @@ _BY_NAME: dict[str, RuntimeName] = {
 }
 """Prefixes before a colon. `openvino:model.onnx` runs a file that another runtime reads too,
 `openvino-bf16:` in lower precision."""
+
+_PREFIXES = (SHIPPED_PREFIX, FAKE_PREFIX, "family", *_BY_NAME)
+
+_OF_ULTRALYTICS = re.compile(r"yolov?\d+[\w-]{0,20}(\.pt|\.yaml)?")
 
 _BY_SUFFIX: dict[str, RuntimeName] = {
     ".pt": "ultralytics",
@@ -106,8 +112,8 @@ def resolve_reference(reference: str) -> ResolvedReference:
     """
     if not reference.strip():
         raise ModelError("A model reference is empty; give the path of an .onnx file.")
-    path = Path(reference).expanduser()
-    if path.exists():
+    path = expanded(reference)
+    if is_there(path):
         return ResolvedReference(reference, _runtime_of_file(path), path)
     if reference in _NOT_VISION:
         raise ModelError(f"{reference} is not a vision model: {_NOT_VISION[reference]}.")
@@ -124,7 +130,7 @@ def resolve_reference(reference: str) -> ResolvedReference:
             "for it; here name a model such as ultralytics:yolov8n or torchvision:efficientnet_b0, "
             "or the folder of a training."
         )
-    raise ModelError(_no_such_file(reference, path))
+    raise ModelError(_no_such_model(reference, path))
 
 
 def shipped_models() -> tuple[str, ...]:
@@ -150,9 +156,9 @@ def _runtime_of_file(path: Path) -> RuntimeName:
 def _of_runtime(reference: str, runtime: RuntimeName, name: str) -> ResolvedReference:
     if not name.strip():
         raise ModelError(f"'{reference}' names no model; write {runtime}:NAME.")
-    path = Path(name).expanduser()
+    path = expanded(name)
     # A file beside the command wins over a name; a bare name is never looked for as a folder.
-    is_file = path.is_file() or (path.is_dir() and ("/" in name or path.suffix != ""))
+    is_file = is_there(path) and (path.is_file() or "/" in name or path.suffix != "")
     return ResolvedReference(reference, runtime, path if is_file else None, name)
 
 
@@ -168,21 +174,57 @@ def _shipped_path(name: str) -> Path:
     return _shipped_folder() / f"{name}.onnx"
 
 
-def _no_such_file(reference: str, path: Path) -> str:
-    shipped = [f"{SHIPPED_PREFIX}:{name}" for name in shipped_models()]
-    beside = []
-    if path.parent.is_dir():
-        beside = [
-            str(path.parent / other.name)
-            for other in path.parent.iterdir()
-            if other.suffix.lower() in MODEL_SUFFIXES
-        ]
-    near = difflib.get_close_matches(str(path), beside) + difflib.get_close_matches(
-        f"{SHIPPED_PREFIX}:{reference}", shipped
-    )
+def expanded(text: str) -> Path:
+    """The path that `text` may be, `~` of somebody here replaced."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # `~NAME` of nobody here: a folder may be called so
+        return path
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+        ModelError: that can't be told.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise ModelError(
+            f"{path} can't be looked at: {error.strerror}. Check the rights of its folders."
+        ) from error
+
+
+def _no_such_model(reference: str, path: Path) -> str:
+    prefix, colon, name = reference.partition(":")
+    if colon and (near := difflib.get_close_matches(prefix.strip().lower(), _PREFIXES, n=1)):
+        return f"There is no model {reference:.200}; did you mean {near[0]}:{name.strip():.200}?"
+    near = difflib.get_close_matches(str(path), _models_beside(path))
+    if not near and _OF_ULTRALYTICS.fullmatch(reference):
+        return (
+            f"There is no model file {reference:.200}; did you mean ultralytics:{reference:.200}?"
+        )
+    shipped = [f"{SHIPPED_PREFIX}:{one}" for one in shipped_models()]
+    # Of the name alone: the prefix that they share would make any of them look near.
+    near += [
+        f"{SHIPPED_PREFIX}:{one}" for one in difflib.get_close_matches(reference, shipped_models())
+    ]
     if near:
-        return f"There is no model file {reference}; did you mean {' or '.join(near)}?"
+        return f"There is no model file {reference:.200}; did you mean {' or '.join(near)}?"
     return (
-        f"There is no model file {reference}; give the path of an .onnx file, or a shipped model "
-        f"({', '.join(shipped) or 'none in this installation'})."
+        f"There is no model file {reference:.200}; give the path of a model's file, the name of a "
+        "library's model (ultralytics:yolov8n, torchvision:resnet50; docs/model-references.md has "
+        f"all kinds), or a shipped model ({', '.join(shipped) or 'none in this installation'})."
     )
+
+
+def _models_beside(path: Path) -> list[str]:
+    try:
+        others = [one for one in path.parent.iterdir() if one.suffix.lower() in MODEL_SUFFIXES]
+    except (OSError, ValueError):  # no such folder, or one that may not be read
+        return []
+    return [str(path.parent / one.name) for one in others]
