@@ -4,7 +4,8 @@ The rules, stated once:
 
 - A multiply-add counts as two operations, as in the tables of YOLOX and Ultralytics.
 - A convolution: 2 × elements written × kernel height × kernel width × input channels of a group; a
-  matrix product: 2 × elements written × length of the sum. Biases and fused activations add nothing.
+  matrix product: 2 × elements written × length of the sum. Biases and activations fused into
+  them add nothing.
 - A pooling: the elements read for each one written. A reduction: the elements read.
 - An element-wise operator: a stated number for each element written (`_PER_ELEMENT`).
 - A resizing: 0 where it takes the nearest element, 8 an element (four multiply-adds) where linear.
@@ -91,6 +92,10 @@ def _moved_bytes(operator: OperatorRun, kind: str) -> int | None:
     return 2 * sum(size for size in sizes if size is not None)
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def _guarded(rule: Callable[[OperatorRun], int | None], operator: OperatorRun) -> int | None:
     """None where the shapes that the rule needs weren't told."""
     if not operator.outputs:
@@ -173,58 +178,68 @@ _PRODUCTS: dict[str, Callable[[OperatorRun], int | None]] = {
 }  # fmt: skip
 
 _VIEWS = frozenset(
-    "reshape flatten squeeze unsqueeze identity view viewas detach alias expand dropout unflatten "
-    "permute transposeview t tofloat asstrided select".split()
+    _words(
+        "reshape flatten squeeze unsqueeze identity view viewas detach alias expand dropout "
+        "unflatten permute transposeview t asstrided select liftfresh resolveconj resolveneg"
+    )
 )
 """Names for the same memory; ONNX Runtime and torch copy nothing."""
 
 _MOVES = frozenset(
-    "transpose concat cat concatenation slice split splitwithsizes chunk gather gatherelements "
-    "gathernd stridedslice pad constantpadnd reorder reorderinput reorderoutput cast convert "
-    "contiguous clone copy to tile stack variadicsplit depthtospace spacetodepth pixelshuffle "
-    "indexselect index shuffle channelshuffle memcpytohost memcpyfromhost narrow roll".split()
+    _words(
+        "transpose concat cat concatenation slice split splitwithsizes chunk gather gatherelements "
+        "gathernd stridedslice pad constantpadnd reorder reorderinput reorderoutput cast convert "
+        "contiguous clone copy to tile stack variadicsplit depthtospace spacetodepth pixelshuffle "
+        "indexselect index shuffle channelshuffle memcpytohost memcpyfromhost narrow roll"
+    )
 )
 _TAKES_A_PART = frozenset(
-    "slice split splitwithsizes chunk gather gatherelements gathernd stridedslice variadicsplit "
-    "indexselect index narrow".split()
+    _words(
+        "slice split splitwithsizes chunk gather gatherelements gathernd stridedslice "
+        "variadicsplit indexselect index narrow"
+    )
 )
 
 _PER_ELEMENT: dict[str, int] = {
     **dict.fromkeys(
-        "add sub subtract mul multiply div divide neg abs relu relu6 clip clamp min max minimum "
-        "maximum where equal greater less and or not floor ceil round sqrt reciprocal exp log pow "
-        "power bias sign mod floormod not_ xor greaterequal lessequal".split(),
+        _words("add sub subtract mul multiply div divide neg abs relu relu6 clip clamp min max "
+        "minimum maximum where equal greater less and or not floor ceil round sqrt reciprocal exp "
+        "log pow power bias sign mod floormod not_ xor greaterequal lessequal"),
         1,
     ),
-    **dict.fromkeys("leakyrelu prelu thresholdedrelu".split(), 2),
+    **dict.fromkeys(_words("leakyrelu prelu thresholdedrelu"), 2),
     # Negation, exponential, sum, quotient.
-    **dict.fromkeys("sigmoid logistic".split(), 4),
-    **dict.fromkeys("hardsigmoid hardtanh".split(), 3),
-    **dict.fromkeys("hardswish hswish".split(), 4),
-    **dict.fromkeys("quickgelu silu swish swishcpu".split(), 5),
-    **dict.fromkeys("tanh elu celu selu softplus erf biasadd".split(), 5),
-    **dict.fromkeys("gelu biasgelu fastgelu mish".split(), 8),
+    **dict.fromkeys(_words("sigmoid logistic"), 4),
+    **dict.fromkeys(_words("hardsigmoid hardtanh"), 3),
+    **dict.fromkeys(_words("hardswish hswish"), 4),
+    **dict.fromkeys(_words("quickgelu silu swish swishcpu"), 5),
+    **dict.fromkeys(_words("tanh elu celu selu softplus erf biasadd"), 5),
+    **dict.fromkeys(_words("gelu biasgelu fastgelu mish"), 8),
     # Largest, difference, exponential, sum, quotient.
-    **dict.fromkeys("softmax logsoftmax".split(), 5),
-    **dict.fromkeys("batchnormalization batchnorm".split(), 2),
+    **dict.fromkeys(_words("softmax logsoftmax"), 5),
+    **dict.fromkeys(_words("batchnormalization batchnorm"), 2),
     **dict.fromkeys(
-        "layernormalization layernorm nativelayernorm skiplayernormalization groupnorm "
-        "instancenormalization groupnormalization mvn rmsnormalization".split(),
+        _words("layernormalization layernorm nativelayernorm skiplayernormalization groupnorm "
+        "instancenormalization groupnormalization mvn rmsnormalization"),
         8,
     ),
     **dict.fromkeys(
-        "quantizelinear dequantizelinear dynamicquantizelinear fakequantize qlinearadd qlinearmul "
-        "qlinearsigmoid qlinearleakyrelu".split(),
+        _words("quantizelinear dequantizelinear dynamicquantizelinear fakequantize "
+        "qlinearadd qlinearmul qlinearsigmoid qlinearleakyrelu"),
         2,
     ),
 }  # fmt: skip
 _REDUCTIONS = frozenset(
-    "globalaveragepool globalmaxpool reducemean reducesum reducemax reducemin reduceprod mean sum "
-    "amax amin argmax argmin adaptiveavgpool2d qlinearglobalaveragepool reduce".split()
+    _words(
+        "globalaveragepool globalmaxpool reducemean reducesum reducemax reducemin reduceprod "
+        "mean sum amax amin argmax argmin adaptiveavgpool2d qlinearglobalaveragepool reduce"
+    )
 )
-_POOLS = frozenset("maxpool averagepool avgpool maxpool2d avgpool2d qlinearaveragepool".split())
+_POOLS = frozenset(_words("maxpool averagepool avgpool maxpool2d avgpool2d qlinearaveragepool"))
 _RESIZES = frozenset(
-    "resize upsample interpolate upsamplenearest2d upsamplebilinear2d upsamplebicubic2d "
-    "qlinearresize".split()
+    _words(
+        "resize upsample interpolate upsamplenearest2d upsamplebilinear2d upsamplebicubic2d "
+        "qlinearresize"
+    )
 )
 _RESIZE_FLOP = {"nearest": 0, "linear": 8, "cubic": 32}

@@ -34,9 +34,9 @@ class OnnxProfile:
         """
         if device != "cpu":
             raise Unavailable(
-                f"ONNX Runtime's profiler can't time operators on '{device}': it sees the processor "
-                "start them, and not the GPU run them. Profile it on cpu, or a model of torch on "
-                f"{device}."
+                f"ONNX Runtime's profiler can't time operators on '{device}': it sees the "
+                "processor start them, and not the GPU run them. Profile it on cpu, or a model of "
+                f"torch on {device}."
             )
         self._facts = node_facts(path)
         try:

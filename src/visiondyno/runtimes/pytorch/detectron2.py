@@ -133,6 +133,7 @@ class _Detectron2Model(NativeModel):  # pragma: no cover - needs detectron2
         from detectron2.data.transforms import ResizeShortestEdge
 
         self._on = on
+        self.operator_times = on.operator_times()
         self._module: nn.Module | None = module
         size = cfg.INPUT.MIN_SIZE_TEST
         self._resize = ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)

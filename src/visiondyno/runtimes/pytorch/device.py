@@ -1,17 +1,16 @@
 """Where torch runs a model: the device asked for and no other, with the threads asked for."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from visiondyno.errors import MissingExtra, SpecError, Unavailable
-from visiondyno.runtimes.base import Device, LoadOptions
+from visiondyno.errors import MissingExtra, Unavailable
+from visiondyno.measurements.operators import OperatorRun
+from visiondyno.runtimes.base import Device, LoadOptions, gpu_number
+from visiondyno.runtimes.pytorch.profiling import OperatorRecorder
 
 if TYPE_CHECKING:
     import torch
-
-_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 
 
 class TorchDevice:
@@ -45,6 +44,7 @@ class TorchDevice:
         self.device = _checked(options.device)
         self.notes: tuple[str, ...] = ()
         self._threads = options.intra_op_threads
+        self._recorder = OperatorRecorder(self.device) if options.profile else None
         if self.device.type == "cuda":
             exact_fp32()
         if options.gpu_memory_limit_bytes is not None and self.device.type == "cuda":
@@ -66,14 +66,29 @@ class TorchDevice:
     def running(self) -> Iterator[None]:
         """Inside, no gradients are kept, and operators take the threads asked for.
 
-        Threads are the process's: two models with other wishes set them anew at each inference.
+        Threads are the process's: they are set back, so that a model that asked for none takes
+        what torch takes by itself, whatever ran before it.
         """
         import torch
 
-        if self._threads is not None and torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
-        with torch.inference_mode():
-            yield
+        before = torch.get_num_threads()
+        wanted = before if self._threads is None else self._threads
+        if wanted != before:
+            torch.set_num_threads(wanted)
+        recording = nullcontext() if self._recorder is None else self._recorder.recording()
+        try:
+            with torch.inference_mode(), recording:
+                yield
+        finally:
+            if wanted != before:
+                torch.set_num_threads(before)
+
+    def operator_times(self) -> Callable[[], list[OperatorRun]] | None:
+        """What `LoadedModel.operator_times` is of a model that runs here from now on."""
+        if self._recorder is None:
+            return None
+        self._recorder.forget()
+        return self._recorder.operators
 
 
 def exact_fp32() -> None:
@@ -95,15 +110,13 @@ def exact_fp32() -> None:
 def _checked(name: Device) -> "torch.device":
     import torch
 
-    if _DEVICE.fullmatch(name) is None:
-        raise SpecError(f"'{name}' isn't a device; use cpu, cuda or cuda:N.")
-    device = torch.device(name)
-    if device.type == "cuda":
+    number = gpu_number(name)
+    if number is not None:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        if number >= count:
             here = f"there are {count} GPUs" if count else "torch finds no GPU"
             raise Unavailable(
                 f"Device '{name}' can't be used here: {here}; use cpu, or check the driver with "
                 "'dyno doctor'."
             )
-    return device
+    return torch.device(name)

@@ -35,6 +35,7 @@ class TorchModel(CardModel):
         super().__init__(description, output_names)
         self._module: Callable[[torch.Tensor], Any] | None = module
         self._on = on
+        self.operator_times = on.operator_times()
 
     def _run(self, tensor: NDArray[Any]) -> list[Output]:
         import torch

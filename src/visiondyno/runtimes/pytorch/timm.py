@@ -129,6 +129,7 @@ class TimmModel(NativeModel):
         super().__init__(description)
         self._module: nn.Module | None = module.to(on.device)
         self._on = on
+        self.operator_times = on.operator_times()
         self._transform = transform
 
     def _prepare(self, images: Sequence[Image]) -> "torch.Tensor":

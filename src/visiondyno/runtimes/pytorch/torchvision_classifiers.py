@@ -37,6 +37,7 @@ class TorchvisionClassifier(NativeModel):
         """`module`: in evaluation mode; moved to the device here. The card says the activation."""
         super().__init__(description)
         self._on = on
+        self.operator_times = on.operator_times()
         self._transform = transform
         self._activate = sigmoid if description.card.activation == "sigmoid" else _softmax
         self._module: nn.Module | None = module.to(on.device)

@@ -84,6 +84,7 @@ class TorchvisionDetector(NativeModel):
         """
         super().__init__(description)
         self._on = on
+        self.operator_times = on.operator_times()
         self._label_to_class = label_to_class
         self._transform = module.transform
         self._chooser = chooser_of(module)

@@ -57,6 +57,7 @@ class TransformersModel(NativeModel):
         self._dtype = module.dtype
         self._processor = processor
         self._on = on
+        self.operator_times = on.operator_times()
 
     @abstractmethod
     def _found(

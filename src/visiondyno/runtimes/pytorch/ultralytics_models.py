@@ -235,6 +235,7 @@ class _Classifier(NativeModel):
         self._transforms = classify_transforms(size, card.mean, card.std)
         self._network: nn.Module | None = network
         self._on = on
+        self.operator_times = on.operator_times()
 
     def _prepare(self, images: Sequence[Image]) -> "torch.Tensor":
         import torch
