@@ -27,7 +27,8 @@ class PoolLimits:
     time_limit_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as what `wire` has: one is made for each request.
+@dataclass(slots=True)
 class Predicted:
     """An answer with what the front knows of its way.
 

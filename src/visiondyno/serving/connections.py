@@ -6,6 +6,7 @@ likes.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -75,6 +76,9 @@ class GuardedProtocol(HttpToolsProtocol):
     on_refused: ClassVar[Callable[[], None]]
     largest_body_bytes: ClassVar[int]
     _limit: asyncio.TimerHandle | None = None
+    _limit_at_s = math.inf
+    _deadline_s = math.inf
+    _is_idle = False
     _when_lost: tuple[Callable[[], None], ...] = ()
     _is_lost = False
     _wished = b""
@@ -126,7 +130,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return b"\r\n".join((*lines, b"", b""))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_limit()
+        self._end_limit()
         super().connection_lost(exc)
         self._is_lost = True
         for call in self._when_lost:
@@ -237,20 +241,56 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join(lines))
         if not direct.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        if self.pipeline or self.transport.is_closing():
+            self.on_response_complete()
+            return
+        # What uvicorn does there, with the timer that this connection has.
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._within(self.limits.idle_s)
+        self._is_idle = True
 
     def _within(self, limit_s: float) -> None:
-        self._stop_limit()
-        self._limit = self.loop.call_later(limit_s, self._too_slow)
+        """Set the limit. One timer serves all of a connection's limits, one after the other.
+
+        It is asked anew only for an earlier end; when it comes too soon it sleeps again. So a
+        request costs two assignments and not four timers.
+        """
+        self._is_idle = False
+        now_s = self.loop.time()
+        self._deadline_s = now_s + limit_s
+        if self._deadline_s < self._limit_at_s:
+            self._end_limit_timer()
+            self._limit_at_s = self._deadline_s
+            self._limit = self.loop.call_later(limit_s, self._look_at_limit)
 
     def _stop_limit(self) -> None:
+        self._deadline_s = math.inf
+
+    def _end_limit_timer(self) -> None:
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
+            self._limit_at_s = math.inf
+
+    def _end_limit(self) -> None:
+        self._stop_limit()
+        self._end_limit_timer()
+
+    def _look_at_limit(self) -> None:
+        self._limit, self._limit_at_s = None, math.inf
+        left_s = self._deadline_s - self.loop.time()
+        if left_s <= 0:
+            self._too_slow()
+        elif left_s < math.inf:
+            self._limit_at_s = self._deadline_s
+            self._limit = self.loop.call_later(left_s, self._look_at_limit)
 
     def _too_slow(self) -> None:
-        self._limit = None
         if self.transport.is_closing():
+            return
+        if self._is_idle:
+            self.transport.close()
             return
         if self.cycle is not None and self.cycle.response_started:
             self.transport.close()

@@ -147,6 +147,16 @@ class Fleet:
         return [one for one in self._members.values() if one.takes_batches]
 
     @property
+    def is_able(self) -> bool:
+        """Whether there is one."""
+        return any(one.takes_batches for one in self._members.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many as may be, those that end included."""
+        return len(self._members) >= self._scale_limits.most
+
+    @property
     def scales_to_zero(self) -> bool:
         """Whether having no replica is as it should be: not before the model was once loaded."""
         return self._scale_limits.least == 0 and self._first_ready.done()

@@ -118,7 +118,7 @@ class Pool:
         self._admit(len(items))
         now = self._clock()
         loop = asyncio.get_running_loop()
-        found_none = not self.fleet.able
+        found_none = not self.fleet.is_able
         waiting = [Waiting(item, loop.create_future(), now, found_none) for item in items]
         self._queue.extend(waiting)
         limit = loop.call_later(self.limits.time_limit_s, self._give_up, waiting)
@@ -202,7 +202,7 @@ class Pool:
         """Whether a request would be answered: a replica is ready, or one may be started for it."""
         fleet = self.fleet
         may_start = fleet.scales_to_zero and fleet.failure is None
-        return not self.draining and (bool(fleet.able) or may_start)
+        return not self.draining and (fleet.is_able or may_start)
 
     # What the fleet asks and tells.
 
@@ -251,7 +251,7 @@ class Pool:
     def _admit(self, count: int) -> None:
         if self._draining:
             raise NotReady("The server is stopping; ask another, or come again.", 1.0)
-        if self.fleet.failure is not None and not self.fleet.able:
+        if self.fleet.failure is not None and not self.fleet.is_able:
             raise self._cannot_start(self.fleet.failure)
         depth = self.depth
         # More than the whole queue at once is let in alone: it could never be otherwise.
@@ -303,11 +303,15 @@ class Pool:
 
     def _dispatch(self) -> None:
         """Hand out what can be handed out now."""
+        if not self._queue:
+            return
+        able = self.fleet.able
         while self._queue:
-            able = self.fleet.able
             member = self._next_member(able)
             if member is None:
-                self.fleet.scale()
+                # While something waits, scaling starts replicas at most.
+                if not self.fleet.is_full:
+                    self.fleet.scale()
                 return
             if not member.batches and self._waits_for_more():
                 return

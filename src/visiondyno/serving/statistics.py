@@ -41,6 +41,12 @@ class _Compute:
 
     def add(self, stages: Sequence[Stages]) -> None:
         """Of several the slowest: they were side by side."""
+        if len(stages) == 1:
+            (one,) = stages
+            self.input.add(one.decode_ms + one.preprocess_ms)
+            self.infer.add(one.inference_ms)
+            self.output.add(one.postprocess_ms)
+            return
         self.input.add(max(one.decode_ms + one.preprocess_ms for one in stages))
         self.infer.add(max(one.inference_ms for one in stages))
         self.output.add(max(one.postprocess_ms for one in stages))
