@@ -38,7 +38,8 @@ class ProgressDisplay(Display):
             self._bars.reset(self._task, description=stage, total=total, count="")
         if done is not None:
             count = _share(done, total, in_bytes=said.get("unit") == "bytes")
-            self._bars.update(self._task, completed=done, total=total, count=count)
+            detail = f"  {said['detail']}" if said.get("detail") else ""
+            self._bars.update(self._task, completed=done, total=total, count=count + detail)
 
 
 def _share(done: int, total: int | None, *, in_bytes: bool) -> str:

@@ -28,6 +28,7 @@ from visiondyno.specs.training_operations import (
     TrainEpochInput,
     TrainInput,
 )
+from visiondyno.specs.video import PredictVideoInput
 from visiondyno.specs.vision_training import TrainVisionInput
 
 
@@ -82,6 +83,11 @@ ON_REFERENCES: dict[str, Operation] = {
 }
 """What takes its place where the input has a `model` and no `model_config`."""
 
+ON_VIDEOS: dict[str, Operation] = {
+    "predict": Operation("predict", PredictVideoInput, "predict_video"),
+}
+"""What takes its place where the input has a `video`."""
+
 
 def find_operation(job_input: dict[str, Any]) -> Operation:
     """The operation that `job_input` names.
@@ -95,6 +101,8 @@ def find_operation(job_input: dict[str, Any]) -> Operation:
         raise SpecError(f"'operation' must be one of {known}; got {name!r:.100}.")
     if "model_config" in job_input:
         return ON_MODULES.get(name, OPERATIONS[name])
+    if "video" in job_input:
+        return ON_VIDEOS.get(name, OPERATIONS[name])
     if "model" in job_input:
         return ON_REFERENCES.get(name, OPERATIONS[name])
     return OPERATIONS[name]

@@ -11,6 +11,7 @@ from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.predictions import Image
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.specs.operations import PredictInput
+from visiondyno.vision.chosen_classes import class_ids
 from visiondyno.vision.decode import decode_image
 
 _LARGEST_BYTES = 200_000_000
@@ -24,7 +25,7 @@ def run(spec: PredictInput, context: OperationContext) -> dict[str, Any]:
     classifier: the five best `scores`, `classes`, `names`.
 
     Raises:
-        SpecError: an image isn't base64.
+        SpecError: an image isn't base64, or the model has no such class.
         NotFound: an image is a blob that this worker's store doesn't have.
         TooLarge: such a blob is longer than any image is.
         DatasetError: an image can't be decoded.
@@ -35,9 +36,10 @@ def run(spec: PredictInput, context: OperationContext) -> dict[str, Any]:
     answers: list[dict[str, Any]] = []
     with context.model(spec.model, options) as model:
         names = model.description.card.classes
+        kept = None if spec.classes is None else class_ids(spec.classes, names)
         for image in images:
             (prediction,) = model.predict([image], confidence=spec.confidence)
-            answers.append(as_json(prediction, names, spec.confidence))
+            answers.append(as_json(prediction, names, spec.confidence, kept))
             context.progress("predicting", done=len(answers), total=len(images))
     return {"operation": "predict", "status": "success", "predictions": answers}
 

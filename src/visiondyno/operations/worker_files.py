@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from visiondyno.blobs.base import BlobStore, check_sha256
 from visiondyno.blobs.folder import FolderBlobs
@@ -15,6 +16,7 @@ from visiondyno.whole_file import file_sha256
 
 _BLOBS = "blobs"
 _ATTEMPTS = 5
+_BLOCK_BYTES = 1 << 20
 
 
 class WorkerFiles:
@@ -100,6 +102,11 @@ class WorkerFiles:
         with self._opened() as (runner, store):
             return f"sha256:{runner.run(store.put(_one(data)))}"
 
+    def publish_file(self, path: Path) -> str:
+        """As `publish`, of a file's content, which is never all in memory."""
+        with self._opened() as (runner, store), path.open("rb") as file:
+            return f"sha256:{runner.run(store.put(_blocks(file)))}"
+
     def _fetch(
         self,
         sha256: str,
@@ -164,6 +171,11 @@ def _check_length(length_bytes: int, max_bytes: int | None, what: str) -> None:
 
 async def _one(data: bytes) -> AsyncIterator[bytes]:
     yield data
+
+
+async def _blocks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while block := file.read(_BLOCK_BYTES):
+        yield block
 
 
 def _pieces(runner: asyncio.Runner, store: BlobStore, sha256: str) -> Iterator[bytes]:

@@ -28,6 +28,7 @@ _PLACES: dict[str, Kind] = {
     "validation_data": "data",
     "check_data": "data",
     "features": "data",
+    "video": "data",
 }
 """Fields of operations that hold references, and of what."""
 

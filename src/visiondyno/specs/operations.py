@@ -103,12 +103,14 @@ class PredictInput(OperationInput):
     Attributes:
         images: each a JPEG or PNG file, as base64 or as the name of a blob (`sha256:…`).
         confidence: lowest score returned.
+        classes: names or ids of those that are returned; None: all.
     """
 
     operation: Literal["predict"] = "predict"
     model: str
     images: Annotated[tuple[str, ...], Field(min_length=1)]
     confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
+    classes: tuple[str, ...] | None = None
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 

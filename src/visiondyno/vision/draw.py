@@ -18,7 +18,12 @@ Colour = tuple[int, int, int]
 """Blue, green, red, 0–255."""
 
 
-def draw(image: Image, predictions: Predictions, names: Sequence[str]) -> Image:
+def draw(
+    image: Image,
+    predictions: Predictions,
+    names: Sequence[str],
+    tracks: Sequence[int | None] | None = None,
+) -> Image:
     """A copy of `image` with its detections, or its best classes, written on it.
 
     Lines and text grow with the image; each class has its own colour; text stands on a filled
@@ -28,6 +33,8 @@ def draw(image: Image, predictions: Predictions, names: Sequence[str]) -> Image:
         image: (h, w, 3) uint8 BGR; isn't changed.
         predictions: boxes in pixels of `image`, or class probabilities.
         names: class names by class id.
+        tracks: of each box the number of the object that it belongs to, None for none: it is
+            written before the class, and the colour is the object's instead of the class's.
 
     Raises:
         ModelError: predictions of another kind.
@@ -36,7 +43,7 @@ def draw(image: Image, predictions: Predictions, names: Sequence[str]) -> Image:
     if isinstance(predictions, Classification):
         _draw_classes(canvas, predictions, names)
     elif isinstance(predictions, Detections):
-        _draw_boxes(canvas, predictions, names)
+        _draw_boxes(canvas, predictions, names, tracks)
     else:
         raise ModelError(f"{type(predictions).__name__} predictions can't be drawn.")
     return canvas
@@ -49,7 +56,12 @@ def class_colour(class_id: int) -> Colour:
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
-def _draw_boxes(canvas: Image, detections: Detections, names: Sequence[str]) -> None:
+def _draw_boxes(
+    canvas: Image,
+    detections: Detections,
+    names: Sequence[str],
+    tracks: Sequence[int | None] | None,
+) -> None:
     height, width = canvas.shape[:2]
     limit = np.array([width - 1, height - 1] * 2)
     thickness = max(1, round(min(height, width) / 300))
@@ -58,9 +70,11 @@ def _draw_boxes(canvas: Image, detections: Detections, names: Sequence[str]) -> 
     for index in range(len(detections) - 1, -1, -1):
         left, top, right, bottom = (int(value) for value in corners[index])
         class_id = int(detections.class_ids[index])
-        colour = class_colour(class_id)
+        track = None if tracks is None else tracks[index]
+        colour = class_colour(class_id if track is None else track)
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness)
-        text = f"{names[class_id]} {float(detections.scores[index]):.2f}"
+        number = "" if track is None else f"#{track} "
+        text = f"{number}{names[class_id]} {float(detections.scores[index]):.2f}"
         _write(canvas, text, left, top, colour)
 
 
