@@ -56,11 +56,11 @@ def test_a_detectors_training_leaves_a_model_that_runs_and_what_repeats_it(
     assert "Learning from blocks:train, scored on blocks:val" in said.err
     assert "Best epoch" in said.out
     assert "mAP 50–95" in said.out
-    assert "dyno evaluate first --data blocks:val" in said.out
+    assert f"dyno evaluate first --data {folder}/blocks:val" in said.out
     assert {path.name for path in (folder / "first").iterdir()} == FILES
     assert "mAP 50–95" in (folder / "first" / "training.html").read_text(encoding="utf-8")
     record = read_trained(folder / "first")
-    assert record.trained_on.reference == "blocks:train"
+    assert record.trained_on.reference == f"{folder}/blocks:train"
     (registered,) = find_trained("yolov8", record.trained_on.digest)
     assert registered.folder == folder / "first"
     # The best epoch is scored by the model's runtime as it was in training.
@@ -77,14 +77,21 @@ def test_a_detectors_training_leaves_a_model_that_runs_and_what_repeats_it(
     assert "another training" in capsys.readouterr().err
 
 
-def test_goes_on_from_weights_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_goes_on_from_weights_of_a_file_and_is_repeated_from_another_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ("--model", "ultralytics:yolov8n", "--data", "blocks:train", "--epochs", "1", *SMALL)
     assert dyno("train", *asked, "--out", "first") == 0
     begins = ("--state", "first/weights.safetensors", "--set", "validation_share=0.25")
     assert dyno("train", *asked, *begins, "--classes", "car,sign", "--out", "second") == 0
-    assert "2 of the 8 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of the 8 images" in said
+    assert f"dyno evaluate second --data {folder}/blocks:train --classes car,sign" in said
     assert history("first")["history"] != history("second")["history"]
-    assert "model_state: " in Path("second/config.yaml").read_text(encoding="utf-8")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert dyno("train", "../second/config.yaml", "--out", "third") == 0
+    assert history("third")["history"] == history("../second")["history"]
 
 
 @pytest.mark.slow
@@ -93,6 +100,7 @@ def test_other_places_train_detectors_to_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = ("--model", "ultralytics:yolov8n", "--data", "blocks", "--epochs", "1", *SMALL)
+    blocks = Path("blocks").resolve()
     assert dyno("train", *asked, "--out", "here") == 0
     assert dyno("train", *asked, "--on", "local", "--out", "beside") == 0
     with training_endpoint(tmp_path_factory.mktemp("endpoint")) as endpoint:
@@ -103,7 +111,7 @@ def test_other_places_train_detectors_to_the_same_weights(
     records = [read_trained(Path(name)) for name in ("here", "beside", "far")]
     assert len({record.weights_sha256 for record in records}) == 1
     assert len({record.trained_on.digest for record in records}) == 1
-    assert records[2].trained_on.reference == "blocks:train"
+    assert records[2].trained_on.reference == f"{blocks}:train"
 
 
 @pytest.mark.parametrize(

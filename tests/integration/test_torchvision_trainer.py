@@ -161,6 +161,16 @@ class TestImageLevelTrainer(TrainerContract):
         with pytest.raises(SpecError, match="64 pixels"):
             run(target, replace(plan_in(tmp_path), name="vit_b_32"))
 
+    def test_an_image_that_is_left_over_joins_a_batch(
+        self, target: Target, plan_in, tmp_path: Path
+    ) -> None:
+        plan = replace(plan_in(tmp_path), image_size=32, epochs=1)
+        # At 32 pixels its last batch norms see one pixel; 7 is two threes and one.
+        told = run(target, replace(plan, images=plan.images[:7], batch_size=3))
+        assert np.isfinite(told.losses[1])
+        with pytest.raises(SpecError, match="one image of 32 pixels"):
+            run(target, replace(plan, batch_size=1))
+
     def test_timm_learns_alike(self, plan_in, tmp_path: Path) -> None:
         pytest.importorskip("timm")
         target = Target(ImageLevelTrainer("timm"), "test_efficientnet", missing="")

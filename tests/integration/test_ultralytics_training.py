@@ -18,12 +18,15 @@ from contracts.trainer_contract import (
     same_state,
 )
 from trained_model_factory import trained_record
+from visiondyno.errors import SpecError
 from visiondyno.predictions import Detections
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.pytorch.trained import TrainedRuntime
 from visiondyno.runtimes.trained_models import write_trained
 from visiondyno.training.vision.base import TrainingPlan
 from visiondyno.training.vision.ultralytics import UltralyticsTrainer
+from visiondyno.training.vision.ultralytics_names import architecture
+from visiondyno.training.vision.ultralytics_predict import predict
 
 pytest.importorskip("ultralytics")
 
@@ -103,3 +106,29 @@ def test_an_end_to_end_detector_resumes_with_the_weights_of_its_losses(tmp_path:
     assert resumed.numbers == [2, 3]
     assert resumed.losses == {number: whole.losses[number] for number in (2, 3)}
     assert same_state(resumed.trained, whole.trained)
+
+
+def test_a_detector_with_a_coarser_level_pads_to_its_own_stride(tmp_path: Path) -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    target = Target(UltralyticsTrainer(), name="yolov8n-p6", missing="")
+    plan = TrainingPlan(
+        name=target.name,
+        classes=CLASSES,
+        images=labelled_images(tmp_path),
+        image_size=96,
+        epochs=1,
+        batch_size=4,
+        learning_rate=None,
+        seed=1,
+        device="cpu",
+        threads=1,
+        initial=None,
+        folder=tmp_path,
+    )
+    with pytest.raises(SpecError, match="multiples of 64, and image_size is 96; take 64 or 128"):
+        run(target, plan)
+    model = DetectionModel(architecture(target.name), ch=3, nc=2, verbose=False).eval()
+    # 128 × 85 pixels: to 128 × 96 by a stride of 32.
+    (found,) = predict(model, [np.zeros((80, 120, 3), np.uint8)], CLASSES, 128, lambda: None)
+    assert isinstance(found, Detections)

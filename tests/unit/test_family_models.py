@@ -1,6 +1,8 @@
 """Which model stands for a family: one trained on the data, a published one, or a command."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -40,7 +42,14 @@ def digest(reference: Path | str) -> str:
     return open_dataset(str(reference)).digest
 
 
-def trained(folder: Path, family: str, name: str, day: int, **on: Any) -> str:
+def trained(
+    folder: Path,
+    family: str,
+    name: str,
+    day: int,
+    record_fields: Mapping[str, Any] = MappingProxyType({}),
+    **on: Any,
+) -> str:
     """A registered model, trained on a day of November; its folder."""
     learned = {"reference": "elsewhere", "digest": OTHER, "images": 3, **on}
     record = trained_folder(
@@ -49,6 +58,7 @@ def trained(folder: Path, family: str, name: str, day: int, **on: Any) -> str:
         name=name,
         trained_on=learned,
         created_at=f"2026-11-{day:02}T12:00:00+00:00",
+        **record_fields,
     )
     register(folder, record)
     return str(folder)
@@ -125,6 +135,20 @@ def test_the_newest_that_was_trained_on_the_data_stands_for_its_family(
     assert "stands in for detectron2" in third
 
 
+def test_a_newer_model_of_other_classes_is_passed_over(data: Path, tmp_path: Path) -> None:
+    own = {"reference": str(data), "digest": digest(data)}
+    classes = open_dataset(str(data)).classes
+    knows = {"classes": list(classes)}
+    old = trained(tmp_path / "old", "ultralytics", "yolov8n", 1, knows, **own)
+    lacks = {"classes": [classes[0]]}
+    new = trained(tmp_path / "new", "ultralytics", "yolov8n", 2, lacks, **own)
+    found = resolve_families(["family:yolov8"], str(data), None, fetch=refused)
+    assert found.models == (old,)
+    assert "the newest that knows the classes" in found.notes[0]
+    asked = resolve_families(["family:yolov8"], str(data), [classes[0]], fetch=refused)
+    assert asked.models == (new,)
+
+
 def test_a_model_of_the_training_part_is_one_of_the_data(tmp_path: Path) -> None:
     train, other = coco_document(), coco_document()
     other["annotations"] = other["annotations"][:2]
@@ -173,7 +197,7 @@ def test_else_the_exact_command_is_named_for_each_family(tmp_path: Path) -> None
     for name in ("yolov5n", "yolov8n"):
         command = (
             f"dyno train --model ultralytics:{name} --data {tmp_path}/both:train "
-            f"--validation {reference} --epochs 60"
+            f"--validation {reference} --epochs 60 --out dyno-training-{name.removesuffix('n')}"
         )
         assert command in caught.value.message
     assert "offline" in caught.value.message
@@ -245,3 +269,23 @@ def test_a_model_that_is_scored_on_what_it_learned_is_warned_of(data: Path, tmp_
     assert learned_note(other, dataset) is None
     assert learned_note("nothing.onnx", dataset) is None
     assert learned_note("torchvision:resnet18", dataset) is None
+
+
+def test_whose_epoch_was_chosen_by_these_images_is_told(data: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(str(data))
+    scored = {"validation_reference": str(data), "validation_digest": dataset.digest}
+    epochs = {"epochs": 9, "best_epoch": 4}
+    several = trained(tmp_path / "several", "ultralytics", "yolov8n", 1, epochs, **scored)
+    said = learned_note(several, dataset)
+    assert said is not None
+    assert "epoch 4 of its 9 was chosen" in said
+    part = learned_note(several, open_dataset(str(data), max_images=2))
+    assert part is not None
+    assert part == said
+    one = trained(tmp_path / "one", "ultralytics", "yolov8n", 1, {"epochs": 1}, **scored)
+    assert learned_note(one, dataset) is None
+    street = {"validation_reference": "street:val:100", "validation_digest": OTHER}
+    elsewhere = trained(tmp_path / "street", "ultralytics", "yolov8n", 1, epochs, **street)
+    assert learned_note(elsewhere, dataset) is None
+    assert learned_note(elsewhere, open_dataset("street:val:2")) is not None
+    assert learned_note(elsewhere, open_dataset("street:demo")) is None

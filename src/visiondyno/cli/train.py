@@ -75,7 +75,13 @@ _FIELDS = {
     help="What to score on after each epoch, prepared alike. [default: of detectors the data's own "
     "split, else a fifth of the data]",
 )
-@click.option("--imgsz", "image_size", type=int, metavar="N", help="Of detectors: image side.")
+@click.option(
+    "--imgsz",
+    "image_size",
+    type=int,
+    metavar="N",
+    help="Of detectors and --level image: image side, pixels. [default: 640]",
+)
 @click.option(
     "--level",
     type=click.Choice(["image"]),
@@ -96,8 +102,18 @@ _FIELDS = {
 )
 @click.option("--epochs", type=int, metavar="N", help="How many. [default: 1]")
 @click.option("--lr", "learning_rate", type=float, metavar="X", help="Learning rate.")
-@click.option("--batch-size", type=int, metavar="N", help="Samples a step. [default: 32]")
-@click.option("--optimizer", metavar="NAME", help="A class of torch.optim. [default: adam]")
+@click.option(
+    "--batch-size",
+    type=int,
+    metavar="N",
+    help="Samples a step. [default: 32; of detectors and --level image the trainer's own]",
+)
+@click.option(
+    "--optimizer",
+    metavar="NAME",
+    help="A class of torch.optim. [default: adam; of detectors and --level image the trainer's "
+    "own]",
+)
 @click.option("--loss", metavar="NAME", help="A loss of torch.nn. [default: cross_entropy]")
 @click.option("--seed", type=int, metavar="N", help="Of weights, order, dropout. [default: 0]")
 @click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N. [default: auto]")

@@ -156,6 +156,8 @@ def _best(watch: TrainingWatch) -> str:
 def _next(asked: VisionTrainingConfig, out: Path) -> str:
     spec, folder = asked.spec, shlex.quote(str(out))
     data = shlex.quote(spec.validation_data or spec.data)
+    # Other classes of the data can't be scored: the model doesn't know them.
+    classes = f" --classes {shlex.quote(','.join(spec.classes))}" if spec.classes else ""
     if spec.data.partition(":")[0] == "street":
-        return f"dyno compare {folder} visiondyno:street-n --data {data}"
-    return f"dyno evaluate {folder} --data {data}"
+        return f"dyno compare {folder} visiondyno:street-n --data {data}{classes}"
+    return f"dyno evaluate {folder} --data {data}{classes}"

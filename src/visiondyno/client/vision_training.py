@@ -99,18 +99,15 @@ def read_vision_config(
         SpecError: the file can't be read, isn't YAML, or a field is wrong; names file and field.
     """
     fields = read_fields(read_text(path), str(path), NEEDS)
-    for name in ("data", "validation_data"):
-        if isinstance(fields.get(name), str):
-            fields[name] = absolute_data(fields[name], path.parent)
-    if isinstance(fields.get("model_state"), str):
-        fields["model_state"] = str(absolute_path(fields["model_state"], path.parent))
-    return make_vision_config(fields, str(path), changes)
+    return make_vision_config(_with_absolute_paths(fields, path.parent), str(path), changes)
 
 
 def make_vision_config(
     fields: Mapping[str, Any], what: str, changes: Mapping[str, Any] | None = None
 ) -> VisionTrainingConfig:
     """The training of these fields with changes on top; `what` names them in messages.
+
+    Paths become absolute: what is written of the training is read in other folders.
 
     Raises:
         SpecError: a field is missing, wrong or unknown.
@@ -129,7 +126,8 @@ def make_vision_config(
             found[field] = value
     if (changes or {}).get("validation_data") is not None:
         found.pop("validation_share", None)
-    return VisionTrainingConfig(parse(TrainVisionInput, found, what))
+    absolute = _with_absolute_paths(found, Path.cwd())
+    return VisionTrainingConfig(parse(TrainVisionInput, absolute, what))
 
 
 def run_vision_training(
@@ -211,6 +209,16 @@ def record_of(watch: TrainingWatch) -> TrainedModel:
             f"{error} The worker may be of another version than this one; update it."
         ) from error
     return record
+
+
+def _with_absolute_paths(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    found = dict(fields)
+    for name in ("data", "validation_data"):
+        if isinstance(found.get(name), str):
+            found[name] = absolute_data(found[name], folder)
+    if isinstance(found.get("model_state"), str):
+        found["model_state"] = str(absolute_path(found["model_state"], folder))
+    return found
 
 
 def _near(name: str) -> str:

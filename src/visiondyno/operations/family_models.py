@@ -4,6 +4,7 @@ A family's name is what people compare ("YOLOv8 against Faster R-CNN"); this fin
 """
 
 import importlib.util
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,7 +21,7 @@ from visiondyno.datasets.registry import (
     open_dataset,
 )
 from visiondyno.datasets.splits import splits_at
-from visiondyno.errors import DatasetError, MissingExtra, SpecError, VisionDynoError
+from visiondyno.errors import ClassMismatch, DatasetError, MissingExtra, SpecError, VisionDynoError
 from visiondyno.runtimes.base import Progress
 from visiondyno.runtimes.references import EARLIER_NAMES, FAMILY_PREFIX
 from visiondyno.runtimes.registry import fetch_weights
@@ -175,9 +176,12 @@ class _Choice:
         fitting = [one for one in find_trained(family, None) if self._is_of_data(one)]
         if not fitting:
             return None
-        newest = fitting[0]
+        # Where none knows all classes, the comparison says which are missing.
+        newest = next((one for one in fitting if self._knows_classes(one)), fitting[0])
         record = newest.record
         which = "the newest of {n} that were" if len(fitting) > 1 else "the one that was"
+        if newest is not fitting[0]:
+            which = "the newest that knows the classes, of {n} that were"
         self.notes.append(
             f"{family}: {record.family}:{record.name} in {newest.folder}, "
             f"{which.format(n=len(fitting))} trained on {self._reference} or its training part: on "
@@ -211,11 +215,13 @@ class _Choice:
     def train_command(self, family: str) -> str:
         """What a user types to have a model of the family on these data."""
         chosen = FAMILIES[family]
-        parts = [f"dyno train --model {chosen.trains} --data {_quoted(self._training_part)}"]
+        # A folder for each: of two in a row, the second would find that of the first.
+        out = f"--out dyno-training-{family}"
+        parts = [f"dyno train --model {chosen.trains} --data {shlex.quote(self._training_part)}"]
         if self._training_part != self._reference:
-            parts.append(f"--validation {_quoted(self._reference)}")
+            parts.append(f"--validation {shlex.quote(self._reference)}")
         parts += [f"--level {chosen.level}"] if chosen.level else []
-        return " ".join([*parts, "--epochs 60"])
+        return " ".join([*parts, f"--epochs 60 {out}"])
 
     def _tell_stand_in(self, family: str, reference: str) -> None:
         if family == "detectron2" and reference.startswith("torchvision:"):
@@ -229,6 +235,15 @@ class _Choice:
         known = _imagenet_classes() if FAMILIES[family].level == "image" else COCO_80
         dataset = self._dataset
         map_classes(known, dataset.classes, self._classes, counts=class_counts(dataset))
+
+    def _knows_classes(self, one: Registered) -> bool:
+        dataset = self._dataset
+        try:
+            counts = class_counts(dataset)
+            map_classes(one.record.classes, dataset.classes, self._classes, counts=counts)
+        except ClassMismatch:
+            return False
+        return True
 
     def _is_of_data(self, one: Registered) -> bool:
         """Whether it was trained on these data, on their training part, or scored on them."""
@@ -291,7 +306,3 @@ def _imagenet_classes() -> tuple[str, ...]:
         # RuntimeError: a torchvision that was built for another torch.
         raise MissingExtra("torch", "EfficientNet-B0") from error
     return tuple(EfficientNet_B0_Weights.DEFAULT.meta["categories"])
-
-
-def _quoted(reference: str) -> str:
-    return f"'{reference}'" if " " in reference else reference

@@ -4,7 +4,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,12 +14,13 @@ import numpy as np
 
 from visiondyno.errors import Diverged, SpecError
 from visiondyno.predictions import Image, Predictions
-from visiondyno.training.data import batch_count, batches, epoch_seeds
+from visiondyno.training.data import batches, epoch_seeds
 from visiondyno.training.loop import named
 from visiondyno.training.session import SessionState
 from visiondyno.training.state_tree import flatten, unflatten
 from visiondyno.training.vision.augmentation import AugmentedImage, augmented
 from visiondyno.training.vision.base import EpochDone, TrainingPlan
+from visiondyno.training.vision.batch_norms import norms, several_values, without_single
 from visiondyno.training.vision.checkpoint import FolderCheckpoint
 from visiondyno.training.vision.process import seed_everything
 
@@ -39,7 +40,8 @@ class Recipe:
     Attributes:
         optimizer: `sgd` (with Nesterov's momentum) or `adamw`.
         learning_rate: the highest: the rate rises to it linearly and falls as a cosine.
-        batch_size: of all batches but the last, which holds what is left.
+        batch_size: of all batches but the last, which holds what is left. One image that is left
+            joins the batch before it where batch norms learn: they can't learn from one.
         weight_decay: of matrices and kernels; biases and norms have none.
         momentum: of SGD.
         warmup_epochs: in which the rate rises.
@@ -144,7 +146,8 @@ class TorchEpochs:
         self._freeze_norms(also_weights=True)
         self._weights = [w for w in learner.module.parameters() if w.requires_grad]
         self._optimizer = _optimizer(learner.module, recipe)
-        self._steps = batch_count(len(plan.images), recipe.batch_size)
+        self._learns_norms = not self._freezes_norms and bool(norms(learner.module))
+        self._steps = len(self._batches(0))
         self._checkpoint = FolderCheckpoint(plan.folder)
         self._take_up()
 
@@ -172,14 +175,13 @@ class TorchEpochs:
 
     def _epoch(self, epoch: int, check: Callable[[], None]) -> dict[str, float]:
         """The means of the losses over the epoch's images."""
-        plan, recipe = self._plan, self._recipe
+        plan = self._plan
         self._learner.module.train()
         self._freeze_norms()
         order, noise = epoch_seeds(plan.seed, epoch)
         drawn = np.random.default_rng(noise)
         totals: dict[str, float] = defaultdict(float)
-        indices = batches(len(plan.images), recipe.batch_size, order_seed=order)
-        for number, chosen in enumerate(indices, start=1):
+        for number, chosen in enumerate(self._batches(order), start=1):
             check()
             images = self._images(chosen, drawn)
             rate = self._rate((epoch - 1) * self._steps + number)
@@ -199,24 +201,33 @@ class TorchEpochs:
         """
         import torch
 
-        norms = [] if self._freezes_norms else list(_norms(self._learner.module))
-        if not norms:
+        if not self._learns_norms:
             return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
+        found = norms(self._learner.module)
+        momenta = [norm.momentum for norm in found]
+        for norm in found:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean of all batches
         order, noise = epoch_seeds(self._plan.seed, epoch)
         drawn = np.random.default_rng(noise + 1)
-        chosen = batches(len(self._plan.images), self._recipe.batch_size, order_seed=order)
+        chosen = islice(self._batches(order), _SETTLING_BATCHES)
         with torch.no_grad():
-            for number, indices in enumerate(islice(chosen, _SETTLING_BATCHES), start=1):
+            for number, indices in enumerate(chosen, start=1):
                 check()
                 images = self._images(indices, drawn)
                 with named(f"epoch {epoch}, batch {number} for norms"):
-                    self._learner.losses(images)
-        for norm, momentum in zip(norms, momenta, strict=True):
+                    self._losses(images)
+        for norm, momentum in zip(found, momenta, strict=True):
             norm.momentum = momentum
+
+    def _batches(self, order_seed: int) -> "list[torch.Tensor]":
+        recipe, count = self._recipe, len(self._plan.images)
+        found = batches(count, recipe.batch_size, order_seed=order_seed)
+        return without_single(found) if self._learns_norms else list(found)
+
+    def _losses(self, images: Sequence[AugmentedImage]) -> "dict[str, torch.Tensor]":
+        with several_values(self._plan.name, self._plan.image_size):
+            return self._learner.losses(images)
 
     def _images(self, chosen: "torch.Tensor", drawn: np.random.Generator) -> list[AugmentedImage]:
         recipe = self._recipe
@@ -232,7 +243,7 @@ class TorchEpochs:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         self._check_weights()
-        parts = self._learner.losses(images)
+        parts = self._losses(images)
         total = torch.stack(list(parts.values())).sum()
         if not math.isfinite(float(total)):
             raise _diverged(f"the loss is {float(total)}")
@@ -270,7 +281,7 @@ class TorchEpochs:
     def _freeze_norms(self, *, also_weights: bool = False) -> None:
         if not self._freezes_norms:
             return
-        for norm in _norms(self._learner.module):
+        for norm in norms(self._learner.module):
             norm.eval()
             if also_weights:
                 norm.requires_grad_(requires_grad=False)
@@ -346,12 +357,6 @@ def begin_with(
     listed = f"{', '.join(fresh[:6])}{' …' if len(fresh) > 6 else ''}"
     count = f"{len(fresh)} of {len(counted)} tensors"
     return [f"{count} began fresh, as those given don't fit: {listed}."] if fresh else []
-
-
-def _norms(module: "nn.Module") -> "Iterator[nn.modules.batchnorm._BatchNorm]":
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    return (part for part in module.modules() if isinstance(part, _BatchNorm))
 
 
 def _optimizer(module: "nn.Module", recipe: Recipe) -> "torch.optim.Optimizer":

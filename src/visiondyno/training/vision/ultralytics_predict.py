@@ -9,9 +9,13 @@ from visiondyno.vision.heads import HEADS
 from visiondyno.vision.preprocess import Preprocessor
 
 BATCH_SIZE = 16
-STRIDE = 32
-"""Sides of images are padded to multiples of it; those of a training are such."""
+_LEAST_STRIDE = 32
 LOWEST_SCORE = 0.001
+
+
+def stride_of(model: Any) -> int:
+    """Sides of a `DetectionModel`'s images are multiples of it, pixels: 64 of those with a P6."""
+    return max(int(model.stride.max()), _LEAST_STRIDE)
 
 
 def predict(
@@ -39,7 +43,10 @@ def predict(
         head=head,
         classes=classes,
         input=InputCard(
-            height=side_pixels, width=side_pixels, resize="letterbox_to_stride", stride=STRIDE
+            height=side_pixels,
+            width=side_pixels,
+            resize="letterbox_to_stride",
+            stride=stride_of(model),
         ),
         detection=DetectionCard(nms_iou=None) if model.end2end else DetectionCard(),
     )
