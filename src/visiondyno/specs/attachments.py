@@ -27,6 +27,7 @@ _PLACES: dict[str, Kind] = {
     "training_data": "data",
     "validation_data": "data",
     "check_data": "data",
+    "calibration_data": "data",
     "features": "data",
     "video": "data",
 }
