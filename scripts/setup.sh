@@ -19,7 +19,7 @@ case $level in
   core)      package=.                      groups=()           services=no ;;
   check)     package='.[postgres,redis,s3,grpc,otel,gcp]' groups=(check)      services=no ;;
   test-core) package='.[tune,postgres,redis,s3,grpc,otel,gcp]' groups=(test)       services=yes ;;
-  dev)       package='.[torch,ultralytics,timm,transformers,keras,openvino,litert,mlflow,wandb,notebook,tune,postgres,redis,s3,grpc,otel,gcp]' groups=(test check generate) services=yes ;;
+  dev)       package='.[torch,ultralytics,timm,transformers,keras,openvino,litert,mlflow,wandb,notebook,tune,prune,postgres,redis,s3,grpc,otel,gcp]' groups=(test check generate) services=yes ;;
   peers)     package=.                      groups=(peers)      services=no ;;
   *) echo "setup.sh: no level '$level'; choose core, check, test-core, dev or peers." >&2; exit 2 ;;
 esac

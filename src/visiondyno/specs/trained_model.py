@@ -8,10 +8,13 @@ Nothing in it is ever unpickled.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 RECORD = "visiondyno-model.json"
 WEIGHTS = "weights.safetensors"
+
+MAX_LAYERS = 10_000
+"""That a record lists as pruned; the largest networks have some thousand layers."""
 
 Family = Literal["ultralytics", "torchvision", "timm", "transformers"]
 
@@ -36,6 +39,54 @@ class TrainedOn(BaseModel):
     validation_digest: str | None = None
 
 
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class LayerSize(BaseModel):
+    """A layer that is narrower than its architecture makes it.
+
+    Attributes:
+        name: of the layer in the network, as in `named_modules`.
+        inputs, outputs: channels, or features; of a norm both are what it normalises.
+        groups: of a convolution; 1 of others.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=300)]
+    inputs: Width
+    outputs: Width
+    groups: Width = 1
+
+
+class PrunedNetwork(BaseModel):
+    """What was removed from a network: with it, the architecture is made as narrow again.
+
+    Attributes:
+        ratio: share of each layer's channels that was asked to be removed, the last time.
+        importance: by what channels were chosen.
+        source_weights_sha256: of the weights that were pruned; None: of a library's.
+        parameters_before, parameters_after: of the network, that time.
+        layers: all that differ from the architecture's, whichever time they were pruned.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    importance: Literal["magnitude", "random"]
+    source_weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    parameters_before: Annotated[int, Field(ge=1)]
+    parameters_after: Annotated[int, Field(ge=1)]
+    layers: Annotated[tuple[LayerSize, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+
+    @field_validator("layers")
+    @classmethod
+    def _each_once(cls, layers: tuple[LayerSize, ...]) -> tuple[LayerSize, ...]:
+        if len({layer.name for layer in layers}) < len(layers):
+            raise ValueError("a layer is listed twice")
+        return layers
+
+
 class TrainedModel(BaseModel):
     """A trained model: how it is built again, and how it came to be.
 
@@ -54,6 +105,7 @@ class TrainedModel(BaseModel):
         weights_sha256: of the weights' file.
         versions: of the packages that trained it.
         license: that the weights are under because of what made them, e.g. `AGPL-3.0`.
+        pruned: what was removed from the architecture; None: nothing.
     """
 
     model_config = ConfigDict(
@@ -78,5 +130,6 @@ class TrainedModel(BaseModel):
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     versions: dict[str, str] = {}
     license: str | None = None
+    pruned: PrunedNetwork | None = None
     created_at: str
     """ISO 8601, UTC."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.predictions import Image, Predictions
+from visiondyno.specs.trained_model import LayerSize
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class TrainingPlan:
         folder: the trainer's own, for its checkpoints; it outlives a killed process, and a trainer
             that finds its own checkpoint there goes on from it.
         arguments: more of the library's own settings, by its names.
+        layers: that are narrower than the architecture makes them, with `initial` as narrow.
     """
 
     name: str
@@ -67,6 +71,7 @@ class TrainingPlan:
     initial: "Mapping[str, torch.Tensor] | None"
     folder: Path
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[LayerSize, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,24 @@ class EpochDone:
 
     epoch: int
     train_metrics: dict[str, float]
+    predict: Callable[[Sequence[Image]], list[Predictions]]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A network as a training of its plan would begin.
+
+    Attributes:
+        module: on the plan's device, in evaluation mode.
+        arguments: of the architecture, as of `Trained`.
+        versions, notes: as of `Trained`.
+        predict: as of `EpochDone`; it runs `module` as it is at that moment.
+    """
+
+    module: "nn.Module"
+    arguments: dict[str, Any]
+    versions: dict[str, str]
+    notes: tuple[str, ...]
     predict: Callable[[Sequence[Image]], list[Predictions]]
 
 
@@ -133,4 +156,14 @@ class VisionTrainer(ABC):
             MissingExtra: the library isn't installed.
             Unavailable: the device isn't here.
             Diverged: the loss isn't finite.
+        """
+
+    @abstractmethod
+    def begun(self, plan: TrainingPlan, check: Callable[[], None]) -> AbstractContextManager[Begun]:
+        """The network before its first step, for as long as the context lasts.
+
+        The process is as in `train` meanwhile. Checkpoints in `plan.folder` aren't looked at.
+
+        Raises:
+            SpecError, MissingExtra, Unavailable: as `train`.
         """

@@ -1,6 +1,7 @@
 """Trains classifiers to tell which classes are in an image, from data labelled with boxes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,7 +14,8 @@ from visiondyno.training.names import suggestion
 from visiondyno.training.offline import offline
 from visiondyno.training.precision import choose_device
 from visiondyno.training.vision.augmentation import AugmentedImage
-from visiondyno.training.vision.base import EpochDone, Trained, TrainingPlan, VisionTrainer
+from visiondyno.training.vision.base import Begun, EpochDone, Trained, TrainingPlan, VisionTrainer
+from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
 from visiondyno.training.vision.torch_epochs import (
     SETTINGS,
@@ -21,6 +23,7 @@ from visiondyno.training.vision.torch_epochs import (
     Recipe,
     TorchEpochs,
     begin_with,
+    predicting,
     recipe_of,
 )
 from visiondyno.training.vision.torchvision import builder_parameters
@@ -58,22 +61,37 @@ class ImageLevelTrainer(VisionTrainer):
     ) -> Trained:
         """See `VisionTrainer.train`; `EpochDone.predict` gives a probability for each class."""
         versions = _versions(self.library)
-        device = choose_device(plan.device)
         recipe = recipe_of(plan, _DEFAULTS)
-        arguments = {n: value for n, value in plan.arguments.items() if n not in SETTINGS}
-        _check_names(self.library, plan.name, arguments)
-        arguments = {"num_classes": len(plan.classes), **arguments}
         with process_as_it_was(plan.threads), offline():
-            seed_everything(plan.seed, 0)
-            module = _built(self.library, plan.name, arguments)
-            _check_size(module, plan)
-            notes = [*begin_with(module, plan.initial, plan.name), *_rare(plan)]
-            learner = ClassifierLearner(module.to(device), device, plan)
+            learner, arguments, notes = self._begun(plan)
+            notes += _rare(plan)
             epochs = TorchEpochs(learner, plan, recipe)
             state = epochs.train(on_epoch, check)
         return Trained(
             state, arguments, epochs.resumed_from_epoch, versions, (*notes, *epochs.notes)
         )
+
+    @contextmanager
+    def begun(self, plan: TrainingPlan, check: Callable[[], None]) -> Iterator[Begun]:
+        """See `VisionTrainer.begun`."""
+        versions = _versions(self.library)
+        with process_as_it_was(plan.threads), offline():
+            learner, arguments, notes = self._begun(plan)
+            predict = predicting(learner, check)
+            yield Begun(learner.module.eval(), arguments, versions, tuple(notes), predict)
+
+    def _begun(self, plan: TrainingPlan) -> "tuple[ClassifierLearner, dict[str, Any], list[str]]":
+        """The learner with the weights that it begins with, its builder's arguments, and notes."""
+        device = choose_device(plan.device)
+        arguments = {n: value for n, value in plan.arguments.items() if n not in SETTINGS}
+        _check_names(self.library, plan.name, arguments)
+        arguments = {"num_classes": len(plan.classes), **arguments}
+        seed_everything(plan.seed, 0)
+        module = _built(self.library, plan.name, arguments)
+        resize(module, plan.layers, plan.name)
+        _check_size(module, plan)
+        notes = begin_with(module, plan.initial, plan.name)
+        return ClassifierLearner(module.to(device), device, plan), arguments, notes
 
 
 class ClassifierLearner(Learner):

@@ -167,7 +167,7 @@ class TorchEpochs:
             metrics = self._epoch(epoch, check)
             self._settle_norms(epoch, check)
             module.eval()
-            score = on_epoch(EpochDone(epoch, metrics, self._predict))
+            score = on_epoch(EpochDone(epoch, metrics, predicting(self._learner, check)))
             self._checkpoint.scored(score, module.state_dict)
             self._checkpoint.keep(partial(self._state, epoch), is_last=epoch == last)
         self.notes += self._checkpoint.notes
@@ -272,12 +272,6 @@ class TorchEpochs:
         if not float(largest) < torch.finfo(torch.float32).max ** 0.5:
             raise _diverged("a weight is too large to compute with")
 
-    def _predict(self, images: Sequence[Image]) -> list[Predictions]:
-        import torch
-
-        with torch.inference_mode():
-            return self._learner.predict(images)
-
     def _freeze_norms(self, *, also_weights: bool = False) -> None:
         if not self._freezes_norms:
             return
@@ -327,9 +321,24 @@ class TorchEpochs:
             "device": plan.device,
             "arguments": dict(plan.arguments),
             "has_initial": plan.initial is not None,
+            "layers": [layer.model_dump() for layer in plan.layers],
         }
         found: dict[str, Any] = json.loads(json.dumps(parts, default=str))
         return found
+
+
+def predicting(
+    learner: Learner, check: Callable[[], None]
+) -> Callable[[Sequence[Image]], list[Predictions]]:
+    """What `EpochDone.predict` is; `check` is called before each call's images."""
+    import torch
+
+    def predict(images: Sequence[Image]) -> list[Predictions]:
+        check()
+        with torch.inference_mode():
+            return learner.predict(images)
+
+    return predict
 
 
 def begin_with(

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from visiondyno.training.names import suggestion
 from visiondyno.training.offline import offline
 from visiondyno.training.precision import choose_device
 from visiondyno.training.vision.augmentation import AugmentedImage
-from visiondyno.training.vision.base import EpochDone, Trained, TrainingPlan, VisionTrainer
+from visiondyno.training.vision.base import Begun, EpochDone, Trained, TrainingPlan, VisionTrainer
+from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
 from visiondyno.training.vision.torch_epochs import (
     SETTINGS,
@@ -22,6 +24,7 @@ from visiondyno.training.vision.torch_epochs import (
     Recipe,
     TorchEpochs,
     begin_with,
+    predicting,
     recipe_of,
 )
 
@@ -56,18 +59,23 @@ class TorchvisionTrainer(VisionTrainer):
     ) -> Trained:
         """See `VisionTrainer.train`."""
         versions = _versions()
-        device = choose_device(plan.device)
         recipe = recipe_of(plan, _DEFAULTS)
-        arguments = architecture_arguments(plan)
         with process_as_it_was(plan.threads), offline():
-            seed_everything(plan.seed, 0)
-            module = _built(plan.name, arguments)
-            notes = begin_with(module, plan.initial, plan.name)
-            epochs = TorchEpochs(DetectorLearner(module.to(device), device), plan, recipe)
+            learner, arguments, notes = _begun(plan)
+            epochs = TorchEpochs(learner, plan, recipe)
             state = epochs.train(on_epoch, check)
         return Trained(
             state, arguments, epochs.resumed_from_epoch, versions, (*notes, *epochs.notes)
         )
+
+    @contextmanager
+    def begun(self, plan: TrainingPlan, check: Callable[[], None]) -> Iterator[Begun]:
+        """See `VisionTrainer.begun`."""
+        versions = _versions()
+        with process_as_it_was(plan.threads), offline():
+            learner, arguments, notes = _begun(plan)
+            predict = predicting(learner, check)
+            yield Begun(learner.module.eval(), arguments, versions, tuple(notes), predict)
 
 
 class DetectorLearner(Learner):
@@ -111,6 +119,17 @@ class DetectorLearner(Learner):
         boxes = np.clip(found["boxes"].float().cpu().numpy(), np.float32(0), limit)
         class_ids = found["labels"].cpu().numpy() - 1
         return Detections(boxes[best_first], scores[best_first], class_ids[best_first])
+
+
+def _begun(plan: TrainingPlan) -> tuple[DetectorLearner, dict[str, Any], list[str]]:
+    """The learner with the weights that it begins with, its builder's arguments, and notes."""
+    device = choose_device(plan.device)
+    arguments = architecture_arguments(plan)
+    seed_everything(plan.seed, 0)
+    module = _built(plan.name, arguments)
+    resize(module, plan.layers, plan.name)
+    notes = begin_with(module, plan.initial, plan.name)
+    return DetectorLearner(module.to(device), device), arguments, notes
 
 
 def detectors() -> tuple[str, ...]:

@@ -1,18 +1,27 @@
 """Training Ultralytics' detectors (YOLOv5u, v8, 11, 26) by the library's own trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 from visiondyno.errors import SpecError
+from visiondyno.predictions import Image, Predictions
 from visiondyno.training.arguments import one_line
 from visiondyno.training.precision import choose_device
-from visiondyno.training.vision.base import EpochDone, Trained, TrainingPlan, VisionTrainer
+from visiondyno.training.vision.base import (
+    Begun,
+    EpochDone,
+    Trained,
+    TrainingPlan,
+    VisionTrainer,
+)
 from visiondyno.training.vision.checkpoint import FolderCheckpoint
+from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
 from visiondyno.training.vision.torch_epochs import begin_with
 from visiondyno.training.vision.ultralytics_names import architecture
-from visiondyno.training.vision.ultralytics_predict import stride_of
+from visiondyno.training.vision.ultralytics_predict import STRIDE, predict
 from visiondyno.vision.ultralytics_library import import_ultralytics, quiet
 
 DEFAULT_BATCH_SIZE = 16
@@ -51,8 +60,8 @@ class UltralyticsTrainer(VisionTrainer):
 
         checkpoint = FolderCheckpoint(plan.folder)
         with process_as_it_was(plan.threads), quiet():
+            settings = _settings(plan)
             model, notes = _fresh_model(plan)
-            settings = _settings(plan, stride_of(model))
             resumed = checkpoint.take_up()
             began_after = 0 if resumed is None else int(resumed.values["epoch"])
             if began_after < plan.epochs:
@@ -63,22 +72,42 @@ class UltralyticsTrainer(VisionTrainer):
             state=checkpoint.best,
             arguments={"nc": len(plan.classes)},
             resumed_from_epoch=began_after,
-            versions={name: version(name) for name in ("ultralytics", "torch", "torchvision")},
+            versions=_versions(),
             notes=(*notes, *checkpoint.notes),
         )
 
+    @contextmanager
+    def begun(self, plan: TrainingPlan, check: Callable[[], None]) -> Iterator[Begun]:
+        """See `VisionTrainer.begun`."""
+        device = choose_device(plan.device)
+        import_ultralytics(f"Training {plan.name}")
+        with process_as_it_was(plan.threads), quiet():
+            _settings(plan)
+            model, notes = _fresh_model(plan)
+            model.to(device).eval()
 
-def _settings(plan: TrainingPlan, stride: int) -> dict[str, Any]:
-    """The library's settings of a plan, for a model whose images have multiples of `stride`.
+            def found(images: Sequence[Image]) -> list[Predictions]:
+                return predict(model, images, plan.classes, plan.image_size, check)
+
+            arguments = {"nc": len(plan.classes)}
+            yield Begun(model, arguments, _versions(), tuple(notes), found)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("ultralytics", "torch", "torchvision")}
+
+
+def _settings(plan: TrainingPlan) -> dict[str, Any]:
+    """The library's settings of a plan.
 
     Raises:
         SpecError: one isn't taken, or the image size isn't possible.
     """
-    if plan.image_size % stride:
-        below = max(plan.image_size // stride, 1) * stride
+    if plan.image_size % STRIDE:
+        below = max(plan.image_size // STRIDE, 1) * STRIDE
         raise SpecError(
-            f"Images of {plan.name} have sides that are multiples of {stride}, and image_size is "
-            f"{plan.image_size}; take {below} or {below + stride}."
+            f"Images of {plan.name} have sides that are multiples of {STRIDE}, and image_size is "
+            f"{plan.image_size}; take {below} or {below + STRIDE}."
         )
     unknown = sorted(plan.arguments.keys() - _TAKEN)
     if unknown:
@@ -91,7 +120,7 @@ def _settings(plan: TrainingPlan, stride: int) -> dict[str, Any]:
             "'arguments.amp' is 'bf16' or false; fp16 needs weights to check itself by."
         )
     batch_size = min(plan.batch_size or DEFAULT_BATCH_SIZE, len(plan.images))
-    if plan.image_size < 2 * stride and len(plan.images) % batch_size == 1:
+    if plan.image_size < 2 * STRIDE and len(plan.images) % batch_size == 1:
         raise SpecError(
             f"{len(plan.images)} images in batches of {batch_size} leave one by itself, too little "
             f"at {plan.image_size} pixels; take another 'batch_size', or larger images."
@@ -141,4 +170,5 @@ def _fresh_model(plan: TrainingPlan) -> tuple[Any, list[str]]:
     model = DetectionModel(layers, ch=3, nc=len(plan.classes), verbose=False)
     if getattr(model.model[-1], "one2one_cv2", None) is not None:
         model.end2end = True  # YOLOv10 says so only once it is fused, as it runs later
+    resize(model, plan.layers, plan.name)
     return model, begin_with(model, plan.initial, plan.name)
