@@ -21,7 +21,7 @@ from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
 from visiondyno.training.vision.torch_epochs import begin_with
 from visiondyno.training.vision.ultralytics_names import architecture
-from visiondyno.training.vision.ultralytics_predict import STRIDE, predict
+from visiondyno.training.vision.ultralytics_predict import predict, stride_of
 from visiondyno.vision.ultralytics_library import import_ultralytics, quiet
 
 DEFAULT_BATCH_SIZE = 16
@@ -60,8 +60,8 @@ class UltralyticsTrainer(VisionTrainer):
 
         checkpoint = FolderCheckpoint(plan.folder)
         with process_as_it_was(plan.threads), quiet():
-            settings = _settings(plan)
             model, notes = _fresh_model(plan)
+            settings = _settings(plan, stride_of(model))
             resumed = checkpoint.take_up()
             began_after = 0 if resumed is None else int(resumed.values["epoch"])
             if began_after < plan.epochs:
@@ -82,8 +82,9 @@ class UltralyticsTrainer(VisionTrainer):
         device = choose_device(plan.device)
         import_ultralytics(f"Training {plan.name}")
         with process_as_it_was(plan.threads), quiet():
-            _settings(plan)
             model, notes = _fresh_model(plan)
+            if plan.images:
+                _settings(plan, stride_of(model))
             model.to(device).eval()
 
             def found(images: Sequence[Image]) -> list[Predictions]:
@@ -97,17 +98,17 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("ultralytics", "torch", "torchvision")}
 
 
-def _settings(plan: TrainingPlan) -> dict[str, Any]:
-    """The library's settings of a plan.
+def _settings(plan: TrainingPlan, stride: int) -> dict[str, Any]:
+    """The library's settings of a plan, for a model whose images have multiples of `stride`.
 
     Raises:
         SpecError: one isn't taken, or the image size isn't possible.
     """
-    if plan.image_size % STRIDE:
-        below = max(plan.image_size // STRIDE, 1) * STRIDE
+    if plan.image_size % stride:
+        below = max(plan.image_size // stride, 1) * stride
         raise SpecError(
-            f"Images of {plan.name} have sides that are multiples of {STRIDE}, and image_size is "
-            f"{plan.image_size}; take {below} or {below + STRIDE}."
+            f"Images of {plan.name} have sides that are multiples of {stride}, and image_size is "
+            f"{plan.image_size}; take {below} or {below + stride}."
         )
     unknown = sorted(plan.arguments.keys() - _TAKEN)
     if unknown:
@@ -120,7 +121,7 @@ def _settings(plan: TrainingPlan) -> dict[str, Any]:
             "'arguments.amp' is 'bf16' or false; fp16 needs weights to check itself by."
         )
     batch_size = min(plan.batch_size or DEFAULT_BATCH_SIZE, len(plan.images))
-    if plan.image_size < 2 * STRIDE and len(plan.images) % batch_size == 1:
+    if plan.image_size < 2 * stride and len(plan.images) % batch_size == 1:
         raise SpecError(
             f"{len(plan.images)} images in batches of {batch_size} leave one by itself, too little "
             f"at {plan.image_size} pixels; take another 'batch_size', or larger images."
