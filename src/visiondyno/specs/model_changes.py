@@ -57,8 +57,12 @@ class QuantizeInput(OperationInput):
         calibration_data: images of the kind that the model will see, never those it is scored on.
         calibration_images: the first so many of them.
         calibration: how a range is chosen: `min_max`; `entropy` (least divergence of the two
-            distributions, Migacz 2017); `percentile` (99.99 % of the values).
+            distributions, Migacz 2017); `percentile` (99.99 % of the values), which rare large
+            values don't widen.
         per_channel: each output channel of a weight has a scale of its own.
+        activations: type of the activations; None: what the worker's processor computes fastest.
+        weight_bits: 7 where sums of products of 8 bits overflow, which is so on x86 without VNNI;
+            None: as the worker's processor needs.
         exclude: nodes, or types of operators, that stay in floating point.
         keep_head: nodes behind the last convolution (decoding of boxes, NMS) stay so too: their
             numbers have ranges of their own, and rounding them moves boxes.
@@ -70,8 +74,10 @@ class QuantizeInput(OperationInput):
     method: Literal["static_int8", "dynamic_int8", "fp16"] = "static_int8"
     calibration_data: Reference | None = None
     calibration_images: Annotated[int, Field(ge=1, le=10_000)] = 128
-    calibration: Literal["min_max", "entropy", "percentile"] = "min_max"
+    calibration: Literal["min_max", "entropy", "percentile"] = "percentile"
     per_channel: bool = True
+    activations: Literal["uint8", "int8"] | None = None
+    weight_bits: Literal[7, 8] | None = None
     exclude: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
     keep_head: bool = True
     data: Reference | None = None

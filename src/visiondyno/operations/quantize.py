@@ -1,0 +1,225 @@
+"""`quantize`: an ONNX model with weights, and what is computed, in fewer bits, and checked."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visiondyno.datasets.base import Dataset
+from visiondyno.errors import ChildDied, ModelError, SpecError
+from visiondyno.operations.calibration_data import overlap_note
+from visiondyno.operations.context import OperationContext
+from visiondyno.operations.int8_arithmetic import int8_arithmetic
+from visiondyno.operations.model_check import MadeFile, check_made
+from visiondyno.operations.onnx_files import serialized, to_half
+from visiondyno.operations.quantize_child import QUANTIZED
+from visiondyno.operations.verified_data import open_verified
+from visiondyno.operations.worker_files import WorkerFiles
+from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.graph_facts import GraphFacts
+from visiondyno.runtimes.model_cards import METADATA_KEY, resolve_card
+from visiondyno.runtimes.onnx_file import read_onnx
+from visiondyno.runtimes.references import resolve_reference, shipped_models
+from visiondyno.sandbox import run_in_child
+from visiondyno.specs.model_card import ModelCard
+from visiondyno.specs.model_changes import QuantizeInput
+
+_CHILD = "visiondyno.operations.quantize_child:quantize"
+_AGPL = "AGPL"
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A file's bytes before they are checked; what is said of it; what its reader must know."""
+
+    data: bytes
+    facts: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def run(spec: QuantizeInput, context: OperationContext) -> dict[str, Any]:
+    """The quantized file's name in the blob store, what is in it, and how far it is from the model.
+
+    Inputs and outputs stay float32, and the model card travels inside. The work is done in a child
+    process, and so is the first run of the file.
+
+    Returns:
+        `files` (`quantized.onnx` to `sha256:…`), `model` (the same reference), `format`, `method`,
+        `precision`, `size_bytes`, `source_size_bytes`, `check` (see `ModelCheck`), `notes`; of
+        int8 `quantized` (type of operator to number of nodes), `kept_float` (`type`, `count`,
+        `reason` of what stays float) and, of the static one, `calibration` (`method`, `data`,
+        `images`, `activations`, `weight_bits`).
+
+    Raises:
+        SpecError: the reference is no ONNX file, or `exclude` names what isn't there.
+        ModelError: the file can't be read, isn't in fp32, or can't be quantized; or what was made
+            can't be run, or answers NaN.
+        DatasetError: images can't be read.
+    """
+    path = _onnx_file(spec.model)
+    context.progress("reading the model", model=spec.model)
+    facts = read_onnx(path)
+    card = resolve_card(facts).card
+    _require_fp32(spec, facts)
+    made = _half(path) if spec.method == "fp16" else _int8(spec, path, context)
+    data = _with_card(made.data, path, card)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / QUANTIZED
+        file.write_bytes(data)
+        precision = read_onnx(file).precision
+        with context.model(spec.model, LoadOptions()) as source:
+            check = check_made(
+                source, MadeFile(file, precision), spec.data, spec.check_images, context
+            )
+    reference = WorkerFiles.of_this_worker().publish(data)
+    return {
+        "operation": "quantize",
+        "status": "success",
+        "files": {QUANTIZED: reference},
+        "model": reference,
+        "format": "onnx",
+        "method": spec.method,
+        "precision": precision,
+        "size_bytes": len(data),
+        "source_size_bytes": facts.file_bytes,
+        **check.flat,
+        "check": check.report,
+        **made.facts,
+        "notes": [*_license_notes(card), *made.notes, *check.notes],
+    }
+
+
+def _onnx_file(reference: str) -> Path:
+    resolved = resolve_reference(reference)
+    if resolved.path is not None and resolved.runtime == "onnx":
+        return resolved.path
+    known = ", ".join(f"visiondyno:{name}" for name in shipped_models())
+    raise SpecError(
+        f"'model': {reference} is no ONNX file, and only those are quantized; write it as one with "
+        f"'dyno export {reference}' first, or give one of {known}."
+    )
+
+
+def _require_fp32(spec: QuantizeInput, facts: GraphFacts) -> None:
+    if facts.precision == "fp32":
+        return
+    if facts.precision in ("int8", "mixed"):
+        raise ModelError(
+            f"{spec.model} is quantized already ({facts.precision}); give the model in fp32 that "
+            "it was made of."
+        )
+    raise ModelError(
+        f"{spec.model} computes in {facts.precision}; give the model in fp32 that it was made of."
+    )
+
+
+def _half(path: Path) -> _Made:
+    import onnx
+
+    data = serialized(to_half(onnx.load(str(path))))
+    note = (
+        "Processors without half-precision arithmetic widen fp16 to float32 while it runs: there "
+        "it is smaller, and slower. It is meant for GPUs."
+    )
+    return _Made(data, {}, (note,))
+
+
+def _int8(spec: QuantizeInput, path: Path, context: OperationContext) -> _Made:
+    payload: dict[str, Any] = {
+        "model": str(path),
+        "method": spec.method,
+        "per_channel": spec.per_channel,
+        "exclude": list(spec.exclude),
+        "keep_head": spec.keep_head,
+    }
+    facts: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    if spec.calibration_data is not None:
+        dataset = open_verified(
+            spec.calibration_data,
+            skip_bad=False,
+            max_images=spec.calibration_images,
+            context=context,
+        )
+        chosen, notes = _calibration(spec, dataset, context)
+        payload |= chosen
+        facts["calibration"] = {
+            "method": spec.calibration,
+            "data": spec.calibration_data,
+            "images": len(dataset),
+            "activations": chosen["activations"],
+            "weight_bits": chosen["weight_bits"],
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        found = _run_child(payload | {"folder": folder}, context)
+        data = (Path(folder) / QUANTIZED).read_bytes()
+    facts |= {"quantized": found["quantized"], "kept_float": found["kept_float"]}
+    return _Made(data, facts, (*notes, *found["notes"]))
+
+
+def _calibration(
+    spec: QuantizeInput, dataset: Dataset, context: OperationContext
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the child is told of it, and what the reader must know."""
+    fits = int8_arithmetic()
+    activations = spec.activations or fits.activations
+    weight_bits = spec.weight_bits or fits.weight_bits
+    notes = [
+        f"Activations are {activations} and weights have {weight_bits} bits"
+        + (
+            f": what this machine's processor computes fastest without overflow ({fits.why})."
+            if (activations, weight_bits) == (fits.activations, fits.weight_bits)
+            else f", as was asked for; this machine's processor ({fits.why}) would get "
+            f"{fits.activations} and {fits.weight_bits} bits."
+        )
+    ]
+    overlap = None if spec.data is None else overlap_note(dataset, spec.data, context)
+    notes += [overlap] if overlap is not None else []
+    chosen = {
+        "calibration": spec.calibration,
+        "images": [str(dataset.sample(index).path) for index in range(len(dataset))],
+        "activations": activations,
+        "weight_bits": weight_bits,
+    }
+    return chosen, tuple(notes)
+
+
+def _run_child(payload: dict[str, Any], context: OperationContext) -> dict[str, Any]:
+    try:
+        return run_in_child(
+            _CHILD,
+            payload,
+            on_event=lambda event: context.progress(event.pop("stage"), **event),
+            check=context.check,
+        )
+    except ChildDied as error:
+        raise ModelError(
+            f"ONNX Runtime dies of quantizing the model ({error.message}) Take 'method': 'fp16', "
+            "or fewer 'calibration_images' where memory is short."
+        ) from error
+
+
+def _with_card(data: bytes, source: Path, card: ModelCard) -> bytes:
+    """With the source's metadata and the card, and without sets of operators that nobody uses."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(data)
+    original = onnx.load(str(source), load_external_data=False)
+    del model.metadata_props[:]
+    model.metadata_props.extend(
+        prop for prop in original.metadata_props if prop.key != METADATA_KEY
+    )
+    model.metadata_props.add(key=METADATA_KEY, value=card.model_dump_json(by_alias=True))
+    used = {node.domain for node in model.graph.node} | {
+        node.domain for function in model.functions for node in function.node
+    }
+    kept = [one for one in model.opset_import if one.domain in used | {"", "ai.onnx"}]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return serialized(model)
+
+
+def _license_notes(card: ModelCard) -> list[str]:
+    if card.license is None or _AGPL not in card.license:
+        return []
+    return [f"Made of weights under {card.license}, it is under that licence too."]
