@@ -9,6 +9,7 @@ import pytest
 from block_images import write_blocks
 from training_endpoint import training_endpoint
 from visiondyno.cli import main
+from visiondyno.client.vision_training import VisionTrainingFolder, make_vision_config
 from visiondyno.runtimes.trained_models import find_trained, read_trained
 
 pytest.importorskip("torch")
@@ -92,6 +93,17 @@ def test_goes_on_from_weights_of_a_file_and_is_repeated_from_another_folder(
     monkeypatch.chdir(folder / "elsewhere")
     assert dyno("train", "../second/config.yaml", "--out", "third") == 0
     assert history("third")["history"] == history("../second")["history"]
+
+
+def test_two_trainings_at_once_do_not_write_to_one_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--model", "ultralytics:yolov8n", "--data", "blocks", "--epochs", "1", *SMALL)
+    config = make_vision_config({"model": "ultralytics:yolov8n", "data": "blocks"}, "the other")
+    with VisionTrainingFolder(folder / "out", config).claimed():
+        assert dyno("train", *asked, "--out", "out") != 0
+    assert "Another training is writing to the folder out" in capsys.readouterr().err
+    assert list((folder / "out").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -188,14 +188,15 @@ def command(
     asked = _config(config, model, _changes(changes, said))
     folder = TrainingFolder(out, asked)
     watch = TrainingWatch(asked)
-    with keeping_what_is_known(folder, watch), TrainingDisplay(asked.epochs) as display:
-        callbacks: list[Callback] = [watch, display, *recorders]
-        with Client(place) as client:
-            try:
-                state = run_training(asked, client, callbacks, time_limit_s)
-            finally:
-                watch.note_job(client)
-    folder.write(watch, state)
+    with folder.claimed():
+        with keeping_what_is_known(folder, watch), TrainingDisplay(asked.epochs) as display:
+            callbacks: list[Callback] = [watch, display, *recorders]
+            with Client(place) as client:
+                try:
+                    state = run_training(asked, client, callbacks, time_limit_s)
+                finally:
+                    watch.note_job(client)
+        folder.write(watch, state)
     if as_json:
         click.echo(to_json({**watch.summary(), "files": files_of(folder)}), nl=False)
     else:

@@ -109,16 +109,18 @@ def train_vision(
     """Train; write weights, record, curves and history; say what to do next."""
     folder = VisionTrainingFolder(out, asked)
     watch = TrainingWatch(asked)
-    with (
-        keeping_what_is_known(folder, watch),
-        TrainingDisplay(asked.epochs) as display,
-        Client(place) as client,
-    ):
-        try:
-            state = run_vision_training(asked, client, [watch, display, *recorders], time_limit_s)
-        finally:
-            watch.note_job(client)
-    folder.write(watch, state)
+    with folder.claimed():
+        with (
+            keeping_what_is_known(folder, watch),
+            TrainingDisplay(asked.epochs) as display,
+            Client(place) as client,
+        ):
+            callbacks = [watch, display, *recorders]
+            try:
+                state = run_vision_training(asked, client, callbacks, time_limit_s)
+            finally:
+                watch.note_job(client)
+        folder.write(watch, state)
     if as_json:
         model = (watch.result or {}).get("trained_model")
         summary = {**watch.summary(), "trained_model": model, "files": files_of(folder)}

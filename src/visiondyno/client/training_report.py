@@ -2,10 +2,12 @@
 
 import contextlib
 import datetime
+import fcntl
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -270,6 +272,27 @@ class TrainingFolder:
                 "--out, or remove it."
             )
 
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """For this training alone, until its files are written or its process ends.
+
+        Raises:
+            Conflict: another training is writing there.
+            SpecError: the folder is gone.
+        """
+        try:
+            held = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise SpecError(
+                f"The folder {self.path} can't be opened ({error.strerror}); choose another with "
+                "--out."
+            ) from error
+        try:
+            self._lock(held)
+            yield
+        finally:
+            os.close(held)
+
     def earlier_history(self) -> list[dict[str, Any]]:
         """The epochs that an interrupted run of this same training left; empty without one."""
         if not self._holds_same():
@@ -314,6 +337,15 @@ class TrainingFolder:
         }
         for name, text in texts.items():
             write_whole(self.path / name, text.encode(), "The training's record")
+
+    def _lock(self, held: int) -> None:
+        # The folder itself: a file for it would be one more that is left there.
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(
+                f"Another training is writing to the folder {self.path}; choose another with --out."
+            ) from error
 
     def _holds_same(self) -> bool:
         return self._config.is_in(self.path / CONFIG)
