@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import onnx
 import pytest
@@ -170,6 +171,18 @@ def test_parts_that_are_not_keras_own_are_refused(part: dict[str, Any]) -> None:
     refuse_code({"class_name": "Sequential", "module": "keras", "config": {"layers": [fine]}})
     with pytest.raises(ConversionError, match=r"code of its own|only Keras' own are made"):
         refuse_code({"class_name": "Sequential", "config": {"layers": [fine, {"x": [part]}]}})
+
+
+def test_an_archive_behind_an_hdf5_file_does_not_speak_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "both.h5"
+    code = {"class_name": "Sequential", "config": {"layers": [{"class_name": "Lambda"}]}}
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(code)
+    fine = {"class_name": "Sequential", "module": "keras", "config": {"layers": []}}
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("config.json", json.dumps(fine))
+    with pytest.raises(ModelError, match="its layer 'Lambda' would run code of its own"):
+        load_model(str(path))
 
 
 # ---- what is kept

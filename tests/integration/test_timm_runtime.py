@@ -120,6 +120,9 @@ def test_random_weights_are_told_and_always_the_same() -> None:
         first = classified(one, some_images(1)[0]).probabilities
         assert one.description.notes[0].startswith("Random weights")
         assert one.files == ()
+        # Timm tells that of the weights that it publishes; these are none of them.
+        assert one.description.card.license is None
+        assert not any("Its weights are under" in note for note in one.description.notes)
         assert one.description.file_bytes == 0
     torch.manual_seed(99)
     expected = torch.rand(1)
@@ -187,6 +190,24 @@ def test_damaged_weights_are_refused(cached: str, cache: Path) -> None:
     file.write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match="can't be made"):
         load_model(cached)
+
+
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained_cfg", "cache_dir"])
+def test_a_record_that_names_weights_elsewhere_is_refused(
+    argument: str, small: Any, tmp_path: Path
+) -> None:
+    class Marks:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "it-ran",)
+
+    torch.save({"state_dict": Marks()}, tmp_path / "evil.pth")
+    given = {argument: str(tmp_path / "evil.pth")}
+    state = from_tensors(small.state_dict())
+    fields = {"family": "timm", "name": SMALL.partition(".")[0], "arguments": given}
+    trained_folder(tmp_path / "trained", state, **fields)
+    with pytest.raises(ModelError, match=f"takes no '{argument}' here: it would read weights"):
+        load_model(str(tmp_path / "trained"))
+    assert not (tmp_path / "it-ran").exists()
 
 
 def test_weights_are_fetched_once(

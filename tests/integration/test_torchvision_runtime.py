@@ -13,7 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from torchvision.models import get_model, get_model_weights  # noqa: E402 - after the skip
+from torch.nn.modules.module import register_module_forward_hook  # noqa: E402 - after the skip
+from torchvision.models import get_model, get_model_weights  # noqa: E402
 from torchvision_cases import (  # noqa: E402
     CLASSES,
     SMALL,
@@ -464,15 +465,24 @@ def test_nan_of_a_classifier_is_an_error(tmp_path: Path) -> None:
             model.predict(image)
 
 
+def test_an_image_that_grows_out_of_memory_is_refused() -> None:
+    line = np.zeros((1, 16384, 3), np.uint8)
+    with load_model("torchvision:resnet18@none") as model:
+        with pytest.raises(ModelError, match="16384x1 pixels is too narrow for this model"):
+            model.predict([line])
+        assert len(model.predict([line[:, :300]])) == 1
+
+
 def test_threads_asked_for_are_torchs() -> None:
-    image = photos(1)
-    before = torch.get_num_threads()
+    image, seen = photos(1), []
+    hook = register_module_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
     try:
         with load_model("torchvision:resnet18@none", LoadOptions(intra_op_threads=2)) as model:
             many = model.predict(image)[0]
-            assert torch.get_num_threads() == 2
+            assert set(seen) == {2}
+        seen.clear()
         with load_model("torchvision:resnet18@none", LoadOptions(intra_op_threads=1)) as model:
             assert_same(model.predict(image)[0], many)
-            assert torch.get_num_threads() == 1
+            assert set(seen) == {1}
     finally:
-        torch.set_num_threads(before)
+        hook.remove()

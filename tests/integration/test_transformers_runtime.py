@@ -281,6 +281,33 @@ def test_other_models_are_named(settings: dict[str, Any], said: str, changed: An
         load_model(str(folder))
 
 
+def test_kernels_of_the_hub_are_not_asked_for(changed: Any) -> None:
+    # A name with a slash would have the library fetch code from there, and run it.
+    kernels = dict.fromkeys(("attn_implementation", "_attn_implementation"), "somebody/kernels")
+    with load_model(str(changed("vit", **kernels))) as model:
+        assert len(model.predict(scenes(1))) == 1
+
+
+@pytest.mark.parametrize("label", [-1, 10**12])
+def test_labels_that_no_model_has_are_refused(label: int, changed: Any) -> None:
+    folder = changed("detr", id2label={"0": "car", str(label): "truck"})
+    with pytest.raises(ModelError, match=r"labels|don't fit"):
+        load_model(str(folder))
+
+
+def test_a_line_that_grows_out_of_memory_is_refused(changed: Any) -> None:
+    folder = changed("vit")
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    cut = {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": settings["size"]}
+    path.write_text(json.dumps(settings | cut))
+    line = np.zeros((1, 16384, 3), np.uint8)
+    with load_model(str(folder)) as model:
+        with pytest.raises(ModelError, match="16384x1 pixels is too narrow for this model"):
+            model.predict([line])
+        assert len(model.predict([line[:, :300]])) == 1
+
+
 def test_backbones_of_timm_are_made_without_asking_anybody(
     changed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,26 @@ def test_what_checkpoints_name_is_not_run_either(
     load_model(with_hostile(checkpoint, "train_args", thing, tmp_path / "strange.pt")).close()
 
 
+def test_a_short_file_of_billions_of_values_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=False)
+    network = content["ema"] or content["model"]
+    values: list[Any] = ["a"]
+    for _ in range(60):
+        values = [values, values]
+    network.yaml["more"] = values
+    torch.save(content, tmp_path / "values.pt")
+    with pytest.raises(ModelError, match="its architecture has over 100000 parts"):
+        load_model(str(tmp_path / "values.pt"))
+    del network.yaml["more"]
+    layers = torch.nn.Sequential(torch.nn.Identity())
+    for _ in range(60):
+        layers = torch.nn.Sequential(layers, layers)
+    network.more = layers
+    torch.save(content, tmp_path / "layers.pt")
+    with pytest.raises(ModelError, match="it has over 100000 layers"):
+        load_model(str(tmp_path / "layers.pt"))
+
+
 LAYERS: dict[str, Any] = {
     "nc": 3,
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "nn.Identity", []]],
@@ -135,6 +155,11 @@ LAYERS: dict[str, Any] = {
         ({"head": [[-1, 1, 5, []]]}, "a layer has no name"),
         ({"channels": 1}, "images of 1 channels"),
         ({"head": [[[7], 1, "Detect", ["nc"]]]}, "can't be built"),
+        ({"backbone": [[-1, 10**12, "nn.Identity", []]]}, "over 10,000 layers"),
+        ({"depth_multiple": 1e12}, "over 10,000 layers"),
+        ({"scales": {"n": [1e12, 1.0, 64]}}, "over 10,000 layers"),
+        ({"backbone": [[-1, 1, "Conv", [12000, 3, 2]]] * 2}, "over 1,000,000,000 weights"),
+        ({"backbone": [[-1, 1, "Conv", [10**9, 3, 2]]]}, "can't be built"),
     ],
 )
 def test_architectures_may_name_layers_only(

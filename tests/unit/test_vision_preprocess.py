@@ -260,3 +260,11 @@ def test_cards_that_feed_nonsense_are_refused(fields: dict[str, object], message
     card = InputCard.model_validate({"height": 32, "width": 32} | fields)
     with pytest.raises(ModelError, match=message):
         Preprocessor(card)
+
+
+def test_an_image_too_narrow_for_its_crop_is_refused() -> None:
+    card = InputCard(height=224, width=224, resize="shortest_side_crop", crop_from=256, **PLAIN)
+    for shape in ((1, 16384, 3), (16384, 1, 3)):
+        with pytest.raises(ModelError, match=r"too narrow for this model.* would have 4194304"):
+            Preprocessor(card)([np.zeros(shape, np.uint8)])
+    assert Preprocessor(card)([np.zeros((16, 4000, 3), np.uint8)]).tensor.shape == (1, 3, 224, 224)

@@ -22,6 +22,7 @@ _FREE_SIDE = 224
 # Layers that unpickle, import, or open files as they are made.
 _RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 _KNOWN_MODULES = ("keras", "builtins")
+_HDF5 = (".h5", ".hdf5")
 
 
 class ConversionError(Exception):
@@ -82,7 +83,8 @@ def _parts(value: Any) -> Iterator[dict[str, Any]]:
 
 def _config(source: Path) -> Any:
     """The configuration in the file, read without making anything of it."""
-    if zipfile.is_zipfile(source):
+    # By the name, as Keras chooses its reader: an HDF5 file may end in an archive.
+    if source.suffix not in _HDF5 and zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             if "config.json" not in archive.namelist():
                 raise ConversionError("it is an archive without a model in it")

@@ -9,7 +9,7 @@ import numpy as np
 from visiondyno.errors import ModelError
 from visiondyno.predictions import Classification, Detections, Image, Predictions
 from visiondyno.runtimes.base import LoadedModel, ModelDescription
-from visiondyno.vision.preprocess import check_image
+from visiondyno.vision.preprocess import check_crop, check_image
 
 
 class NativeModel(LoadedModel):
@@ -42,8 +42,11 @@ class NativeModel(LoadedModel):
         self._require_open()
         if not images:
             raise ModelError("No image was given; a batch holds at least one.")
+        shortest = self._cropped_from()
         for image in images:
             check_image(image)
+            if shortest is not None:
+                check_crop(image, shortest)
         return self._prepare(images)
 
     def infer(self, prepared: Any) -> Any:
@@ -74,6 +77,11 @@ class NativeModel(LoadedModel):
         if self._is_open:
             self._is_open = False
             self._free()
+
+    def _cropped_from(self) -> int | None:
+        """Pixels of the shorter side before the middle is cut out; None where nothing is."""
+        card = self.description.card.input
+        return card.crop_from if card.resize == "shortest_side_crop" else None
 
     def _check_finite(self, one: Predictions) -> None:
         arrays: tuple[Any, ...]

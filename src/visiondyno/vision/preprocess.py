@@ -18,6 +18,7 @@ _INTERPOLATION = {
     "cubic": cv2.INTER_CUBIC,
     "nearest": cv2.INTER_NEAREST,
 }
+_MOST_SCALED_PIXELS = 100_000_000
 _CHANNEL_ORDER = {"bgr": (0, 1, 2), "rgb": (2, 1, 0)}
 
 
@@ -225,6 +226,7 @@ class Preprocessor:
     def _shortest_side_crop(self, image: Image) -> tuple[Image, Geometry]:
         card, (height, width) = self._card, image.shape[:2]
         assert card.crop_from is not None
+        check_crop(image, card.crop_from)
         if height <= width:
             new_height, new_width = card.crop_from, int(card.crop_from * width / height)
         else:
@@ -288,6 +290,23 @@ def _integer_tables(card: InputCard) -> NDArray[Any] | None:
     limits = np.iinfo(card.dtype)
     tables: NDArray[Any] = steps.clip(limits.min, limits.max).astype(card.dtype)
     return tables
+
+
+def check_crop(image: Image, shortest_pixels: int) -> None:
+    """Refuse an image that grows out of memory as its shorter side is brought to so many pixels.
+
+    What is cut away afterwards is there for a moment: of a line of 16,384 pixels, 3 GB.
+
+    Raises:
+        ModelError: says what it would become.
+    """
+    height, width = image.shape[:2]
+    longest = shortest_pixels * max(height, width) // min(height, width)
+    if shortest_pixels * longest > _MOST_SCALED_PIXELS:
+        raise ModelError(
+            f"An image of {width}x{height} pixels is too narrow for this model: with a shorter "
+            f"side of {shortest_pixels} pixels its longer one would have {longest}. Cut it first."
+        )
 
 
 def check_image(image: Image) -> None:

@@ -10,6 +10,8 @@ from contracts.runtime_contract import RuntimeContract, Target, assert_same, som
 
 pytest.importorskip("torch")
 
+from torch.nn.modules.module import register_module_forward_hook
+
 from torch_programs import (
     CLASSES,
     CLASSIFIER_CARD,
@@ -165,10 +167,16 @@ def test_a_program_that_asks_for_the_size_is_told(tmp_path: Path, files: Path) -
 
 def test_threads_asked_for_are_used(files: Path) -> None:
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
     try:
         with load_model(str(files / "any.pt2"), LoadOptions(intra_op_threads=2)) as model:
+            seen: list[int] = []
+            hook = register_module_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
             model.predict(some_images(1))
-            assert torch.get_num_threads() == 2
+            hook.remove()
+        assert set(seen) == {2}
+        # A model that asks for none isn't run with another's.
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 

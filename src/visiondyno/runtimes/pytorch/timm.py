@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _RANDOM = "none"
+_READING = ("checkpoint", "pretrained", "cache_dir")
 _SEED = 0
 _WEIGHTS = "model.safetensors"
 _OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
@@ -101,6 +102,8 @@ class TimmRuntime(Runtime):
         notes = [unnamed] if unnamed else []
         if named.is_random:
             notes.insert(0, "Random weights (seed 0), nothing was learned: for timing only.")
+            # Timm tells that of the weights which it publishes.
+            card = card.model_copy(update={"license": None})
         if card.license:
             notes.append(f"Its weights are under {card.license}.")
         description = _description(reference, module, on, card, options)
@@ -171,6 +174,7 @@ def build_trained(
     timm = _library(reference)
     on = TorchDevice(options, f"'{reference}'")
     arguments = {"num_classes": len(record.classes), **record.arguments}
+    check_arguments(arguments, record.name)
     with _reading(reference), hub.no_connections():
         _require_known(timm, record.name, reference)
         module = timm.create_model(record.name, pretrained=False, **arguments)
@@ -191,6 +195,20 @@ def build_trained(
         license=record.license,
     )
     return TimmModel(_description(reference, module, on, card, options), module, on, transform)
+
+
+def check_arguments(arguments: Mapping[str, Any], name: str) -> None:
+    """Refuse what has `timm.create_model` read files of its own, or download.
+
+    Raises:
+        ModelError: names what it was.
+    """
+    reading = next((one for one in arguments if one.startswith(_READING)), None)
+    if reading is not None:
+        raise ModelError(
+            f"timm's {name} takes no '{reading}' here: it would read weights from elsewhere, and "
+            "the model has its own."
+        )
 
 
 def pretrained_state(reference: str) -> "dict[str, torch.Tensor]":

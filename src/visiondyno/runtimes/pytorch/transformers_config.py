@@ -15,6 +15,7 @@ PROCESSOR = "preprocessor_config.json"
 Task = Literal["detection", "classification", "depth"]
 
 _LARGEST_BYTES = 16 << 20
+_NAMES_CODE = frozenset({"auto_map", "experts_implementation", "_experts_implementation"})
 _TIMM_WRAPPER = "timm_wrapper"
 
 
@@ -82,11 +83,22 @@ def build_config(settings: dict[str, Any], reference: str) -> Any:
             f"transformers {transformers.__version__} knows no model of type '{kind}' "
             f"({reference}){remote}. A newer transformers may."
         )
-    settings = {name: value for name, value in settings.items() if name != "auto_map"}
+    settings = _without_code(settings)
     with reading(reference):
         config = transformers.CONFIG_MAPPING[kind].from_dict(_with_backbone(settings))
         _check_backbones(config, reference)
     return config
+
+
+def _without_code(value: Any) -> Any:
+    """Settings without those that name code of the hub: modules, and kernels of attention."""
+    if isinstance(value, dict):
+        return {
+            name: _without_code(one)
+            for name, one in value.items()
+            if name not in _NAMES_CODE and not str(name).endswith("attn_implementation")
+        }
+    return [_without_code(one) for one in value] if isinstance(value, list) else value
 
 
 def task_of(config: Any, reference: str) -> Task:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 _NO_CLASS = "N/A"
+_MOST_LABELS = 1 << 20
 _METRIC_TYPES = frozenset({"zoedepth", "glpn", "depth_pro"})
 
 
@@ -66,7 +67,7 @@ class TransformersModel(NativeModel):
         """Predictions of one group, in order."""
 
     def _prepare(self, images: Sequence[Image]) -> list[Group]:
-        with no_surprise(self.description.reference):
+        with self._on.running(), no_surprise(self.description.reference):
             return self._grouped(images, [self._features(image) for image in images])
 
     def _features(self, image: Image) -> "dict[str, torch.Tensor]":
@@ -99,6 +100,11 @@ class TransformersModel(NativeModel):
             )
             for together in places.values()
         ]
+
+    def _cropped_from(self) -> int | None:
+        size = dict(getattr(self._processor, "size", None) or {})
+        is_resized = getattr(self._processor, "do_resize", True)
+        return None if size.get("longest_edge") or not is_resized else size.get("shortest_edge")
 
     def _forward(self, prepared: list[Group]) -> list[Any]:
         with self._on.running(), no_surprise(self.description.reference):
@@ -234,8 +240,17 @@ def described_card(task: Task, config: Any, processor: Any) -> tuple[ModelCard, 
 
 
 def _labels(config: Any) -> dict[int, str]:
-    """Names by number, in the order of the numbers."""
+    """Names by number, in the order of the numbers.
+
+    Raises:
+        ModelError: a number is none of a label.
+    """
     named = {int(label): str(name) for label, name in (config.id2label or {}).items()}
+    if any(not 0 <= label < _MOST_LABELS for label in named):
+        raise ModelError(
+            f"The model's config.json numbers its labels from {min(named)} to {max(named)}, where "
+            f"0 to {_MOST_LABELS - 1} are taken; correct 'id2label' there."
+        )
     return dict(sorted(named.items()))
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +35,7 @@ _ALSO_INERT = frozenset(
     for module in ("builtins", "__builtin__")
     for name in ("set", "frozenset", "slice", "complex", "bytearray")
 )
+_MOST_PARTS = 100_000
 _YOLOV5_REPOSITORY = ("models.yolo", "models.common", "models.experimental")
 _TASKS: dict[str, Task] = {
     "DetectionModel": "detection",
@@ -175,11 +177,13 @@ def _described(path: Path, network: _Inert, content: dict[str, Any]) -> Checkpoi
     kind = network.path.rpartition(".")[2]
     if kind not in _TASKS:
         raise not_covered(str(path), OTHER_NETWORKS.get(kind, kind))
-    modules = dict(_modules(network, ""))
+    modules = dict(islice(_modules(network, ""), _MOST_PARTS))
+    if len(modules) == _MOST_PARTS:
+        raise ValueError(f"it has over {_MOST_PARTS} layers")
     mean, std = _normalisation(network.state.get("transforms"))
     return Checkpoint(
         task=_TASKS[kind],
-        architecture=_plain(network.state["yaml"]),
+        architecture=_plain(network.state["yaml"], count(1)),
         classes=_names(network.state["names"]),
         image_size=_image_size(content.get("train_args")),
         state=dict(_tensors(modules)),
@@ -215,12 +219,17 @@ def _settings(module: _Inert) -> dict[str, float]:
     return {"eps": eps} if isinstance(eps, float) else {}
 
 
-def _plain(value: Any) -> Any:
-    """The value, if it is data all through."""
+def _plain(value: Any, parts: Iterator[int]) -> Any:
+    """The value, if it is data all through; `parts` counts what it holds.
+
+    A few lists that hold each other again and again are a short file of billions of values.
+    """
+    if next(parts) > _MOST_PARTS:
+        raise ValueError(f"its architecture has over {_MOST_PARTS} parts")
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, parts) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, parts) for item in value]
     if isinstance(value, _Inert) and value.path.startswith("pathlib."):
         return "/".join(map(str, value.arguments))
     if value is None or isinstance(value, bool | int | float | str):

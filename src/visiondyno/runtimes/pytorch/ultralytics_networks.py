@@ -5,7 +5,9 @@ that is a piece of Python. So nothing but layers may be named.
 """
 
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ACTIVATION = re.compile(r"(?:torch\.)?nn\.([A-Z]\w*)\((?:[\d.]*|inplace=(?:True|False))\)")
+_MOST_PARAMETERS = 1_000_000_000
+_MOST_LAYERS = 10_000
 _DOWNLOADS = frozenset({"TorchVision"})
 _HEADS: dict[str, Task] = {
     "Detect": "detection",
@@ -113,7 +117,7 @@ def build_network(
         make = DetectionModel if task == "detection" else ClassificationModel
         legacy = Detect.legacy
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _no_giant():
                 torch.manual_seed(0)
                 network = make(deepcopy(dict(architecture)), ch=3, nc=classes, verbose=False)
         except Exception as error:
@@ -126,6 +130,33 @@ def build_network(
             Detect.legacy = legacy
     built: nn.Module = network
     return built
+
+
+@contextmanager
+def _no_giant() -> Iterator[None]:
+    """Inside, no module grows beyond all networks that there are, whose memory a machine may lack.
+
+    Weights are counted when they are announced, before any is written and so takes memory.
+
+    Raises:
+        ValueError: it has too many.
+    """
+    from torch.nn.modules import module as modules
+
+    here, total = threading.get_ident(), 0
+
+    def counted(_module: "nn.Module", _name: str, parameter: "nn.Parameter | None") -> None:
+        nonlocal total
+        if parameter is not None and threading.get_ident() == here:
+            total += parameter.numel()
+            if total > _MOST_PARAMETERS:
+                raise ValueError(f"it has over {_MOST_PARAMETERS:,} weights")
+
+    hook = modules.register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def network_of(checkpoint: Checkpoint, reference: str) -> "nn.Module":
@@ -190,9 +221,24 @@ def _layers(architecture: Mapping[str, Any], reference: str) -> list[str]:
             f"{reference} isn't an architecture of Ultralytics: 'backbone' and 'head' must be "
             "lists of [from, repeats, layer, arguments]."
         ) from error
+    if _most_layers(architecture) > _MOST_LAYERS:
+        raise ModelError(f"{reference} isn't an architecture: it has over {_MOST_LAYERS:,} layers.")
     if not layers or not all(isinstance(layer, str) for layer in layers):
         raise ModelError(f"{reference} isn't an architecture of Ultralytics: a layer has no name.")
     return layers
+
+
+def _most_layers(architecture: Mapping[str, Any]) -> float:
+    """Of its largest size; what isn't a number fails when it is built."""
+    scales = architecture.get("scales")
+    sizes = scales.values() if isinstance(scales, dict) else ()
+    depths = [
+        architecture.get("depth_multiple"),
+        *(size[0] for size in sizes if isinstance(size, list) and size),
+    ]
+    deepest = max([1.0, *(depth for depth in depths if isinstance(depth, int | float))])
+    rows = [row for part in ("backbone", "head") for row in architecture[part]]
+    return sum(max(row[1] * deepest, 1) for row in rows if isinstance(row[1], int | float))
 
 
 def _is_activation(activation: Any) -> bool:

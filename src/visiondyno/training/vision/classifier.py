@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 Library = Literal["torchvision", "timm"]
 
 _DEFAULTS = Recipe(optimizer="adamw", learning_rate=1e-3, batch_size=16, weight_decay=1e-2)
-_OURS = frozenset({"num_classes", "pretrained"})
+# Of the plan, or such as have timm read weights of files and addresses.
+_OURS = frozenset(
+    {"num_classes", "checkpoint_path", "cache_dir", "pretrained"}
+    | {f"pretrained_{what}" for what in ("cfg", "cfg_overlay", "strict")}
+)
 _LARGEST_WEIGHT = 10.0
 _AT_ONCE = 32
 
