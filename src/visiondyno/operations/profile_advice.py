@@ -100,7 +100,7 @@ def _fewer_bits(found: Findings) -> Advice | None:
         reason=f"{share:.0%} of the operators' time is in convolutions and matrix products in "
         f"fp32{at}; in int8 they read a quarter of the bytes.",
         command=f"dyno quantize {found.model_argument} --to static-int8 --calibrate "
-        f"{found.data_argument} --data {found.data_argument}",
+        f"OTHER_IMAGES --data {found.data_argument}",
         at_stake_ms=took_ms,
     )
 
@@ -160,8 +160,8 @@ def _between(found: Findings) -> Advice | None:
     return Advice(
         title="Give each run more to do",
         reason=f"{share:.0%} of the inference ({times.between:.2g} of {times.inference:.3g} ms) "
-        f"lies between operators, which are many and small: {len(found.rows)} in a run. More images in "
-        "a run share it.",
+        f"lies between operators, which are many and small: {len(found.rows)} in a run. More "
+        "images in a run share it.",
         command=f"dyno profile {found.model_argument} --batch {batch}",
         at_stake_ms=times.between,
     )

@@ -52,6 +52,11 @@ class OperatorRow(_Value):
     limit: Literal["compute", "memory"] | None
     limit_share: float | None
 
+    @property
+    def label(self) -> str:
+        """What the model's author calls it: the runtime may have named it after what it writes."""
+        return "/".join(self.path) or self.name
+
 
 class KindRow(_Value):
     """All operators of a type together; see `OperatorRow`.

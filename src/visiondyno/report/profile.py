@@ -1,0 +1,127 @@
+"""A profile as a page, made from its record alone."""
+
+from collections.abc import Callable
+
+from markupsafe import Markup
+
+from visiondyno.report.charts.operator_times import (
+    drawn_operators,
+    icicle,
+    legend_of,
+    roofline_plot,
+)
+from visiondyno.report.figures import NARROW, WIDE, Figure
+from visiondyno.report.format import number, plural
+from visiondyno.report.page import render_page
+from visiondyno.report.profile_result import OperatorRow, Profile
+
+FULL = 1280
+MOST_ROWS_OPEN = 30
+
+
+def profile_html(profile: Profile) -> str:
+    """The self-contained page of a profile."""
+    slowest_first = sorted(profile.operators, key=lambda row: -row.ms)
+    return render_page(
+        "profile.html.j2",
+        {
+            "p": profile,
+            "cards": cards(profile),
+            "icicle": _figure(
+                "Inference, module by module",
+                "As wide as it takes long, in the order in which it runs; what is below is inside. "
+                "Point at a block for its shapes.",
+                lambda width: icicle(profile, width),
+                FULL,
+            ),
+            "icicle_legend": legend_of(profile, profile.operators),
+            "roofline": _roofline(profile),
+            "roofline_legend": legend_of(profile, drawn_operators(profile)),
+            "rows": slowest_first,
+            "most_open": MOST_ROWS_OPEN,
+            "limit_text": limit_text,
+            "plural": plural,
+        },
+    )
+
+
+def cards(profile: Profile) -> list[tuple[str, str, str]]:
+    """Heading, figure and explanation of what a reader looks for first."""
+    times = profile.times_ms
+    low, high = times.inference_quartiles
+    found = [
+        (
+            "Inference",
+            f"{number(times.inference)} ms",
+            (
+                f"Half of {plural(profile.runs, 'run')} between {number(low)} and {number(high)} "
+                "ms, without a profiler."
+            ),
+        ),
+        (
+            "Operators",
+            f"{number(times.operators)} ms",
+            (
+                f"{times.sum_share:.1%} of the inference. With the profiler a run took "
+                f"{number(times.profiled)} ms."
+            ),
+        ),
+        (
+            "Between operators",
+            f"{number(times.between)} ms" if times.between > 0 else "nothing measurable",
+            "What the inference takes beside its operators.",
+        ),
+        (
+            "Work",
+            f"{number(profile.gflop)} GFLOP",
+            (
+                f"{number(profile.multiply_add_gflop)} of it convolutions and matrix products, "
+                "two for each multiply-add."
+            ),
+        ),
+    ]
+    peak = profile.peaks.gflop_per_s
+    if peak is not None and times.operators:
+        rate = 1e3 * profile.gflop / times.operators
+        share = f"{rate / peak:.0%} of" if profile.precision == "fp32" else "beside"
+        found.append(
+            (
+                "Speed",
+                f"{number(rate)} GFLOP/s",
+                f"{share} the {number(peak)} GFLOP/s that this machine computes at best in fp32.",
+            )
+        )
+    found.append(
+        (
+            "Around it",
+            f"{number(times.preprocess)} + {number(times.postprocess)} ms",
+            "Preprocessing and postprocessing.",
+        )
+    )
+    return found
+
+
+def limit_text(row: OperatorRow) -> str:
+    """What binds an operator, and how near it came; `–` where that is unknown."""
+    if row.limit is None or row.limit_share is None:
+        return "–"
+    if row.limit_share > 1:
+        return f"{row.limit} {row.limit_share:.0%}, from a cache"
+    return f"{row.limit} {row.limit_share:.0%}"
+
+
+def _roofline(profile: Profile) -> Figure | None:
+    roofline = profile.peaks.roofline
+    if roofline is None or profile.precision != "fp32" or not drawn_operators(profile):
+        return None
+    return _figure(
+        "Operators under this machine's limits",
+        "To the left of the bend memory is the limit, to the right computing. A dot's area is its "
+        "time. Dots above the slope have their data from a cache.",
+        lambda width: roofline_plot(profile, roofline, width),
+        WIDE,
+    )
+
+
+def _figure(heading: str, caption: str, draw: Callable[[float], Markup], wide: int) -> Figure:
+    return Figure(heading, caption, draw(NARROW), draw(wide))
