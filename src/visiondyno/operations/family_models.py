@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
 
 from visiondyno.class_names import COCO_80
 from visiondyno.datasets.class_mapping import map_classes
@@ -23,7 +22,7 @@ from visiondyno.datasets.registry import (
 from visiondyno.datasets.splits import splits_at
 from visiondyno.errors import ClassMismatch, DatasetError, MissingExtra, SpecError, VisionDynoError
 from visiondyno.runtimes.base import Progress
-from visiondyno.runtimes.references import EARLIER_NAMES, FAMILY_PREFIX
+from visiondyno.runtimes.references import EARLIER_NAMES, FAMILY_PREFIX, expanded, is_there
 from visiondyno.runtimes.registry import fetch_weights
 from visiondyno.runtimes.trained_models import Registered, find_trained
 from visiondyno.specs.trained_model import TrainedOn
@@ -103,7 +102,7 @@ def family_of(reference: str) -> str | None:
 
     A file or folder that is called so comes first, as of every reference.
     """
-    if Path(reference).expanduser().exists():
+    if is_there(expanded(reference)):
         return None
     if reference.startswith(FAMILY_PREFIX):
         return reference.removeprefix(FAMILY_PREFIX)
