@@ -1,4 +1,7 @@
-"""Files that nobody ever sees a half of: written whole, made by one at a time, told by SHA-256."""
+"""Files that nobody ever sees a half of: written whole, made by one at a time, told by SHA-256.
+
+Those that can be made or downloaded again lie in one cache folder.
+"""
 
 import fcntl
 import hashlib
@@ -68,6 +71,12 @@ def _take_when_free(held: IO[str], wait: Callable[[], None]) -> None:
             wait()
         else:
             return
+
+
+def cache_folder() -> Path:
+    """VisionDyno's folder in the user's cache (XDG base directories); it need not be there yet."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "visiondyno"
 
 
 def file_sha256(path: Path) -> str:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.torch
         ("yolo11x", "x", "Detect"),
         ("yolo26n", "n", "Detect"),
         ("yolov3-tiny", None, "Detect"),
+        ("yolov3-tinyu", None, "Detect"),
     ],
 )
 def test_names_and_sizes(name: str, scale: str | None, head: str) -> None:
@@ -35,6 +36,8 @@ def test_names_and_sizes(name: str, scale: str | None, head: str) -> None:
     [
         ("yolov8", "such as 'yolov8n'"),
         ("yolov8q", "did you mean 'yolov8"),
+        ("yolov3t", "no detector 'yolov3t'"),
+        ("yolov5u", "such as 'yolov5n'"),
         ("yolov8n-pose", "no detector"),
         ("yolov8-cls", "add its size"),
         ("../yolov8n", "no detector '../yolov8n'"),

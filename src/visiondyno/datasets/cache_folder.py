@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from visiondyno.errors import DatasetError
-from visiondyno.whole_file import file_sha256, only_one
+from visiondyno.whole_file import cache_folder, file_sha256, only_one
 
 _SUMS = "SHA256SUMS"
 
@@ -22,8 +22,7 @@ Progress = Callable[[int, int], None]
 
 def default_cache_dir() -> Path:
     """Where made and pulled data sets are kept: `visiondyno` in XDG's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "visiondyno"
+    return cache_folder()
 
 
 def ensure_folder(target: Path, make: Callable[[Path], None], what: str) -> Path:

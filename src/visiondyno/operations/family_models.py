@@ -22,6 +22,7 @@ from visiondyno.datasets.registry import (
 from visiondyno.datasets.splits import splits_at
 from visiondyno.errors import ClassMismatch, DatasetError, MissingExtra, SpecError, VisionDynoError
 from visiondyno.runtimes.base import Progress
+from visiondyno.runtimes.pytorch.detectron2 import STAND_IN
 from visiondyno.runtimes.references import EARLIER_NAMES, FAMILY_PREFIX, expanded, is_there
 from visiondyno.runtimes.registry import fetch_weights
 from visiondyno.runtimes.trained_models import Registered, find_trained
@@ -52,8 +53,6 @@ class ModelFamily:
     pretrained: str
     level: str | None = None
 
-
-STAND_IN = "torchvision:fasterrcnn_resnet50_fpn_v2"
 
 FAMILIES = {
     "yolov5": ModelFamily("ultralytics:yolov5n", "ultralytics:yolov5nu"),

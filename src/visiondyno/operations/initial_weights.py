@@ -40,15 +40,5 @@ def initial_weights(
 
 def _published(reference: str, chosen: ChosenTrainer) -> "Weights":
     runtime = import_module(f"visiondyno.runtimes.pytorch.{chosen.family}")
-    if chosen.family != "torchvision":
-        state: Weights = runtime.pretrained_state(reference)
-        return state
-    from visiondyno.runtimes.pytorch.torchvision_names import named, read_state
-    from visiondyno.runtimes.weights import find_weights, verify
-
-    file = named(reference).file
-    if file is None:
-        return {}
-    path = find_weights(file, reference)
-    verify(file, reference)
-    return read_state(path, reference)
+    state: Weights = runtime.pretrained_state(reference)
+    return state

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.onnx_file import parse_onnx
+from visiondyno.whole_file import cache_folder
 
 METADATA_KEY = "visiondyno.conversion"
 """The `metadata_props` key under which a converted file says how it was made, as JSON."""
@@ -57,8 +58,7 @@ class Converted:
 
 def conversions_folder() -> Path:
     """Where converted models are kept: `converted` in VisionDyno's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "visiondyno" / "converted"
+    return cache_folder() / "converted"
 
 
 def kept(digest: str) -> Converted | None:

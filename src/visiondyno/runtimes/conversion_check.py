@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 
 from visiondyno.runtimes.conversion import METADATA_KEY
 
+FREE_SIDE = 224
+"""Of images that a model takes of any size, pixels."""
 _IMAGES = 2
-_FREE_SIDE = 224
 
 Answer = Callable[[NDArray[Any]], Sequence[NDArray[Any]]]
 """The original's outputs for one batch of images, in the order of the ONNX file's."""
+
+
+class ConversionError(Exception):
+    """Why a model can't be converted, as a sentence for its user."""
 
 
 def finish(path: Path, answer: Answer, by: str, extra: dict[str, str] | None = None) -> None:
@@ -54,7 +59,7 @@ def largest_difference(expected: Sequence[NDArray[Any]], found: Sequence[NDArray
 
 
 def _noise(value: Any) -> NDArray[Any]:
-    shape = [size if isinstance(size, int) and size > 0 else _FREE_SIDE for size in value.shape]
+    shape = [size if isinstance(size, int) and size > 0 else FREE_SIDE for size in value.shape]
     if shape and not isinstance(value.shape[0], int):
         shape[0] = _IMAGES
     random = np.random.default_rng(0)

@@ -1,6 +1,5 @@
 """A loaded model that is one graph of a file, whatever runs that graph."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visiondyno.errors import SpecError, Unavailable
+from visiondyno.errors import Unavailable
 from visiondyno.runtimes.base import (
     Device,
     GraphModel,
@@ -17,6 +16,7 @@ from visiondyno.runtimes.base import (
     LoadOptions,
     ModelDescription,
     Precision,
+    gpu_number,
 )
 from visiondyno.runtimes.card_model import CardModel
 from visiondyno.runtimes.graph_facts import GraphFacts
@@ -28,7 +28,6 @@ from visiondyno.vision.heads import HEADS, Output
 Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 """Runs a graph: names of outputs and feeds to outputs; raises ModelError."""
 
-_DEVICE = re.compile(r"cpu|cuda(?::\d+)?")
 _DATATYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16",
@@ -175,7 +174,5 @@ def require_cpu(device: Device, why: str) -> None:
         SpecError: it isn't the name of a device.
         Unavailable: it is a GPU.
     """
-    if _DEVICE.fullmatch(device) is None:
-        raise SpecError(f"'{device}' isn't a device; use cpu, cuda or cuda:N.")
-    if device != "cpu":
+    if gpu_number(device) is not None:
         raise Unavailable(f"Device '{device}' can't be used here: {why}")

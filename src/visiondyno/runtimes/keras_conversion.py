@@ -16,17 +16,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from visiondyno.runtimes.conversion_check import finish
+from visiondyno.runtimes.conversion_check import FREE_SIDE, ConversionError, finish
 
-_FREE_SIDE = 224
 # Layers that unpickle, import, or open files as they are made.
 _RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 _KNOWN_MODULES = ("keras", "builtins")
 _HDF5 = (".h5", ".hdf5")
-
-
-class ConversionError(Exception):
-    """Why a model can't be converted, as a sentence for its user."""
 
 
 def main(backend: str, source: Path, target: Path) -> None:
@@ -44,7 +39,7 @@ def main(backend: str, source: Path, target: Path) -> None:
     if len(model.inputs) != 1:
         raise ConversionError(f"it has {len(model.inputs)} inputs, where an image is one")
     # Keras exports no model that never ran.
-    _answer(model, np.zeros([1, *(side or _FREE_SIDE for side in model.inputs[0].shape[1:])], "f4"))
+    _answer(model, np.zeros([1, *(side or FREE_SIDE for side in model.inputs[0].shape[1:])], "f4"))
     model.export(str(target), format="onnx", verbose=False)
     # A Sequential has no such list: its last layer is its output.
     _name_outputs(target, getattr(model, "output_names", None) or [model.layers[-1].name])

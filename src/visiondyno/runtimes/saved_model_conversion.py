@@ -13,14 +13,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from visiondyno.runtimes.conversion_check import finish
+from visiondyno.runtimes.conversion_check import ConversionError, finish
 
 _PREFERRED = "serving_default"
 _OPSET = 17
-
-
-class ConversionError(Exception):
-    """Why a model can't be converted, as a sentence for its user."""
 
 
 def main(source: Path, target: Path) -> None:

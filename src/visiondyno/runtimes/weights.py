@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from visiondyno.errors import ModelError, SpecError, StorageFull, Unavailable
 from visiondyno.runtimes.base import Progress
-from visiondyno.whole_file import file_sha256, only_one, write_whole
+from visiondyno.whole_file import cache_folder, file_sha256, only_one, write_whole
 
 OFFLINE = "VISIONDYNO_OFFLINE"
 MIRROR = "VISIONDYNO_WEIGHTS_MIRROR"
@@ -77,8 +77,7 @@ class KeptWeights:
 
 def weights_folder() -> Path:
     """Where they are kept: `weights` in VisionDyno's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "visiondyno" / "weights"
+    return cache_folder() / "weights"
 
 
 def is_offline() -> bool:

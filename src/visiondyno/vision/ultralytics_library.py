@@ -6,11 +6,13 @@ folder, and changes how torch saves, how NumPy and torch print, and how many thr
 
 import logging
 import os
+import re
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +25,7 @@ _WHILE_IMPORTED = {
     "YOLO_AUTOINSTALL": "0",
     "YOLO_VERBOSE": "0",
 }
+_SIZES = "nsmlx"
 _importing = threading.Lock()
 
 
@@ -65,6 +68,35 @@ def quiet() -> Iterator[None]:
         dict.update(SETTINGS, settings)
         checks.AUTOINSTALL, events.events.enabled = installs, sends
         LOGGER.setLevel(level)
+
+
+def architecture_files() -> dict[str, Path]:
+    """The package's files of architectures, by their names without `.yaml`; it is imported."""
+    import ultralytics
+
+    folder = Path(str(ultralytics.__file__)).parent / "cfg" / "models"
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def find_architecture(name: str) -> tuple[Path, str] | None:
+    """The package's file that a name means, and the size in the name (or an empty string).
+
+    Args:
+        name: such as `yolov8n`, `yolov5nu`, `yolov5n6`, `yolo11s-cls`; never a path.
+    """
+    files = architecture_files()
+    name = re.sub(r"^(yolov[35].*)u$", r"\1", name)
+    plain = re.sub(rf"^(yolov?\d+)[{_SIZES}]6", r"\1-p6", name)
+    plain = re.sub(rf"^(yolov?\d+)[{_SIZES}](?![a-z])", r"\1", plain)
+    path = files.get(name) or files.get(plain)
+    return None if path is None else (path, size_of(name))
+
+
+def size_of(name: str) -> str:
+    """The letter of the size: `n` of `yolov8n-cls`; empty where there is none."""
+    # YOLOv10-B has a file of its own, whose only scale it is.
+    match = re.match(rf"yolov?\d+([{_SIZES}b])(?![a-z])", name)
+    return match[1] if match else ""
 
 
 _SENDERS = ("sync", "clearml", "comet", "dvc", "hub", "mlflow", "raytune", "tensorboard", "wandb")

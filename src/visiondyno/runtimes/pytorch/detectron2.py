@@ -5,6 +5,7 @@ comes after its import follows its documentation (`DefaultPredictor` in three st
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,7 @@ from visiondyno.runtimes.native_card import card_in_use
 from visiondyno.runtimes.native_model import NativeModel
 from visiondyno.runtimes.pytorch.detectron2_zoo import config_of, read_zoo_weights, weights_of
 from visiondyno.runtimes.pytorch.device import TorchDevice
-from visiondyno.runtimes.pytorch.module import (
-    no_surprise,
-    parameter_count,
-    precision_of,
-    release_cached,
-)
+from visiondyno.runtimes.pytorch.module import described, no_surprise, release_cached
 from visiondyno.runtimes.weights import fetch_weights, find_weights, verify
 from visiondyno.specs.model_card import DetectionCard, InputCard, ModelCard
 
@@ -100,24 +96,13 @@ def _load(  # pragma: no cover - needs detectron2
 
         cfg = model_zoo.get_config(config)
         cfg.MODEL.DEVICE = on.name
-        card, sources = card_in_use(_card(cfg), options.card, reference, thresholds=_THRESHOLDS)
-        _set_thresholds(cfg, card.detection)
+        in_use = card_in_use(_card(cfg), options.card, reference, thresholds=_THRESHOLDS)
+        _set_thresholds(cfg, in_use[0].detection)
         module = build_model(cfg).eval().requires_grad_(False)
         _fill(module, state, reference)
-    description = ModelDescription(
-        reference=reference,
-        runtime=f"detectron2 {__version__}, torch {on.version}",
-        device=on.name,
-        precision=precision_of(module),
-        provider=on.provider,
-        card=card,
-        card_source=sources,
-        batch_size=None,
-        parameters=parameter_count(module),
-        file_bytes=path.stat().st_size,
-        digest=digest,
-        notes=(UNVERIFIED, INSIDE, *on.notes),
-    )
+    notes = (UNVERIFIED, INSIDE)
+    description = described(module, on, reference, f"detectron2 {__version__}", in_use, notes)
+    description = replace(description, digest=digest, file_bytes=path.stat().st_size)
     model = _Detectron2Model(description, module, on, cfg)
     model.files = (path,)
     return model

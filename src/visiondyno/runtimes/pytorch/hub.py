@@ -3,7 +3,6 @@
 `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_TOKEN` and the like mean what they mean to `huggingface_hub`.
 """
 
-import hashlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,8 @@ from typing import Any
 from visiondyno.errors import MissingExtra, ModelError, Unavailable
 from visiondyno.runtimes.base import Progress
 from visiondyno.runtimes.pytorch.module import reason
-from visiondyno.runtimes.weights import OFFLINE, is_offline
+from visiondyno.runtimes.weights import is_offline, missing, refuse_offline
+from visiondyno.whole_file import file_sha256
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?")
 
@@ -77,15 +77,7 @@ def find(wanted: Repository) -> Path:
             )
         )
     except (hub.errors.LocalEntryNotFoundError, hub.errors.HFValidationError, OSError) as error:
-        raise not_here(wanted.reference) from error
-
-
-def not_here(reference: str) -> ModelError:
-    """What is raised where weights must be fetched first."""
-    return ModelError(
-        f"The weights of {reference} aren't on this machine; fetch them with: dyno models pull "
-        f"{reference}"
-    )
+        raise missing(wanted.reference) from error
 
 
 def fetch(wanted: Repository, needed: str, on_progress: Progress | None = None) -> Path:
@@ -103,10 +95,7 @@ def fetch(wanted: Repository, needed: str, on_progress: Progress | None = None) 
         Unavailable: the hub can't be reached, or `VISIONDYNO_OFFLINE` is set.
     """
     if is_offline():
-        raise Unavailable(
-            f"The weights of {wanted.reference} aren't on this machine and {OFFLINE} is set; fetch "
-            "them without --offline, or copy the hub's cache here."
-        )
+        refuse_offline(wanted.reference)
     hub = _hub(wanted)
     with _understood(wanted, hub):
         files = _listed(wanted, hub)
@@ -241,7 +230,7 @@ def _bar(told: _Told) -> type[Any]:
 
 def _verify(path: Path, sha256: str | None, wanted: Repository) -> None:
     """Compare with what the hub announced; a file that differs is removed from the cache."""
-    if sha256 is None or sha256_of(path) == sha256:
+    if sha256 is None or file_sha256(path) == sha256:
         return
     real = path.resolve()
     path.unlink()
@@ -250,9 +239,3 @@ def _verify(path: Path, sha256: str | None, wanted: Repository) -> None:
         f"{path.name} of {wanted.name} isn't what the hub announced (its SHA-256 differs) and was "
         f"removed; fetch it again with: dyno models pull {wanted.reference}"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

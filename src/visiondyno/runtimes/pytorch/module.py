@@ -12,6 +12,7 @@ from visiondyno.errors import ModelError
 from visiondyno.runtimes.base import ModelDescription, Precision
 from visiondyno.runtimes.card_model import CardModel
 from visiondyno.runtimes.pytorch.device import TorchDevice
+from visiondyno.specs.model_card import ModelCard
 from visiondyno.vision.heads import Output
 
 if TYPE_CHECKING:
@@ -73,6 +74,41 @@ def release_cached(on: TorchDevice) -> None:
 
     if on.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def described(
+    module: "nn.Module",
+    on: TorchDevice,
+    reference: str,
+    library: str,
+    card_in_use: tuple[ModelCard, dict[str, str]],
+    notes: tuple[str, ...] = (),
+) -> ModelDescription:
+    """A module of a library; digest and size of its weights are added by whoever read them.
+
+    Args:
+        module: as it will run.
+        on: where.
+        reference: of the model.
+        library: and its version.
+        card_in_use: see `native_card.card_in_use`.
+        notes: before those of the device.
+    """
+    card, sources = card_in_use
+    return ModelDescription(
+        reference=reference,
+        runtime=f"{library}, torch {on.version}",
+        device=on.name,
+        precision=precision_of(module),
+        provider=on.provider,
+        card=card,
+        card_source=sources,
+        batch_size=None,
+        parameters=parameter_count(module),
+        file_bytes=0,
+        digest="",
+        notes=(*notes, *on.notes),
+    )
 
 
 def parameter_count(module: "nn.Module") -> int:

@@ -1,6 +1,5 @@
 """The torch runtime: exported programs, TorchScript, and modules that the user's own code makes."""
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from visiondyno.runtimes.trusted_code import check_trust, import_named
 from visiondyno.specs.model_card import ModelCard
 from visiondyno.state import from_module, identity
 from visiondyno.vision.heads import HEADS
+from visiondyno.whole_file import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -176,8 +176,6 @@ def _scripted(path: Path, reference: str, on: TorchDevice, given: ModelCard | No
             f"{path} can't be loaded as TorchScript by torch {on.version}: {reason(error)} Give a "
             "file of torch.jit.save, or name a .pt2 file of torch.export.save."
         ) from error
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     parameters = parameter_count(module)
     notes: tuple[str, ...] = ()
     if parameters == 0:
@@ -187,7 +185,7 @@ def _scripted(path: Path, reference: str, on: TorchDevice, given: ModelCard | No
         resolved=complete_card(card, origin, reference),
         precision=precision_of(module) if parameters else _of_input(card),
         parameters=parameters or None,
-        digest=f"sha256:{digest}",
+        digest=f"sha256:{file_sha256(path)}",
         file_bytes=path.stat().st_size,
         files=(path,),
         notes=notes,

@@ -2,43 +2,31 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import MissingExtra, ModelError, VisionDynoError
-from visiondyno.predictions import Classification, Image, Predictions
-from visiondyno.runtimes.base import (
-    LoadedModel,
-    LoadOptions,
-    ModelDescription,
-    Progress,
-    Runtime,
-)
+from visiondyno.runtimes.base import LoadedModel, LoadOptions, Progress, Runtime
 from visiondyno.runtimes.native_card import card_in_use
-from visiondyno.runtimes.native_model import NativeModel
 from visiondyno.runtimes.pytorch import hub
 from visiondyno.runtimes.pytorch.device import TorchDevice
-from visiondyno.runtimes.pytorch.module import (
-    no_surprise,
-    parameter_count,
-    precision_of,
-    reason,
-    release_cached,
-)
-from visiondyno.runtimes.pytorch.timm_transforms import (
+from visiondyno.runtimes.pytorch.logit_classifier import (
+    LogitClassifier,
     Transform,
     card_transform,
-    config_of,
-    own_transform,
 )
+from visiondyno.runtimes.pytorch.module import described, reason
+from visiondyno.runtimes.pytorch.timm_transforms import config_of, own_transform
 from visiondyno.runtimes.references import resolve_reference
+from visiondyno.runtimes.weights import missing
 from visiondyno.specs.model_card import InputCard, ModelCard
 from visiondyno.specs.trained_model import TrainedModel
 from visiondyno.state import from_module, identity
 from visiondyno.vision.image_level_input import image_level_input
+from visiondyno.whole_file import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,57 +94,16 @@ class TimmRuntime(Runtime):
             card = card.model_copy(update={"license": None})
         if card.license:
             notes.append(f"Its weights are under {card.license}.")
-        description = _description(reference, module, on, card, options)
-        description = replace(
-            description,
+        model = _loaded(module, card, own_transform(module), on, reference, options)
+        digest = file_sha256(weights) if weights else identity(from_module(module))
+        model.description = replace(
+            model.description,
             file_bytes=weights.stat().st_size if weights else 0,
-            digest=f"sha256:{hub.sha256_of(weights) if weights else identity(from_module(module))}",
+            digest=f"sha256:{digest}",
             notes=(*notes, *on.notes),
         )
-        model = TimmModel(description, module, on, own_transform(module))
         model.files = (weights,) if weights else ()
         return model
-
-
-class TimmModel(NativeModel):
-    """A classifier of timm on its device."""
-
-    def __init__(
-        self,
-        description: ModelDescription,
-        module: "nn.Module",
-        on: TorchDevice,
-        transform: Transform,
-    ) -> None:
-        """`module`: in evaluation mode, from a batch of images to logits."""
-        super().__init__(description)
-        self._module: nn.Module | None = module.to(on.device)
-        self._on = on
-        self.operator_times = on.operator_times()
-        self._transform = transform
-
-    def _prepare(self, images: Sequence[Image]) -> "torch.Tensor":
-        with no_surprise(self.description.reference):
-            return self._transform(images)
-
-    def _forward(self, prepared: "torch.Tensor") -> "torch.Tensor":
-        assert self._module is not None
-        with self._on.running(), no_surprise(self.description.reference):
-            logits: torch.Tensor = self._module(prepared.to(self._on.device))
-            return logits.cpu()
-
-    def _read(
-        self, outputs: "torch.Tensor", prepared: Any, confidence: float, iou: float | None
-    ) -> list[Predictions]:
-        del prepared, confidence, iou  # a classifier answers for every class
-        several = self.description.card.activation == "sigmoid"
-        logits = outputs.float()
-        shares = logits.sigmoid() if several else logits.softmax(dim=-1)
-        return [Classification(row) for row in shares.numpy()]
-
-    def _free(self) -> None:
-        self._module = None
-        release_cached(self._on)
 
 
 def build_trained(
@@ -194,7 +141,7 @@ def build_trained(
         activation="sigmoid" if record.level == "image" else "softmax",
         license=record.license,
     )
-    return TimmModel(_description(reference, module, on, card, options), module, on, transform)
+    return _loaded(module, card, transform, on, reference, options)
 
 
 def check_arguments(arguments: Mapping[str, Any], name: str) -> None:
@@ -282,7 +229,7 @@ def _published(named: _Named) -> hub.Repository:
 def _weights_file(weights: hub.Repository) -> Path:
     file = hub.find(weights) / weights.patterns[0]
     if not file.is_file():
-        raise hub.not_here(weights.reference)
+        raise missing(weights.reference)
     return file
 
 
@@ -312,27 +259,19 @@ def _reading(reference: str) -> "Iterator[None]":
         raise ModelError(f"{reference} can't be made: {reason(error)}") from error
 
 
-def _description(
-    reference: str, module: "nn.Module", on: TorchDevice, card: ModelCard, options: LoadOptions
-) -> ModelDescription:
-    """All but the weights' file, which is told by whoever read it."""
+def _loaded(
+    module: "nn.Module",
+    card: ModelCard,
+    transform: Transform,
+    on: TorchDevice,
+    reference: str,
+    options: LoadOptions,
+) -> LogitClassifier:
     import timm
 
-    card, sources = card_in_use(card, options.card, reference)
-    return ModelDescription(
-        reference=reference,
-        runtime=f"timm {timm.__version__}, torch {on.version}",
-        device=on.name,
-        precision=precision_of(module),
-        provider=on.provider,
-        card=card,
-        card_source=sources,
-        batch_size=None,
-        parameters=parameter_count(module),
-        file_bytes=0,
-        digest="",
-        notes=on.notes,
-    )
+    in_use = card_in_use(card, options.card, reference)
+    description = described(module, on, reference, f"timm {timm.__version__}", in_use)
+    return LogitClassifier(description, module, on, transform)
 
 
 def _card_of(module: Any) -> tuple[ModelCard, str | None]:

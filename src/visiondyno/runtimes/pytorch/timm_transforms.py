@@ -1,19 +1,15 @@
-"""From decoded images to the input of timm's models: by timm's own transforms, or by a card."""
+"""From decoded images to the input of timm's models: by timm's own transforms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from visiondyno.predictions import Image
-from visiondyno.specs.model_card import InputCard
-from visiondyno.vision.preprocess import Preprocessor
+from visiondyno.runtimes.pytorch.logit_classifier import Transform
 
 if TYPE_CHECKING:
     import torch
-
-Transform = Callable[[Sequence[Image]], "torch.Tensor"]
-"""Decoded images to the model's input, (n, 3, height, width) float32."""
 
 
 def config_of(module: Any, size: tuple[int, int, int] | None = None) -> dict[str, Any]:
@@ -45,15 +41,3 @@ def as_pillow(image: Image, pillow: Any) -> Any:
     return pillow.frombuffer(
         "RGB", (width, height), np.ascontiguousarray(image), "raw", "BGR", 0, 1
     )
-
-
-def card_transform(card: InputCard) -> Transform:
-    """As a model card says."""
-    preprocessor = Preprocessor(card)
-
-    def prepared(images: Sequence[Image]) -> "torch.Tensor":
-        import torch
-
-        return torch.from_numpy(preprocessor(images).tensor)
-
-    return prepared

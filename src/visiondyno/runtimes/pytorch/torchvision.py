@@ -16,14 +16,13 @@ from visiondyno.predictions import IntArray
 from visiondyno.runtimes.base import LoadedModel, LoadOptions, ModelDescription, Progress, Runtime
 from visiondyno.runtimes.native_card import card_in_use
 from visiondyno.runtimes.pytorch.device import TorchDevice
-from visiondyno.runtimes.pytorch.module import parameter_count, precision_of
-from visiondyno.runtimes.pytorch.torchvision_classifiers import (
-    TorchvisionClassifier,
+from visiondyno.runtimes.pytorch.logit_classifier import (
+    LogitClassifier,
     Transform,
     card_transform,
-    preset_card,
-    preset_transform,
 )
+from visiondyno.runtimes.pytorch.module import described
+from visiondyno.runtimes.pytorch.torchvision_classifiers import preset_card, preset_transform
 from visiondyno.runtimes.pytorch.torchvision_detectors import (
     PROPOSALS_NOTE,
     TorchvisionDetector,
@@ -42,7 +41,7 @@ from visiondyno.runtimes.pytorch.torchvision_names import (
 )
 from visiondyno.runtimes.weights import fetch_weights, find_weights, verify
 from visiondyno.specs.model_card import ModelCard
-from visiondyno.specs.trained_model import RECORD, WEIGHTS, TrainedModel
+from visiondyno.specs.trained_model import TrainedModel
 from visiondyno.state import from_tensors, identity
 from visiondyno.vision.image_level_input import image_level_input
 
@@ -59,9 +58,9 @@ class _Origin:
     """Where a module came from, for its description."""
 
     reference: str
-    card_source: str
-    digest: str
-    file_bytes: int
+    card_source: str = "metadata"
+    digest: str = ""
+    file_bytes: int = 0
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -121,7 +120,7 @@ def build_trained(
         record: what it is.
         state: its weights, on the processor.
         options: as for `Runtime.load`.
-        folder: where it lies.
+        folder: where it lies, for messages.
 
     Raises:
         ModelError: record and weights don't fit each other or torchvision.
@@ -138,22 +137,39 @@ def build_trained(
             f"The trained model in {folder} says it does {record.task}, and torchvision's "
             f"{record.name} does {choice.kind}; its record is damaged: train it again."
         )
-    weights = folder / WEIGHTS
-    origin = _Origin(
-        reference=str(folder),
-        card_source="training record",
-        digest=f"sha256:{record.weights_sha256}",
-        file_bytes=weights.stat().st_size if weights.is_file() else 0,
-        files=(folder / RECORD, weights),
-    )
+    origin = _Origin(str(folder), card_source="training record")
     if choice.kind == "detection":
         return _trained_detector(record, state, origin, on, options)
+    return _trained_classifier(record, state, origin, on, options)
+
+
+def pretrained_state(reference: str) -> "dict[str, torch.Tensor]":
+    """The published weights of a model by the names of its module, to train on from.
+
+    Raises:
+        MissingExtra, ModelError: as `TorchvisionRuntime.load`.
+    """
+    file = named(reference).file
+    if file is None:
+        raise ModelError(f"{reference} has random weights; name published ones to begin with.")
+    path = find_weights(file, reference)
+    verify(file, reference)
+    return read_state(path, reference)
+
+
+def _trained_classifier(
+    record: TrainedModel,
+    state: "Mapping[str, torch.Tensor]",
+    origin: _Origin,
+    on: TorchDevice,
+    options: LoadOptions,
+) -> LoadedModel:
     count = len(record.classes)
     arguments = {"num_classes": count, **record.arguments}
     if arguments["num_classes"] != count:
         raise ModelError(
-            f"The trained model in {folder} was built for {arguments['num_classes']} classes and "
-            f"names {count}; train it again."
+            f"The trained model in {origin.reference} was built for {arguments['num_classes']} "
+            f"classes and names {count}; train it again."
         )
     module = build(record.name, "classification", state=state, arguments=arguments)
     card = ModelCard(
@@ -198,14 +214,16 @@ def _built(choice: TorchvisionName) -> "tuple[nn.Module, _Origin]":
             f"Random weights (seed {SEED}): {choice.name} was asked for with '@none'; its answers "
             "have no meaning."
         )
-        return module, _Origin(choice.reference, "metadata", digest, 0, notes=(note,))
+        return module, _Origin(choice.reference, digest=digest, notes=(note,))
     path = find_weights(file, choice.reference)
     digest = verify(file, choice.reference)
     state = read_state(path, choice.reference)
     module = build(choice.name, choice.kind, choice.weights, state)
     notes = (f"Licence of the weights: {file.license}.",) if file.license else ()
     size_bytes = path.stat().st_size
-    return module, _Origin(choice.reference, "metadata", digest, size_bytes, (path,), notes)
+    return module, _Origin(
+        choice.reference, digest=digest, file_bytes=size_bytes, files=(path,), notes=notes
+    )
 
 
 def _detector(
@@ -243,7 +261,7 @@ def _classifier(
     options: LoadOptions,
 ) -> LoadedModel:
     description = _description(module, own, frozenset(), origin, on, options)
-    model = TorchvisionClassifier(description, module, on, transform)
+    model = LogitClassifier(description, module, on, transform)
     model.files = origin.files
     return model
 
@@ -258,20 +276,9 @@ def _description(
 ) -> ModelDescription:
     import torchvision
 
-    card, sources = card_in_use(
+    in_use = card_in_use(
         own, options.card, origin.reference, source=origin.card_source, thresholds=thresholds
     )
-    return ModelDescription(
-        reference=origin.reference,
-        runtime=f"torchvision {torchvision.__version__}, torch {on.version}",
-        device=on.name,
-        precision=precision_of(module),
-        provider=on.provider,
-        card=card,
-        card_source=sources,
-        batch_size=None,
-        parameters=parameter_count(module),
-        file_bytes=origin.file_bytes,
-        digest=origin.digest,
-        notes=(*origin.notes, *on.notes),
-    )
+    library = f"torchvision {torchvision.__version__}"
+    description = described(module, on, origin.reference, library, in_use, origin.notes)
+    return replace(description, digest=origin.digest, file_bytes=origin.file_bytes)

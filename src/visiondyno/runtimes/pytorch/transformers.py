@@ -7,17 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import MissingExtra, ModelError
-from visiondyno.runtimes.base import (
-    LoadedModel,
-    LoadOptions,
-    ModelDescription,
-    Progress,
-    Runtime,
-)
+from visiondyno.runtimes.base import LoadedModel, LoadOptions, Progress, Runtime
 from visiondyno.runtimes.native_card import card_in_use
 from visiondyno.runtimes.pytorch import hub
 from visiondyno.runtimes.pytorch.device import TorchDevice
-from visiondyno.runtimes.pytorch.module import parameter_count, precision_of
+from visiondyno.runtimes.pytorch.module import described
 from visiondyno.runtimes.pytorch.transformers_config import (
     CONFIG,
     PROCESSOR,
@@ -31,7 +25,9 @@ from visiondyno.runtimes.pytorch.transformers_config import (
 )
 from visiondyno.runtimes.pytorch.transformers_models import MODELS, described_card
 from visiondyno.runtimes.references import resolve_reference
+from visiondyno.runtimes.weights import missing
 from visiondyno.specs.trained_model import TrainedModel
+from visiondyno.whole_file import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +133,7 @@ def _weights_of(folder: Path, reference: str, *, is_local: bool = False) -> tupl
         names = [_INDEX, *_shards(index, reference)]
     absent = [name for name in (CONFIG, PROCESSOR, *names) if not (folder / name).is_file()]
     if absent and not is_local:
-        raise hub.not_here(reference)
+        raise missing(reference)
     if absent:
         raise ModelError(
             f"{folder} lacks {absent[0]}; a folder of transformers holds {CONFIG}, {PROCESSOR} and "
@@ -160,7 +156,7 @@ def _digest(weights: Sequence[Path]) -> str:
     """Of one file its SHA-256; of several, that of theirs in the order of their names."""
     import hashlib
 
-    digests = [hub.sha256_of(one) for one in weights]
+    digests = [file_sha256(one) for one in weights]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
@@ -217,21 +213,9 @@ def _loaded(
     if options.card is not None and options.card.depth is not None and own.depth is not None:
         # Whether a depth model answers metres is often written in its name alone.
         own = own.model_copy(update={"depth": options.card.depth})
-    card, sources = card_in_use(own, options.card, reference, thresholds=_THRESHOLDS)
-    description = ModelDescription(
-        reference=reference,
-        runtime=f"transformers {transformers.__version__}, torch {on.version}",
-        device=on.name,
-        precision=precision_of(module),
-        provider=on.provider,
-        card=card,
-        card_source=sources,
-        batch_size=None,
-        parameters=parameter_count(module),
-        file_bytes=0,
-        digest="",
-        notes=(*notes, *on.notes),
-    )
+    in_use = card_in_use(own, options.card, reference, thresholds=_THRESHOLDS)
+    library = f"transformers {transformers.__version__}"
+    description = described(module, on, reference, library, in_use, notes)
     return MODELS[task](description, module.eval(), processor, on)
 
 

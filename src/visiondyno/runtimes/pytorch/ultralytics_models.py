@@ -4,7 +4,7 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,14 @@ from visiondyno.runtimes.partial_card import all_parts, merge
 from visiondyno.runtimes.pytorch.device import TorchDevice
 from visiondyno.runtimes.pytorch.module import (
     TorchModel,
+    described,
     no_surprise,
-    parameter_count,
-    precision_of,
     release_cached,
 )
-from visiondyno.runtimes.pytorch.ultralytics_names import LICENSE, Task
+from visiondyno.runtimes.pytorch.ultralytics_names import Task
 from visiondyno.specs.model_card import DetectionCard, InputCard, ModelCard
 from visiondyno.state import from_tensors, identity
-from visiondyno.vision.ultralytics_library import quiet
+from visiondyno.vision.ultralytics_library import LICENSE, quiet
 from visiondyno.whole_file import file_sha256
 
 if TYPE_CHECKING:
@@ -98,20 +97,10 @@ def loaded(
 
             network.to(memory_format=torch.channels_last)
     card, card_source, more = _card(source, network, options.card, reference)
-    description = ModelDescription(
-        reference=reference,
-        runtime=f"ultralytics {version}, torch {on.version}",
-        device=on.name,
-        precision=precision_of(network),
-        provider=on.provider,
-        card=card,
-        card_source=card_source,
-        batch_size=None,
-        parameters=parameter_count(network),
-        file_bytes=file_bytes,
-        digest=digest,
-        notes=(*source.notes, *notes, *more, *on.notes, _LICENSE_NOTE),
-    )
+    said = (*source.notes, *notes, *more, _LICENSE_NOTE)
+    library = f"ultralytics {version}"
+    description = described(network, on, reference, library, (card, card_source), said)
+    description = replace(description, digest=digest, file_bytes=file_bytes)
     make = _Detector if source.task == "detection" else _Classifier
     model = make(description, network, on)
     model.files = source.files

@@ -1,17 +1,15 @@
 """Names of Ultralytics' models: their weights, their architectures, and what isn't covered."""
 
 import difflib
-import re
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from visiondyno.errors import ModelError
 from visiondyno.runtimes.weights import WeightsFile
+from visiondyno.vision.ultralytics_library import LICENSE, architecture_files, find_architecture
 
 Task = Literal["detection", "classification"]
-
-LICENSE = "AGPL-3.0"
 
 _SIZES = "nsmlx"
 _RELEASES = "https://github.com/ultralytics/assets/releases/download"
@@ -119,40 +117,16 @@ def _release() -> str:
 
 
 def architecture_file(name: str, reference: str) -> tuple[Path, str]:
-    """The package's file of an architecture, and the size in its name (or an empty string).
-
-    Args:
-        name: such as `yolov8n`, `yolov5nu`, `yolov5n6`, `yolo11s-cls`.
-        reference: for messages.
+    """See `find_architecture`; `reference` is for messages.
 
     Raises:
         ModelError: there is none of this name.
     """
-    import ultralytics
-
-    folder = Path(ultralytics.__file__).parent / "cfg" / "models"
-    if re.fullmatch(r"[\w.-]+", name):
-        for stem in _stems(name):
-            found = sorted(folder.rglob(f"{stem}.yaml"))
-            if found:
-                return found[0], size_of(name)
-    stems = sorted(path.stem for path in folder.rglob("*.yaml"))
-    near = difflib.get_close_matches(name, stems, 1)
+    found = find_architecture(name)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(name, sorted(architecture_files()), 1)
     raise ModelError(
         f"There is no architecture {reference}, as a file or in this version of ultralytics; "
         f"{f'near is {near[0]}.yaml' if near else 'take one such as yolov8n.yaml'}."
     )
-
-
-def size_of(name: str) -> str:
-    """The letter of the size: `n` of `yolov8n-cls`; empty where there is none."""
-    match = re.match(rf"yolov?\d+([{_SIZES}])", name)
-    return match[1] if match else ""
-
-
-def _stems(name: str) -> tuple[str, ...]:
-    """Names of files to look for: as it is, and without its size."""
-    name = re.sub(r"^(yolov[35].*)u$", r"\1", name)
-    plain = re.sub(rf"^(yolov?\d+)[{_SIZES}]6", r"\1-p6", name)
-    plain = re.sub(rf"^(yolov?\d+)[{_SIZES}](?![a-z])", r"\1", plain)
-    return name, plain

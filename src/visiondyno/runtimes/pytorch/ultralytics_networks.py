@@ -22,9 +22,8 @@ from visiondyno.runtimes.pytorch.ultralytics_names import (
     Task,
     architecture_file,
     not_covered,
-    size_of,
 )
-from visiondyno.vision.ultralytics_library import quiet
+from visiondyno.vision.ultralytics_library import quiet, size_of
 
 if TYPE_CHECKING:
     import torch

@@ -2,17 +2,18 @@
 
 import difflib
 import re
-from pathlib import Path
 from typing import Any
 
 from visiondyno.errors import SpecError
-from visiondyno.vision.ultralytics_library import import_ultralytics
+from visiondyno.vision.ultralytics_library import (
+    architecture_files,
+    find_architecture,
+    import_ultralytics,
+)
 
 _HEADS = frozenset({"Detect", "v10Detect"})
-_SIZED = re.compile(r"(yolov?\d+)([tnsmblxce])(.*)")
 _FAMILY = re.compile(r"yolov?\d+")
 _V5_OF_TODAY = re.compile(r"(yolov5[nsmlx]6?)u")
-_LARGE = re.compile(r"^(yolov[58][nsmlx])6$")
 _SHOWN = ("yolov5n", "yolov8n", "yolo11n", "yolo26n")
 
 
@@ -33,23 +34,20 @@ def architecture(name: str) -> dict[str, Any]:
         SpecError: there is no such detector.
         MissingExtra: the library isn't installed.
     """
-    package = import_ultralytics(f"Training {name}")
+    import_ultralytics(f"Training {name}")
     from ultralytics.utils import YAML
 
-    folder = Path(str(package.__file__)).parent / "cfg" / "models"
-    files = {path.stem: path for path in sorted(folder.rglob("*.yaml"))}
-    stem = _LARGE.sub(r"\1-p6", plain_name(name))
-    sized = _SIZED.fullmatch(stem)
-    path = files.get(stem) or (files.get(sized[1] + sized[3]) if sized else None)
-    found: dict[str, Any] | None = None if path is None else YAML.load(path)
-    scales = (found or {}).get("scales", {})
-    size = sized[2] if sized else ""
-    if found is None or (scales and size and size not in scales):
-        raise SpecError(_unknown(stem, files))
+    stem = plain_name(name)
+    there = find_architecture(stem)
+    if there is None:
+        raise SpecError(_unknown(stem))
+    path, size = there
+    found: dict[str, Any] = YAML.load(path)
+    scales = found.get("scales", {})
     if scales and not size:
         raise SpecError(
             f"'{name}' names a family of models, not one: add its size, such as "
-            f"'{stem}{min(scales, key='nsmlx'.find)}'."
+            f"'{path.stem}{min(scales, key='nsmlx'.find)}'."
         )
     if scales:
         found["scale"] = size
@@ -59,7 +57,8 @@ def architecture(name: str) -> dict[str, Any]:
     return found
 
 
-def _unknown(name: str, files: dict[str, Path]) -> str:
+def _unknown(name: str) -> str:
+    files = architecture_files()
     families = [stem for stem in files if _FAMILY.fullmatch(stem)]
     known = [*(files.keys() - families), *(stem + size for stem in families for size in "nsmlx")]
     near = difflib.get_close_matches(name, [*_SHOWN, *known], n=1)
