@@ -19,9 +19,9 @@ from visiondyno.runtimes import conversion, keras, tensorflow
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.card_file import card_path
 from visiondyno.runtimes.conversion import convert, kept
-from visiondyno.runtimes.conversion_check import largest_difference
+from visiondyno.runtimes.conversion_check import ConversionError, largest_difference
 from visiondyno.runtimes.keras import KerasRuntime
-from visiondyno.runtimes.keras_conversion import ConversionError, refuse_code
+from visiondyno.runtimes.keras_conversion import refuse_code
 from visiondyno.runtimes.model_cards import write_card
 from visiondyno.runtimes.registry import fetch_weights, load_model
 from visiondyno.runtimes.saved_model_conversion import chosen_signature
@@ -349,10 +349,8 @@ def test_a_saved_model_by_tensorflow_itself(tmp_path: Path) -> None:
 
 
 def test_the_signature_for_serving_is_converted() -> None:
-    from visiondyno.runtimes.saved_model_conversion import ConversionError as NoSignature
-
     assert chosen_signature(("serve", "serving_default")) == "serving_default"
     assert chosen_signature(("detect",)) == "detect"
     for names in ((), ("a", "b")):
-        with pytest.raises(NoSignature, match="no signature 'serving_default'"):
+        with pytest.raises(ConversionError, match="no signature 'serving_default'"):
             chosen_signature(names)
