@@ -109,4 +109,9 @@ class DepthTruth:
     metres_per_unit: float
 
 
-Truth = BoxTruth | ClassTruth | DepthTruth
+@dataclass(frozen=True, slots=True)
+class NoTruth:
+    """Nothing: the image has no label."""
+
+
+Truth = BoxTruth | ClassTruth | DepthTruth | NoTruth

@@ -56,7 +56,7 @@ def test_a_comparison_holds_every_measure_with_unit_and_method(
     for model in found.models:
         expected = set(MEASURES) - {
             *("top1", "top5", "abs_rel", "rmse", "delta1"),
-            *("image_ap", "image_auc", "image_accuracy"),
+            *("image_ap", "image_auc", "image_accuracy", "agreement"),
         }
         assert set(model.measures) == expected
         for name, measure in model.measures.items():

@@ -16,7 +16,7 @@ _COMMANDS = {
     "compare": "Compare models on one data set and one machine; write a report.",
     "demo": "Compare the two shipped detectors on synthetic street scenes.",
     "report": "Merge reports: their models side by side, and how each model's runs agree.",
-    "predict": "Run a model on images; print what it finds, or draw it.",
+    "predict": "Run a model on images or a video; print what it finds, or draw it.",
     "serve": "Serve a model over HTTP: REST, Open Inference Protocol, metrics.",
     "loadtest": "Put one or more targets under a load, and report how they behave.",
     "train": "Train a model from a YAML file or from options; write weights, curves and history.",

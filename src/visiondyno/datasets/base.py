@@ -10,6 +10,9 @@ from visiondyno.predictions import Truth
 
 VisionTask = Literal["detection", "classification", "depth"]
 
+DataTask = Literal["detection", "classification", "depth", "unlabelled"]
+"""What labels are for; images may have none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -20,7 +23,7 @@ class Sample:
         path: the encoded image file; decoding is the caller's (it is measured).
         width: in pixels, as labelled or as the file's header says.
         height: in pixels.
-        truth: boxes or a class, according to the data set's task.
+        truth: boxes, a class, a depth map or nothing, according to the data set's task.
     """
 
     image_id: int
@@ -52,7 +55,7 @@ class Dataset(ABC):
     """
 
     reference: str
-    task: VisionTask
+    task: DataTask
     classes: tuple[str, ...]
     skipped: tuple[SkippedSample, ...]
     notes: tuple[str, ...]

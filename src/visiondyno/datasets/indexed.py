@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from visiondyno.datasets.base import Dataset, Sample, SkippedSample, VisionTask
+from visiondyno.datasets.base import Dataset, DataTask, Sample, SkippedSample
 from visiondyno.datasets.cache_folder import Progress, default_cache_dir
 from visiondyno.datasets.confined import check_inside
 from visiondyno.datasets.depth import summarise_depth
 from visiondyno.errors import DatasetError
-from visiondyno.predictions import BoxTruth, ClassTruth, DepthTruth, Truth
+from visiondyno.predictions import BoxTruth, ClassTruth, DepthTruth, NoTruth, Truth
 
-_TASKS: dict[str, VisionTask] = {
+_TASKS: dict[str, DataTask] = {
     "coco": "detection",
     "yolo": "detection",
     "voc": "detection",
@@ -26,6 +26,8 @@ _TASKS: dict[str, VisionTask] = {
     "image-folder": "classification",
     "idx": "classification",
     "depth-folder": "depth",
+    "images": "unlabelled",
+    "frames": "unlabelled",
 }
 """Of each format."""
 
@@ -63,6 +65,7 @@ class OpenOptions:
         on_progress: called while such files are made.
         check: called for each sample that is looked at; what it raises ends the opening.
         within: where the files that the data set names must lie; None: anywhere.
+        unlabelled: take images without labels too.
     """
 
     reference: str
@@ -73,13 +76,15 @@ class OpenOptions:
     on_progress: Progress | None = None
     check: Check = lambda: None
     within: Path | None = None
+    unlabelled: bool = False
 
 
 class IndexedDataset(Dataset):
     """A data set whose samples are all known once it is open.
 
     Attributes:
-        format: `coco`, `yolo`, `voc`, `video`, `image-folder`, `idx` or `depth-folder`.
+        format: `coco`, `yolo`, `voc`, `video`, `image-folder`, `idx`, `depth-folder`, or
+            without labels `images` or `frames` (of a video).
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class IndexedDataset(Dataset):
         self.classes = classes
         self.notes = notes
         # The others' images are made here, in the cache.
-        within = None if form in ("idx", "video") else options.within
+        within = None if form in ("idx", "video", "frames") else options.within
         self._samples, skipped = _checked(candidates, options, within)
         self.skipped = bad_labels + skipped
         self._max_images = options.max_images
@@ -170,7 +175,7 @@ class IndexedDataset(Dataset):
             )
             raise DatasetError(f"Data set {self.reference} has nothing to score: {reason}")
         # Of depth, every sample has a map with measured pixels: opening checks it.
-        if self.task != "depth" and not any(class_counts(self).values()):
+        if self.task not in ("depth", "unlabelled") and not any(class_counts(self).values()):
             part = "" if self._max_images is None else f" in its first {len(self)} images"
             raise DatasetError(
                 f"Data set {self.reference} has no labels{part}: nothing can be scored. "
@@ -206,6 +211,8 @@ def _file_digest(path: Path) -> bytes:
 
 
 def _truth_bytes(truth: Truth) -> bytes:
+    if isinstance(truth, NoTruth):
+        return b""
     if isinstance(truth, ClassTruth):
         return np.array([truth.class_id], "<i8").tobytes()
     if isinstance(truth, DepthTruth):

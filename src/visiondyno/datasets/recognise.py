@@ -10,6 +10,7 @@ from visiondyno.datasets.idx import is_idx_folder, open_idx
 from visiondyno.datasets.image_files import holds_images
 from visiondyno.datasets.image_folder import class_folders, open_image_folder
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
+from visiondyno.datasets.unlabelled import open_images
 from visiondyno.datasets.voc import is_voc_folder, open_voc
 from visiondyno.datasets.yolo import CLASSES_FILE, open_yolo_folder, open_yolo_yaml
 from visiondyno.datasets.yolo_yaml import load_yaml, looks_like_data_yaml
@@ -50,12 +51,21 @@ def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
     ):
         if fits(folder):
             return open_form(folder, options)
+    return _open_bare(folder, options)
+
+
+def _open_bare(folder: Path, options: OpenOptions) -> IndexedDataset:
+    """A folder without a file of labels: its folders may be classes."""
+    if options.unlabelled and _is_unlabelled(folder):
+        return open_images(folder, options)
     _explain_unlabelled(folder)
     _explain_splits(folder)
     classes = class_folders(folder)
     # One class is no choice: such a folder is rather one above the data set.
     if sum(holds_images(folder / name) for name in classes) > 1:
         return open_image_folder(folder, options)
+    if options.unlabelled and holds_images(folder):
+        return open_images(folder, options)
     raise _not_recognised(folder, classes)
 
 
@@ -134,11 +144,16 @@ def _direct_images(folder: Path) -> list[Path]:
 
 
 def _explain_unlabelled(folder: Path) -> None:
-    if (folder / "images").is_dir() or _direct_images(folder):
+    if _is_unlabelled(folder):
         raise DatasetError(
             f"Folder {folder} holds images but no labels{_about_json(folder)}. "
-            f"Add labels in one of these forms: {_FORMS}"
+            f"Add labels in one of these forms: {_FORMS}. Without labels dyno compare measures "
+            "speed and agreement"
         )
+
+
+def _is_unlabelled(folder: Path) -> bool:
+    return (folder / "images").is_dir() or bool(_direct_images(folder))
 
 
 def _explain_splits(folder: Path) -> None:

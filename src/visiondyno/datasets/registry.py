@@ -107,6 +107,7 @@ def open_dataset(
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
     check: Check = lambda: None,
+    unlabelled: bool = False,
 ) -> IndexedDataset:
     """Open the data set that `reference` names.
 
@@ -121,6 +122,8 @@ def open_dataset(
             None.
         on_progress: called while images are made, which happens on the first use.
         check: called for each image that is looked at; what it raises is passed on.
+        unlabelled: take images and videos without labels too; the data set's task is then
+            `unlabelled`.
 
     Raises:
         DatasetError: there's no such data set, its form isn't known, or a sample is bad and
@@ -135,6 +138,7 @@ def open_dataset(
         cache_dir=cache_dir or default_cache_dir(),
         on_progress=on_progress,
         check=check,
+        unlabelled=unlabelled,
     )
     builtin = builtin_dataset(reference)
     if builtin is not None:

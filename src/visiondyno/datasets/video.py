@@ -1,5 +1,7 @@
 """A video file as a data set: `clip.mp4`, and COCO JSON of its frames in `clip.json` beside it.
 
+Without labels, where those aren't needed, some hundred frames at even distances.
+
 An image of the JSON is a frame: its `file_name` is `frame_000012` (with or without an image's
 suffix) or the number alone, counted from 0. Only frames that the JSON lists are in the data set;
 they are decoded once, from the start of the video and in order, since seeking lands on key frames.
@@ -18,19 +20,23 @@ import cv2
 from visiondyno.datasets.cache_folder import Progress, ensure_folder
 from visiondyno.datasets.coco import Document, open_coco_document, read_json
 from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
+from visiondyno.datasets.unlabelled import unlabelled
 from visiondyno.errors import DatasetError
-from visiondyno.vision.video_file import VideoFile
+from visiondyno.vision.video_file import VideoFile, VideoHeader
 from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, is_video
 from visiondyno.whole_file import file_sha256
 
 JPEG_QUALITY = 95
+
+MOST_UNLABELLED_FRAMES = 300
+"""Of a video without labels, where no other number is asked for."""
 
 _FORMAT_VERSION = 1
 _FRAME_NAME = re.compile(r"^(?:frame_)?(\d{1,9})(?:\.(?:jpe?g|png|bmp|webp))?$", re.IGNORECASE)
 
 
 def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
-    """Open a video with its labels.
+    """Open a video with its labels, or without any where that is taken.
 
     Args:
         path: the video file; its labels are `path` with the suffix `.json`.
@@ -42,21 +48,44 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
             ends before a labelled frame, or a sample is bad and `skip_bad` is off.
     """
     json_path = path.with_suffix(".json")
-    if not json_path.is_file():
+    has_labels = json_path.is_file()
+    if not has_labels and not options.unlabelled:
         raise DatasetError(
             f"Video {path} has no labels, so nothing can be scored on it. Put COCO JSON beside it "
-            f"as {json_path.name}, each image's file_name the number of its frame (frame_000012)"
+            f"as {json_path.name}, each image's file_name the number of its frame (frame_000012). "
+            "Without labels dyno compare measures speed and agreement"
         )
     if options.within is not None:
         _check_container(path)
     with VideoFile(path, f"Video {path}") as video:
         header = video.header
+    if not has_labels:
+        return _open_frames(path, header, options)
     document = read_json(json_path)
     frames = _name_frames(document, json_path)
     folder = _ensure_frames(path, frames, options)
+    note = _note(path, header, f"{len(frames):,} labelled ones")
+    return open_coco_document(
+        json_path, document, options, form="video", find=lambda name: folder / name, notes=(note,)
+    )
+
+
+def _open_frames(path: Path, header: VideoHeader, options: OpenOptions) -> IndexedDataset:
+    """Frames of a video without labels, at even distances from its first to its last."""
+    most = options.max_images or MOST_UNLABELLED_FRAMES
+    announced = header.frames_announced or most
+    count = min(most, announced)
+    frames = sorted({round(at * (announced - 1) / max(count - 1, 1)) for at in range(count)})
+    folder = _ensure_frames(path, frames, options, all_needed=False)
+    paths = sorted(folder.glob("frame_*.jpg"))
+    note = _note(path, header, f"{len(paths):,} at even distances")
+    return unlabelled(paths, options, "frames", (note,))
+
+
+def _note(path: Path, header: VideoHeader, which: str) -> str:
     speed = (
         f"{header.frames_per_second:g} frames a second"
-        if header.frames_per_second
+        if header.frames_per_second is not None
         else "speed unknown"
     )
     length = (
@@ -64,12 +93,9 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
         if header.frames_announced is not None
         else "length unknown"
     )
-    note = (
-        f"Frames of {path.name} ({header.width}×{header.height}, {speed}, {length}): the "
-        f"{len(frames):,} labelled ones, kept as JPEG of quality {JPEG_QUALITY}"
-    )
-    return open_coco_document(
-        json_path, document, options, form="video", find=lambda name: folder / name, notes=(note,)
+    return (
+        f"Frames of {path.name} ({header.width}×{header.height}, {speed}, {length}): the {which}, "
+        f"kept as JPEG of quality {JPEG_QUALITY}"
     )
 
 
@@ -92,7 +118,12 @@ def _check_container(path: Path) -> None:
 
 
 def write_frames(
-    path: Path, frames: Sequence[int], folder: Path, on_progress: Progress | None = None
+    path: Path,
+    frames: Sequence[int],
+    folder: Path,
+    on_progress: Progress | None = None,
+    *,
+    all_needed: bool = True,
 ) -> None:
     """Decode these frames of a video into `folder`, as `frame_000000012.jpg`.
 
@@ -101,6 +132,7 @@ def write_frames(
         frames: numbers from 0, ascending.
         folder: exists.
         on_progress: called with the frames passed and the last that is wanted.
+        all_needed: whether each must be there; else those that are do, if there is one.
 
     Raises:
         DatasetError: the video can't be opened, or ends or breaks before the last of the frames.
@@ -109,9 +141,13 @@ def write_frames(
     with VideoFile(path, f"Video {path}") as video:
         for number in range(frames[-1] + 1):
             if video.next_frame() is None:
+                if number > frames[0] and not all_needed:
+                    return
                 raise DatasetError(
                     f"Video {path} ends after {number} frames, but its labels name frame "
                     f"{frames[-1]} (they count from 0). Is the file complete?"
+                    if all_needed
+                    else f"Video {path} has no frame that can be decoded. Is the file complete?"
                 )
             if number in wanted:
                 image = video.image()
@@ -154,7 +190,9 @@ def _file_name(number: int) -> str:
     return f"frame_{number:09d}.jpg"
 
 
-def _ensure_frames(path: Path, frames: list[int], options: OpenOptions) -> Path:
+def _ensure_frames(
+    path: Path, frames: list[int], options: OpenOptions, *, all_needed: bool = True
+) -> Path:
     try:
         content = hashlib.sha256(file_sha256(path).encode())
     except OSError as error:
@@ -162,6 +200,8 @@ def _ensure_frames(path: Path, frames: list[int], options: OpenOptions) -> Path:
     content.update(",".join(map(str, frames)).encode())
     return ensure_folder(
         options.cache_dir / f"video-v{_FORMAT_VERSION}-{content.hexdigest()[:32]}",
-        lambda folder: write_frames(path, frames, folder, options.on_progress),
+        lambda folder: write_frames(
+            path, frames, folder, options.on_progress, all_needed=all_needed
+        ),
         "the frames of the video",
     )

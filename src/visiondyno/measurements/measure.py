@@ -132,6 +132,13 @@ MEASURES: dict[str, MeasureKind] = {
     "delta1": MeasureKind(
         "δ1", "fraction", _HIGHER, "Share of pixels whose depth ratio is under 1.25."
     ),
+    "agreement": MeasureKind(
+        "Agreement",
+        "fraction",
+        None,
+        "On images without labels, with the reference model: of detectors F1 of its boxes at IoU "
+        "0.5 and confidence 0.25, of classifiers the share of equal best classes.",
+    ),
     "latency_mean_ms": MeasureKind(
         "Latency mean", "ms", _LOWER, "Mean time from encoded image to predictions, one at a time."
     ),

@@ -37,6 +37,7 @@ from visiondyno.operations.scoring import (
     level_note,
     level_of,
 )
+from visiondyno.operations.unlabelled import with_agreement
 from visiondyno.operations.verified_data import open_verified
 from visiondyno.probes.carbon import carbon_intensity
 from visiondyno.probes.cost import find_price
@@ -69,7 +70,11 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
     start_s = time.monotonic()
     created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     dataset = open_verified(
-        spec.data, skip_bad=spec.skip_bad, max_images=spec.max_images, context=context
+        spec.data,
+        skip_bad=spec.skip_bad,
+        max_images=spec.max_images,
+        context=context,
+        unlabelled=True,
     )
     level_of(spec.level, dataset, ())
     check_requested_classes(dataset, spec.classes)
@@ -79,8 +84,7 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
     scored, left_out, level = _measure_all(spec, dataset, environment, context)
     quietness = monitor.stop()
     context.progress("ranking")
-    reference = spec.reference if spec.reference in {s.reference for s in scored} else None
-    reference = reference or scored[0].reference
+    reference = _reference(spec, scored)
     models = with_green_scores([s.report for s in scored], reference)
     ranking = rank(models, {s.reference: s.accuracy.resampled for s in scored}, spec)
     comparison = Comparison(
@@ -109,6 +113,12 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
         "status": "success",
         "comparison": comparison.model_dump(mode="json", by_alias=True),
     }
+
+
+def _reference(spec: BenchmarkInput, scored: list[ScoredModel]) -> str:
+    """The reference model: the one asked for where it was measured, else the first."""
+    asked = spec.reference in {model.reference for model in scored}
+    return spec.reference if asked and spec.reference is not None else scored[0].reference
 
 
 def _check_options(spec: BenchmarkInput) -> None:
@@ -156,9 +166,12 @@ def _measure_all(
         cards = [run.card for run in runs if run.reference not in attempts.failed]
         level = level_of(spec.level, dataset, [card for card in cards if card is not None])
         each = [attempts.attempt(run, partial(run.score, level)) for run in runs]
-    scored = [done for done in each if done is not None]
-    if not scored:
-        raise _none_left(list(attempts.failed.values()))
+        scored = [done for done in each if done is not None]
+        if not scored:
+            raise _none_left(list(attempts.failed.values()))
+        if dataset.task == "unlabelled":
+            answers = {run.reference: run.answers for run in runs}
+            scored = with_agreement(scored, _reference(spec, scored), answers, spec)
     return scored, [left for left, _ in attempts.failed.values()], level
 
 
@@ -202,7 +215,8 @@ def _none_left(failed: list[tuple[LeftOut, VisionDynoError]]) -> VisionDynoError
 
 def _summary(dataset: Dataset, mapping: ClassMapping, level: Level) -> DatasetSummary:
     counts = class_counts(dataset)
-    scored = {name: counts[name] for name in mapping.scored}
+    has_labels = dataset.task != "unlabelled"
+    scored = {name: counts[name] for name in mapping.scored} if has_labels else {}
     if level == "image":
         scored = images_with_classes(dataset, mapping.scored)
     return DatasetSummary(

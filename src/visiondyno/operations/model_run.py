@@ -1,5 +1,6 @@
 """One model on its way through its child processes to its scored report."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from visiondyno.operations.scoring import (
     match_classes,
     score_predictions,
 )
+from visiondyno.predictions import Predictions
 from visiondyno.sandbox import run_in_child
 from visiondyno.specs.model_card import ModelCard
 from visiondyno.specs.operations import BenchmarkInput
@@ -92,16 +94,22 @@ class ModelRun:
         assert self._mapping is not None, "the child tells what it loaded before anything else"
         self.stage = "score"
         self._context.progress("scoring", model=self.reference)
-        mapped = map_predictions(self._mapping, load_predictions(self._predictions), self.card)
+        mapped = self.answers()
         rules = replace(self._rules, level=level)
         accuracy = score_predictions(self._dataset, self.card, self._mapping, mapped, rules)
         if self._cached_at is not None:
             accuracy = _marked(accuracy, f"cached accuracy pass of {self._cached_at}")
         report = make_report(self._children, accuracy, self._mapping, self._spec, self._environment)
-        gallery = worst_images(self._dataset, accuracy, mapped)
+        gallery = worst_images(self._dataset, accuracy, mapped) if accuracy.image_errors else ()
         update = {"worst_images": gallery, "notes": (*report.notes, *self._cache_notes())}
         report = report.model_copy(update=update)
         return ScoredModel(self.reference, report, accuracy, self._mapping)
+
+    def answers(self) -> Sequence[Predictions]:
+        """Its predictions, one an image, in the data set's class ids (without labels, its own)."""
+        assert self.card is not None
+        assert self._mapping is not None
+        return map_predictions(self._mapping, load_predictions(self._predictions), self.card)
 
     def _cache_notes(self) -> tuple[str, ...]:
         if self._cached_at is None:

@@ -10,7 +10,8 @@ from visiondyno.datasets.base import Dataset
 from visiondyno.datasets.class_mapping import ClassMapping, apply, map_classes
 from visiondyno.datasets.depth import read_depth
 from visiondyno.datasets.indexed import class_counts
-from visiondyno.errors import ModelError, SpecError
+from visiondyno.errors import ClassMismatch, ModelError, SpecError
+from visiondyno.operations.unlabelled import unscored
 from visiondyno.predictions import BoxTruth, Classification, Detections, Predictions
 from visiondyno.specs.model_card import DepthCard, ModelCard
 from visiondyno.specs.operations import PredictInput
@@ -41,6 +42,11 @@ def level_of(asked: Level, dataset: Dataset, cards: Iterable[ModelCard]) -> Leve
     Raises:
         SpecError: image level is asked for on data without boxes.
     """
+    if dataset.task == "unlabelled" and asked is not None:
+        raise SpecError(
+            f"Image level asks which classes are in an image, and {dataset.reference} has no "
+            "labels. Leave --level out."
+        )
     if dataset.task != "detection":
         if asked is not None:
             raise SpecError(
@@ -85,7 +91,8 @@ def check_requested_classes(dataset: Dataset, classes: tuple[str, ...] | None) -
     Raises:
         ClassMismatch: names the class and those that there are.
     """
-    map_classes(dataset.classes, dataset.classes, classes)
+    if dataset.task != "unlabelled":
+        map_classes(dataset.classes, dataset.classes, classes)
 
 
 def match_classes(
@@ -104,6 +111,8 @@ def match_classes(
         ModelError: the model's task isn't the data set's.
         ClassMismatch: classes of the data that the model doesn't know.
     """
+    if dataset.task == "unlabelled":
+        return _own_classes(card, reference, rules)
     answers = takes_classifiers and (card.task, dataset.task) == ("classification", "detection")
     if card.task != dataset.task and not answers:
         raise ModelError(
@@ -112,6 +121,17 @@ def match_classes(
         )
     counts = class_counts(dataset)
     return map_classes(card.classes, dataset.classes, rules.classes, counts=counts)
+
+
+def _own_classes(card: ModelCard, reference: str, rules: ScoringRules) -> ClassMapping:
+    """The model's classes as they are, less those that aren't asked for."""
+    unknown = [name for name in rules.classes or () if name not in card.classes]
+    if unknown:
+        raise ClassMismatch(
+            f"{reference} doesn't know {', '.join(unknown)}, and the data have no labels that say "
+            f"what is meant; its classes are {', '.join(card.classes[:20])}."
+        )
+    return map_classes(card.classes, card.classes, rules.classes)
 
 
 def map_predictions(
@@ -160,6 +180,8 @@ def score_predictions(
             resamples=rules.resamples,
             seed=rules.seed,
         )
+    if dataset.task == "unlabelled":
+        return unscored(card, len(dataset), rules.seed)
     depth = DepthScoring(card.depth or DepthCard(), read_depth) if card.task == "depth" else None
     return score(
         dataset.task,

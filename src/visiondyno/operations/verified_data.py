@@ -15,9 +15,14 @@ from visiondyno.vision.decode import decode_image
 
 
 def open_verified(
-    reference: str, *, skip_bad: bool, max_images: int | None, context: OperationContext
+    reference: str,
+    *,
+    skip_bad: bool,
+    max_images: int | None,
+    context: OperationContext,
+    unlabelled: bool = False,
 ) -> Dataset:
-    """The data set `reference`, every image of which decodes.
+    """The data set `reference`, every image of which decodes; `unlabelled` takes any images.
 
     Raises:
         DatasetError: it can't be read, or an image is bad and `skip_bad` is off.
@@ -27,6 +32,7 @@ def open_verified(
         reference,
         skip_bad=skip_bad,
         max_images=max_images,
+        unlabelled=unlabelled,
         on_progress=lambda done, total: context.progress(
             "preparing the data", done=done, total=total
         ),

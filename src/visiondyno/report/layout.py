@@ -14,6 +14,7 @@ ACCURACIES: dict[str, tuple[str, ...]] = {
     "classification": ("top1", "top5", "f1"),
     "depth": ("abs_rel", "rmse", "delta1"),
     "image": ("image_ap", "image_accuracy", "f1"),
+    "unlabelled": ("agreement",),
 }
 """The main table's accuracies, by `scored_as`."""
 
@@ -45,7 +46,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "accuracy", "map_50_95", "map_50", "map_75", "map_small", "map_medium", "map_large",
             "precision", "recall", "f1", "f1_threshold", "top1", "top5", "image_ap", "image_auc",
-            "image_accuracy", "abs_rel", "rmse", "delta1",
+            "image_accuracy", "abs_rel", "rmse", "delta1", "agreement",
         ),
     ),
     (
