@@ -1,97 +1,109 @@
-"""`export` of a model reference: its file as one file, in the precision asked for, and checked."""
+"""`export` of a model reference: in the format and precision asked for, and checked."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from visiondyno.errors import ModelError, SpecError
+from visiondyno.errors import ModelError
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.onnx_files import answers_to_noise, differences, serialized, to_half
+from visiondyno.operations.export_formats import (
+    WrittenFiles,
+    write_onnx,
+    write_openvino,
+    write_tensorrt,
+)
+from visiondyno.operations.export_graph import opset_of
+from visiondyno.operations.export_source import GraphWanted, SourceGraph, source_graph
+from visiondyno.operations.model_check import MadeFile, ModelCheck, check_made
 from visiondyno.operations.worker_files import WorkerFiles
-from visiondyno.runtimes.graph_facts import GraphFacts
-from visiondyno.runtimes.graph_input import image_input
-from visiondyno.runtimes.model_cards import METADATA_KEY, resolve_card
-from visiondyno.runtimes.onnx_file import read_onnx
-from visiondyno.runtimes.references import resolve_reference, shipped_models
-from visiondyno.specs.model_card import ModelCard
+from visiondyno.runtimes.references import resolve_reference
 from visiondyno.specs.model_changes import ExportInput
-
-_BATCHES = (1, 2)
 
 
 def run(spec: ExportInput, context: OperationContext) -> dict[str, Any]:
-    """The exported file's name in the blob store, and how far it is from the model.
+    """The files' names in the blob store, and how far they are from the model.
 
-    It carries its model card inside. It and its source answer the same three images of noise, of
-    the model's own size, each in a child process.
+    The file carries its model card inside. It and its source answer the same inputs, and predict
+    the same images, made of `data`.
 
     Returns:
-        `model` (`sha256:…`), `format`, `precision`, `size_bytes`, `max_abs_difference`,
-        `mean_abs_difference`, `max_abs_output`, `checked_samples`, `input_name`, `output_names`,
-        `opset`.
+        `files` (name → `sha256:…`, the main file first), `model` (of the main file), `format`,
+        `precision`, `size_bytes`, `source_size_bytes`, `check` (see `ModelCheck`), `notes`; beside
+        them `max_abs_difference`, `mean_abs_difference`, `max_abs_output`, `checked_samples`,
+        `input_name`, `output_names`, `opset`.
 
     Raises:
-        SpecError: the reference is of a kind that can't be exported.
-        ModelError: the file can't be read or run, computes in another precision than fp32, or the
-            exported one doesn't answer what it does.
+        SpecError: the reference is of a kind that can't be exported, or not so.
+        ModelError: the model can't be read or run, computes in another precision than fp32, or
+            the exported one doesn't answer what it does.
+        DatasetError: the data can't be read.
+        Unavailable: what the model or the format needs isn't here.
     """
-    import onnx
+    wanted = GraphWanted(spec.opset, spec.batch_size, spec.image_size)
+    with source_graph(spec.model, wanted, context) as source, tempfile.TemporaryDirectory() as name:
+        context.progress("writing the file", format=spec.format)
+        facts = _facts(source)
+        written = _written(spec, source, Path(name))
+        context.progress("checking the file")
+        checked = _checked(spec, source, written, context)
+        store = WorkerFiles.of_this_worker()
+        data = [path.read_bytes() for path in written.paths]
+        references = [store.publish(one) for one in data]
+        return {
+            "operation": "export",
+            "status": "success",
+            "files": {
+                path.name: reference
+                for path, reference in zip(written.paths, references, strict=True)
+            },
+            "model": references[0],
+            "format": spec.format,
+            "precision": spec.precision,
+            "size_bytes": sum(map(len, data)),
+            "source_size_bytes": source.size_bytes,
+            "check": checked.report,
+            "notes": [*source.notes, *written.notes, *checked.notes],
+            **checked.flat,
+            **facts,
+        }
 
-    resolved = resolve_reference(spec.model)
-    path = resolved.path
-    if path is None or resolved.runtime != "onnx":
-        known = ", ".join(f"visiondyno:{name}" for name in shipped_models())
-        raise SpecError(
-            f"'model': {spec.model} is no ONNX file, and only those can be exported again; give "
-            f"the path of one, or one of {known}; or a 'model_config' for a module of torch."
-        )
-    context.progress("reading the model", model=spec.model)
-    facts = read_onnx(path)
-    card = resolve_card(facts).card
-    if facts.precision != "fp32":
-        raise ModelError(
-            f"{spec.model} computes in {facts.precision}; only models in fp32 can be exported."
-        )
-    graph = onnx.load(str(path))  # with the weights that lie beside it
-    _carry_card(graph, card)
-    context.progress("exporting", format=spec.format)
-    data = serialized(to_half(graph) if spec.precision == "fp16" else graph)
-    context.progress("checking the file")
-    checked = _checked(spec, path, data, context)
+
+def stem_of(reference: str) -> str:
+    """What files made of a model are called: `yolov8n` of `ultralytics:yolov8n`."""
+    resolved = resolve_reference(reference)
+    name = resolved.path.stem if resolved.path is not None else resolved.name
+    name = name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+    return re.sub(r"[^\w.-]+", "-", name.rpartition(":")[2]).strip("-.") or "model"
+
+
+def _facts(source: SourceGraph) -> dict[str, Any]:
+    graph = source.graph.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    names = [one.name for one in graph.input if one.name not in weights]
     return {
-        "operation": "export",
-        "status": "success",
-        "model": WorkerFiles.of_this_worker().publish(data),
-        "format": spec.format,
-        "precision": spec.precision,
-        "size_bytes": len(data),
-        **checked,
-        "checked_samples": sum(_BATCHES),
-        **_names(facts),
-        "opset": {entry.domain: entry.version for entry in graph.opset_import}[""],
+        "input_name": names[0],
+        "output_names": [one.name for one in graph.output],
+        "opset": opset_of(source.graph),
     }
+
+
+def _written(spec: ExportInput, source: SourceGraph, folder: Path) -> WrittenFiles:
+    stem = stem_of(spec.model) + ("-fp16" if spec.precision == "fp16" else "")
+    if spec.format == "openvino":
+        return write_openvino(source.graph, source.card, spec.precision, folder, stem)
+    if spec.format == "tensorrt":
+        return write_tensorrt(source.graph, source.card, spec.precision, folder, stem)
+    return write_onnx(source.graph, spec.precision, folder, stem)
 
 
 def _checked(
-    spec: ExportInput, path: Path, data: bytes, context: OperationContext
-) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder) / "exported.onnx"
-        exported.write_bytes(data)
-        expected = answers_to_noise(path, _BATCHES, context)
-        found = answers_to_noise(exported, _BATCHES, context)
-    return differences(expected, found, spec.precision)
-
-
-def _carry_card(graph: Any, card: ModelCard) -> None:
-    kept = [prop for prop in graph.metadata_props if prop.key != METADATA_KEY]
-    del graph.metadata_props[:]
-    graph.metadata_props.extend(kept)
-    graph.metadata_props.add(key=METADATA_KEY, value=card.model_dump_json(by_alias=True))
-
-
-def _names(facts: GraphFacts) -> dict[str, Any]:
-    return {
-        "input_name": image_input(facts).name,
-        "output_names": [output.name for output in facts.outputs],
-    }
+    spec: ExportInput, source: SourceGraph, written: WrittenFiles, context: OperationContext
+) -> ModelCheck:
+    made = MadeFile(written.paths[0], spec.precision, written.device)
+    try:
+        return check_made(source.model, made, spec.data, spec.check_images, context, source.answers)
+    except ModelError as error:
+        if source.doubtful is None:
+            raise
+        raise ModelError(f"{source.doubtful} ({error.message})") from error

@@ -94,7 +94,8 @@ def _matches(
     if not len(other) or not len(wanted):
         return []
     no_crowd = np.zeros(len(other), np.bool_)
-    ious = overlap(one.boxes_xyxy[wanted], other.boxes_xyxy, no_crowd)
+    mine, theirs = one.boxes_xyxy[wanted].astype(np.float64), other.boxes_xyxy.astype(np.float64)
+    ious = overlap(mine, theirs, no_crowd)
     ious = np.where(one.class_ids[wanted, None] == other.class_ids[None], ious, 0)
     found = []
     for row in np.argsort(-one.scores[wanted], kind="stable"):

@@ -6,6 +6,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import MissingExtra, ModelError
@@ -25,18 +26,44 @@ _TALKERS = ("torch", "onnxscript", "onnx_ir")
 _SUMMARY = "## Exception summary"
 
 
+@dataclass(frozen=True, slots=True)
+class GraphForm:
+    """What a graph is to look like, and how messages call its module.
+
+    Attributes:
+        input_name: of its one input.
+        output_names: of its outputs, in order; one: what `logits_of` finds in the answer.
+        any_batch: whether it takes batches of any size, or of the example's alone.
+        what: the module is, at a sentence's beginning.
+        instead: what else to do, at a sentence's end.
+    """
+
+    input_name: str = INPUT_NAME
+    output_names: tuple[str, ...] = (OUTPUT_NAME,)
+    any_batch: bool = True
+    what: str = "'model_config'"
+    instead: str = "take 'format': 'exported'"
+
+
+_PLAIN = GraphForm()
+
+
 def export_onnx(
-    module: "nn.Module", example: "torch.Tensor", opset: int | None = None
+    module: "nn.Module",
+    example: "torch.Tensor",
+    opset: int | None = None,
+    form: GraphForm = _PLAIN,
 ) -> "onnx.ModelProto":
-    """The graph of what a module answers in evaluation mode, for batches of any size.
+    """The graph of what a module answers in evaluation mode.
 
     Args:
         module: on the processor; its mode is restored afterwards.
-        example: a batch of at least two samples.
+        example: a batch, of at least two samples where the graph is to take any number.
         opset: of the graph; the exporter's own default if None.
+        form: names, and batches.
 
     Returns:
-        One input `input` and one output `output`, weights included.
+        The graph, weights included.
 
     Raises:
         ModelError: the exporter can't follow the module, or an operator has no counterpart in
@@ -53,12 +80,12 @@ def export_onnx(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _silent():
             program = torch.onnx.export(
-                _answering(module),
+                _answering(module) if len(form.output_names) == 1 else module,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if form.any_batch else None,
+                input_names=[form.input_name],
+                output_names=list(form.output_names),
                 opset_version=opset,
                 verbose=False,
             )
@@ -66,8 +93,8 @@ def export_onnx(
             graph: onnx.ModelProto = program.model_proto
     except Exception as error:  # whatever torch's reading of the module raises
         raise ModelError(
-            f"'model_config' can't be exported to ONNX: {_reason(error)}. Replace that part, or "
-            "take 'format': 'exported'."
+            f"{form.what} can't be exported to ONNX: {_reason(error)}. Replace that part, or "
+            f"{form.instead}."
         ) from error
     finally:
         module.train(was_training)
