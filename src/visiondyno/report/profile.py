@@ -10,13 +10,12 @@ from visiondyno.report.charts.operator_times import (
     legend_of,
     roofline_plot,
 )
-from visiondyno.report.figures import NARROW, WIDE, Figure
+from visiondyno.report.figures import NARROW, Figure
 from visiondyno.report.format import number, plural
 from visiondyno.report.page import render_page
 from visiondyno.report.profile_result import OperatorRow, Profile
 
-FULL = 1280
-MOST_ROWS_OPEN = 30
+FULL, ROOFLINE = 1280, 720
 
 
 def profile_html(profile: Profile) -> str:
@@ -38,7 +37,7 @@ def profile_html(profile: Profile) -> str:
             "roofline": _roofline(profile),
             "roofline_legend": legend_of(profile, drawn_operators(profile)),
             "rows": slowest_first,
-            "most_open": MOST_ROWS_OPEN,
+            "name": profile.model.rstrip("/").rsplit("/", 1)[-1],
             "limit_text": limit_text,
             "plural": plural,
         },
@@ -119,7 +118,7 @@ def _roofline(profile: Profile) -> Figure | None:
         "To the left of the bend memory is the limit, to the right computing. A dot's area is its "
         "time. Dots above the slope have their data from a cache.",
         lambda width: roofline_plot(profile, roofline, width),
-        WIDE,
+        ROOFLINE,
     )
 
 

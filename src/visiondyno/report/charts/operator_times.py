@@ -54,7 +54,7 @@ def tree_of(profile: Profile) -> Node:
     scoped = sum(row.share for row in profile.operators if len(row.path) > 1)
     root = Node("inference")
     for row in profile.operators:
-        path = row.path if scoped > 0.5 else (row.kind, row.name)
+        path = row.path if scoped > 0.5 else (row.kind, row.label)
         node = root
         node.ms += row.ms
         for part in path[:-1]:
@@ -132,7 +132,7 @@ def _tooltip(node: Node, total: float) -> str:
 
 def roofline_plot(profile: Profile, roofline: Roofline, width: float) -> Markup:
     """Operations a second over operations a byte, both logarithmic; a dot's area is its time."""
-    height = width * 1.02 if width < 450 else width * 0.66
+    height = width * 1.02 if width < 450 else width * 0.6
     canvas = Canvas(width, height, f"Roofline of {profile.model}: operators under its two limits")
     frame = Frame(50, 30, width - 12, height - 42)
     rows = drawn_operators(profile)
@@ -155,6 +155,7 @@ def roofline_plot(profile: Profile, roofline: Roofline, width: float) -> Markup:
             f'<circle class="operator {classes[row.kind]}" cx="{x:.1f}" cy="{y:.1f}" '
             f'r="{radius:.1f}"><title>{escape(_dot_title(row))}</title></circle>'
         )
+    _roof_words(canvas, frame, (x_scale, y_scale), roofline)
     for row in rows[:_MOST_LABELS]:
         place = (x_scale(row.intensity or 1.0), y_scale(row.gflop_per_s or 1.0))
         _label(canvas, frame, place, row, taken)
@@ -186,15 +187,21 @@ def _roof(canvas: Canvas, frame: Frame, scales: tuple[Scale, Scale], roofline: R
     shown = [(x, min(y, frame.bottom)) for x, y in points]
     canvas.area([*shown, (shown[-1][0], frame.top), (shown[0][0], frame.top)], "dominated")
     canvas.path(shown, "front")
-    (x, y), (x_ridge, y_ridge) = points[0], points[1]
+
+
+def _roof_words(canvas: Canvas, frame: Frame, scales: tuple[Scale, Scale], roof: Roofline) -> None:
+    """Written over the dots."""
+    x_scale, y_scale = scales
+    x, y = x_scale(x_scale.low), y_scale(roof.attainable_flop_per_s(x_scale.low) / 1e9)
+    x_ridge, y_ridge = x_scale(roof.ridge), y_scale(roof.flop_per_s / 1e9)
     angle = math.degrees(math.atan2(y_ridge - y, x_ridge - x))
-    middle = ((x + x_ridge) / 2, (y + y_ridge) / 2)
-    text = f"memory {number(roofline.bytes_per_s / 1e9)} GB/s"
+    at = (x + 0.3 * (x_ridge - x), y + 0.3 * (y_ridge - y))
+    text = f"memory {number(roof.bytes_per_s / 1e9)} GB/s"
     canvas.add(
-        f'<text class="on-line" text-anchor="middle" transform="translate({middle[0]:.1f} '
-        f'{middle[1] - 7:.1f}) rotate({angle:.1f})">{escape(text)}</text>'
+        f'<text class="on-line" text-anchor="middle" transform="translate({at[0]:.1f} '
+        f'{at[1]:.1f}) rotate({angle:.1f}) translate(0 -7)">{escape(text)}</text>'
     )
-    text = f"compute {number(roofline.flop_per_s / 1e9)} GFLOP/s"
+    text = f"compute {number(roof.flop_per_s / 1e9)} GFLOP/s"
     canvas.text(frame.right, y_ridge - 7, text, "on-line", "end")
 
 
