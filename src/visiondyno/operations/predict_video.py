@@ -105,7 +105,9 @@ def run(spec: PredictVideoInput, context: OperationContext) -> dict[str, Any]:
             "operation": "predict",
             "status": "success",
             **summary.to_json(),
-            "predictions": list(map(json.loads, lines.open())) if is_short else None,
+            "predictions": [json.loads(line) for line in lines.read_text().splitlines()]
+            if is_short
+            else None,
             "predictions_file": None if is_short or files is None else files.publish_file(lines),
             "drawn": None if drawn is None or files is None else files.publish_file(drawn),
         }

@@ -200,9 +200,9 @@ def _start(path: Path, choice: FrameChoice) -> "subprocess.Popen[bytes]":
     assert child.stdout is not None
     with contextlib.suppress(OSError):  # a smaller pipe is slower, no more
         fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    with contextlib.suppress(BrokenPipeError):  # it died at once; the missing header says so
+    # Where it died at once, the missing header says so.
+    with contextlib.suppress(BrokenPipeError), child.stdin:
         child.stdin.write(json.dumps(work).encode() + b"\n")
-        child.stdin.close()
     return child
 
 
