@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core chaos chaos-serving check docs format pairs train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
+.PHONY: help demo test test-exhaustive test-core chaos chaos-serving check docs format pairs train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -18,8 +18,11 @@ demo: setup-core ## compare the two shipped detectors on street scenes; prints w
 test: setup-dev ## every test, with branch coverage
 	@$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
 
+test-exhaustive: setup-dev ## the few tests that take minutes each; a shorter twin of each is in `make test`
+	@$(BIN)/pytest -m exhaustive
+
 test-core: setup-test-core ## every test that needs no torch, in an environment that has none
-	@$(CORE_VENV)/bin/pytest -n 2 --dist loadfile -m "not torch"
+	@$(CORE_VENV)/bin/pytest -n 2 --dist loadfile -m "not torch and not exhaustive"
 
 chaos: setup-dev ## kill workers, server and Redis under load, on both queues; minutes; last line: the figures
 	@PYTHONPATH=tests $(BIN)/python -m chaos

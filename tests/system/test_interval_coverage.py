@@ -104,8 +104,12 @@ def maps(table: MatchTable, weights: NDArray[np.float64]) -> dict[str, NDArray[n
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("scene", "data_sets"),
-    [(FEW_CLASSES, 150), (RARE_CLASSES, 150), (TWENTY_CLASSES, 100), (ONE_CLASS, 200)],
-    ids=["few", "rare", "twenty", "one"],
+    [
+        pytest.param(FEW_CLASSES, 150, id="few"),
+        pytest.param(RARE_CLASSES, 150, id="rare"),
+        pytest.param(TWENTY_CLASSES, 100, id="twenty", marks=pytest.mark.exhaustive),
+        pytest.param(ONE_CLASS, 200, id="one"),
+    ],
 )
 def test_map_intervals_cover(scene: Scene, data_sets: int):
     truth = maps(simulate(scene, POPULATION, 1), np.ones((1, POPULATION)))

@@ -109,7 +109,7 @@ def test_it_is_as_accurate_as_recorded_as_far_as_few_scenes_tell(tmp_path):
         assert low - margin < RECORD["val"][name] < high + margin
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_it_is_as_accurate_as_recorded(tmp_path):
     measures = scored("depth-scenes:val", tmp_path).measures
     for name in ("abs_rel", "rmse", "delta1"):
