@@ -7,8 +7,9 @@ checkpoints and stop it between batches.
 import datetime
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visiondyno import __version__
@@ -25,11 +26,11 @@ from visiondyno.operations.vision_checkpoints import (
 )
 from visiondyno.operations.vision_training_data import TrainingImages, open_training_images
 from visiondyno.operations.worker_files import WorkerFiles
-from visiondyno.specs.trained_model import TrainedModel, TrainedOn
+from visiondyno.specs.trained_model import LayerSize, TrainedModel, TrainedOn
 from visiondyno.specs.vision_training import TrainVisionInput
 from visiondyno.state import from_tensors
 from visiondyno.training.precision import choose_device
-from visiondyno.training.vision.base import EpochDone, Trained, TrainingPlan
+from visiondyno.training.vision.base import EpochDone, Trained, TrainingPlan, VisionTrainer
 from visiondyno.training.vision.choosing import ChosenTrainer, choose_trainer
 from visiondyno.vision.ultralytics_library import LICENSE as ULTRALYTICS_LICENSE
 
@@ -56,25 +57,100 @@ def run(spec: TrainVisionInput, context: OperationContext) -> dict[str, Any]:
         Diverged: the loss isn't finite.
         OperationFailed: the memory is full.
     """
+    files = WorkerFiles.of_this_worker()
+
+    def begin(job: TrainingJob) -> Beginning:
+        return Beginning(*initial_weights(spec, job.chosen, files, context))
+
+    return train_from(spec, context, begin, files)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What a training is of, before it has weights.
+
+    Attributes:
+        spec: as asked for.
+        chosen: who trains.
+        trainer: that.
+        data: to learn from and to score on.
+        device: as torch names it.
+    """
+
+    spec: TrainVisionInput
+    chosen: ChosenTrainer
+    trainer: VisionTrainer
+    data: TrainingImages
+    device: str
+
+    def plan(self, folder: Path, beginning: "Beginning") -> TrainingPlan:
+        """As the trainer is given it; `folder` is its own."""
+        spec = self.spec
+        return TrainingPlan(
+            name=self.chosen.name,
+            classes=self.data.classes,
+            images=self.data.images,
+            image_size=spec.image_size,
+            epochs=spec.epochs,
+            batch_size=spec.batch_size,
+            learning_rate=spec.learning_rate,
+            seed=spec.seed,
+            device=self.device,
+            threads=spec.threads,
+            initial=beginning.weights,
+            folder=folder,
+            arguments=spec.arguments,
+            layers=beginning.layers,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a training begins with.
+
+    Attributes:
+        weights: by name, on the processor; None for fresh ones.
+        identity: of them; part of what decides the result.
+        layers: that are narrower than the architecture makes them.
+    """
+
+    weights: "Mapping[str, torch.Tensor] | None"
+    identity: str | None
+    layers: tuple[LayerSize, ...] = ()
+
+
+def train_from(
+    spec: TrainVisionInput,
+    context: OperationContext,
+    begin: Callable[[TrainingJob], Beginning],
+    files: WorkerFiles,
+) -> dict[str, Any]:
+    """Train as `run` does, from what `begin` makes of the job; see there."""
     chosen = choose_trainer(spec.model, spec.level)
     trainer = chosen.make()
     device = str(choose_device(spec.device))
-    files = WorkerFiles.of_this_worker()
     data = open_training_images(spec, context)
+    job = TrainingJob(spec, chosen, trainer, data, device)
     with torch_of_a_job(spec.threads, context):
         import torch
 
         decided = _Decided(device, torch.get_num_threads(), torch.__version__)
-        initial, initial_sha256 = initial_weights(spec, chosen, files, context)
+        beginning = begin(job)
         held_digest = None if data.held is None else data.held.digest
+        narrower = [layer.model_dump() for layer in beginning.layers]
         key = checkpoint_key(
             spec,
-            {**vars(decided), "initial": initial_sha256, "trainer": trainer.library},
+            {
+                **vars(decided),
+                "initial": beginning.identity,
+                "trainer": trainer.library,
+                **({"layers": narrower} if narrower else {}),
+            },
             [data.digest, held_digest],
         )
         with checkpoint_folder(files.cache, key, context) as folder:
-            training = _Training(spec, chosen, data, decided, folder, context)
-            plan = training.plan(initial)
+            training = _Training(job, decided, folder, context)
+            plan = job.plan(folder.trainer, beginning)
             trained = trainer.train(plan, training.on_epoch, training.check)
             return training.answer(trained, files)
 
@@ -90,9 +166,7 @@ class _Decided:
 class _Training:
     """One job's training, epoch by epoch."""
 
-    spec: TrainVisionInput
-    chosen: ChosenTrainer
-    data: TrainingImages
+    job: TrainingJob
     decided: _Decided
     folder: CheckpointFolder
     context: OperationContext
@@ -102,27 +176,10 @@ class _Training:
     _told_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self.spec, self.chosen, self.data = self.job.spec, self.job.chosen, self.job.data
         held = self.data.held
         self._score = None if held is None else EpochScores(held, self.data.classes, self.context)
         self._told_s = self.clock()
-
-    def plan(self, initial: "dict[str, torch.Tensor] | None") -> TrainingPlan:
-        spec = self.spec
-        return TrainingPlan(
-            name=self.chosen.name,
-            classes=self.data.classes,
-            images=self.data.images,
-            image_size=spec.image_size,
-            epochs=spec.epochs,
-            batch_size=spec.batch_size,
-            learning_rate=spec.learning_rate,
-            seed=spec.seed,
-            device=self.decided.device,
-            threads=spec.threads,
-            initial=initial,
-            folder=self.folder.trainer,
-            arguments=spec.arguments,
-        )
 
     def check(self) -> None:
         """Between batches."""

@@ -97,7 +97,9 @@ class PruneInput(OperationInput):
 
     Attributes:
         model: the folder of a training, or weights of a library that can be trained on.
-        ratio: share of the channels to remove.
+        ratio: share of each layer's channels to remove.
+        multiple_of: what is left of a layer is the nearest multiple of so many channels, since
+            processors compute them in blocks; 1: as near to `ratio` as can be.
         importance: by what channels are chosen: `magnitude` (L2 norm of the group's weights, Li et
             al. 2017), `random` (to compare with).
         keep_layers: names of layers that keep all their channels.
@@ -105,6 +107,8 @@ class PruneInput(OperationInput):
         validation_data, validation_share, epochs, image_size, batch_size, learning_rate, seed,
             device, threads, arguments, max_images: as of `TrainVisionInput`; `image_size` is the
             model's own if None.
+        level: of a library's weights, as of `TrainVisionInput`; a trained model has its own.
+        skip_bad: as of `TrainVisionInput`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -112,6 +116,7 @@ class PruneInput(OperationInput):
     operation: Literal["prune"] = "prune"
     model: Reference
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    multiple_of: Annotated[int, Field(ge=1, le=256)] = 8
     importance: Literal["magnitude", "random"] = "magnitude"
     keep_layers: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
     data: Reference | None = None
@@ -126,6 +131,8 @@ class PruneInput(OperationInput):
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     arguments: Annotated[dict[Name, Any], Field(default_factory=dict)]
     max_images: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    level: Literal["image"] | None = None
+    skip_bad: bool = False
 
     @model_validator(mode="after")
     def _trains_on_data(self) -> Self:

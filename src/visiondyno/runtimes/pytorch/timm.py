@@ -25,6 +25,7 @@ from visiondyno.runtimes.weights import missing
 from visiondyno.specs.model_card import InputCard, ModelCard
 from visiondyno.specs.trained_model import TrainedModel
 from visiondyno.state import from_module, identity
+from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.vision.image_level_input import image_level_input
 from visiondyno.whole_file import file_sha256
 
@@ -125,6 +126,8 @@ def build_trained(
     with _reading(reference), hub.no_connections():
         _require_known(timm, record.name, reference)
         module = timm.create_model(record.name, pretrained=False, **arguments)
+        if record.pruned:
+            resize(module, record.pruned.layers, reference)
         module.load_state_dict(dict(state))
         module.eval()
     if record.level == "image":

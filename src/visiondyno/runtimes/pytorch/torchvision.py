@@ -171,7 +171,8 @@ def _trained_classifier(
             f"The trained model in {origin.reference} was built for {arguments['num_classes']} "
             f"classes and names {count}; train it again."
         )
-    module = build(record.name, "classification", state=state, arguments=arguments)
+    layers = record.pruned.layers if record.pruned else ()
+    module = build(record.name, "classification", state=state, arguments=arguments, layers=layers)
     card = ModelCard(
         task="classification",
         head="native",
@@ -200,7 +201,8 @@ def _trained_detector(
     if not record.name.startswith("ssd"):
         # SSD's sizes are its architecture's.
         arguments = {"min_size": record.image_size, "max_size": record.image_size, **arguments}
-    module = build(record.name, "detection", state=state, arguments=arguments)
+    layers = record.pruned.layers if record.pruned else ()
+    module = build(record.name, "detection", state=state, arguments=arguments, layers=layers)
     label_to_class = np.arange(-1, count, dtype=np.int64)
     return _detector(module, record.classes, label_to_class, origin, on, options)
 

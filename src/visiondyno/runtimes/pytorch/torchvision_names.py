@@ -4,7 +4,7 @@ import difflib
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from visiondyno.errors import MissingExtra, ModelError
 from visiondyno.runtimes.pytorch.module import reason
 from visiondyno.runtimes.weights import WeightsFile
+from visiondyno.specs.trained_model import LayerSize
+from visiondyno.training.vision.layer_sizes import resize
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +112,7 @@ def build(
     weights: Any | None = None,
     state: "Mapping[str, torch.Tensor] | None" = None,
     arguments: Mapping[str, Any] | None = None,
+    layers: Iterable[LayerSize] = (),
 ) -> "nn.Module":
     """The architecture `name` by torchvision's own builder, in evaluation mode on the processor.
 
@@ -123,6 +126,7 @@ def build(
         weights: a member of its enum, with `state` its content; None for random ones.
         state: with `weights` None too, loaded into the module that was built.
         arguments: more of the builder's.
+        layers: that are narrower than the builder makes them.
 
     Raises:
         ModelError: `state` or `arguments` don't fit the architecture, or would download.
@@ -145,6 +149,7 @@ def build(
             warnings.simplefilter("ignore")
             torch.default_generator.manual_seed(SEED)
             module: nn.Module = get_model(name, weights=weights, **arguments)
+        resize(module, layers, f"torchvision:{name}")
         if weights is None and state is not None:
             module.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:

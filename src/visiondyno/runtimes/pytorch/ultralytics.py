@@ -26,6 +26,7 @@ from visiondyno.runtimes.pytorch.ultralytics_networks import (
 from visiondyno.runtimes.references import ResolvedReference, resolve_reference
 from visiondyno.runtimes.weights import fetch_weights, find_weights, verify
 from visiondyno.specs.trained_model import TrainedModel
+from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.vision.ultralytics_library import import_ultralytics
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def build_trained(
             f"{task}; train it again."
         )
     network = build_network(architecture, len(record.classes), reference)
+    if record.pruned:
+        resize(network, record.pruned.layers, reference)
     put_state(network, state, reference)
     size = (record.image_size, record.image_size)
     source = Source(network, task, record.classes, size, "training")

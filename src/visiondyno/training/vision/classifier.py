@@ -150,8 +150,9 @@ def positive_weights(plan: TrainingPlan) -> NDArray[np.float64]:
 def _holding(plan: TrainingPlan) -> NDArray[np.int64]:
     """(classes,) int64: how many images hold each class."""
     count = len(plan.classes)
-    each = [_present(one.class_ids, count) for one in plan.images]
-    held: NDArray[np.int64] = np.sum(each, axis=0, dtype=np.int64)
+    held = np.zeros(count, np.int64)
+    for one in plan.images:
+        held += _present(one.class_ids, count)
     return held
 
 

@@ -133,6 +133,22 @@ def flop_count(part: Prunable) -> int:
     return int(counter.get_total_flops())
 
 
+def same_answers(one: "nn.Module", other: "nn.Module", image_size: int) -> bool:
+    """Whether two networks answer noise with the same bits; both on the processor, in evaluation.
+
+    Of torchvision's detectors the backbones are asked, which is what is pruned.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 3, image_size, image_size, generator=generator)
+    with torch.no_grad():
+        first, second = (
+            _tensors(getattr(network, "backbone", network)(noise)) for network in (one, other)
+        )
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
 def check_names(network: "nn.Module", names: Sequence[str], of: str) -> None:
     """Whether all are of the network.
 
