@@ -292,10 +292,11 @@ def test_a_video_is_answered_frame_by_frame(client: httpx.Client, video: bytes) 
         ("fps=2", [0, 5, 10, 15]),
         ("fps=1000&max_frames=3", [0, 1, 2]),
         ("start_s=1.75", [18, 19]),
+        ("start_s=1&end_s=1.25", [10, 11, 12]),
         ("max_frames=2", [0, 1]),
         ("start_s=60", []),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_a_request_chooses_the_frames(
     client: httpx.Client, video: bytes, query: str, frames: list[int]
@@ -303,6 +304,28 @@ def test_a_request_chooses_the_frames(
     answer = client.post(f"/predict?{query}", content=video)
     assert answer.status_code == 200, answer.text
     assert [one["frame"] for one in answer.json()["predictions"]] == frames
+
+
+def test_the_objects_of_a_video_are_numbered(client: httpx.Client, tmp_path: Path) -> None:
+    path = tmp_path / "still.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(np.full((48, 64, 3), 70, np.uint8))
+    writer.release()
+    plain = client.post("/predict?conf=0.5", content=path.read_bytes()).json()["predictions"]
+    answer = client.post("/predict?conf=0.5&track=true", content=path.read_bytes())
+    assert answer.status_code == 200, answer.text
+    tracked = answer.json()["predictions"]
+    assert len(tracked) == 3
+    for one, before in zip(tracked, plain, strict=True):
+        numbers = one.pop("track_ids")
+        assert numbers == sorted(numbers) == list(range(1, len(before["scores"]) + 1))
+        assert one == before
+    untracked = client.post("/predict?track=0&max_frames=1", content=path.read_bytes()).json()
+    assert "track_ids" not in untracked["predictions"][0]
+    refused(client.post("/predict?track=true", content=PNG), 422, "bad_spec", "this is none")
+    wrong = client.post("/predict?track=maybe", content=path.read_bytes())
+    refused(wrong, 422, "bad_spec", "give true or false")
 
 
 def test_a_video_is_refused_whole(client: httpx.Client, video: bytes, tmp_path: Path) -> None:

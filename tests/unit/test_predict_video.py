@@ -23,7 +23,6 @@ from visiondyno.operations import find_operation
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.predict_video import (
     VideoSummary,
-    drawn_frames_per_second,
     predict_video,
 )
 from visiondyno.sandbox import video as decoding
@@ -31,7 +30,7 @@ from visiondyno.sandbox.video import DecodedVideo
 from visiondyno.specs.operations import parse
 from visiondyno.specs.video import PredictVideoInput
 from visiondyno.vision.video_file import VideoFile, VideoHeader, frames_expected
-from visiondyno.vision.video_form import FrameChoice
+from visiondyno.vision.video_form import FrameChoice, chosen_per_second
 from visiondyno.vision.video_writer import VideoWriter
 from visiondyno.worker import run as run_job
 
@@ -183,9 +182,9 @@ def test_expected_frames_of_a_part() -> None:
     assert frames_expected(header, FrameChoice(end_s=3.0)) == 30
     assert frames_expected(header, FrameChoice(start_s=20.0)) == 0
     assert frames_expected(VideoHeader(8, 8, None, None), FrameChoice(most=7)) == 7
-    assert drawn_frames_per_second(header, FrameChoice(every=4)) == 2.5
-    assert drawn_frames_per_second(header, FrameChoice(frames_per_second=50.0)) == 10
-    assert drawn_frames_per_second(VideoHeader(8, 8, None, 3), EVERYTHING) == 25
+    assert chosen_per_second(10.0, FrameChoice(every=4)) == 2.5
+    assert chosen_per_second(10.0, FrameChoice(frames_per_second=50.0)) == 10
+    assert chosen_per_second(None, EVERYTHING) == 25
 
 
 # ---- writing

@@ -22,16 +22,15 @@ from visiondyno.sandbox.video import DecodedFrame, DecodedVideo
 from visiondyno.specs.video import PredictVideoInput
 from visiondyno.vision.chosen_classes import class_ids
 from visiondyno.vision.draw import draw
-from visiondyno.vision.tracking import LOW_SCORE, UNTRACKED, Tracker
+from visiondyno.vision.tracking import UNTRACKED, Tracker, frames_of_a_second
 from visiondyno.vision.video_file import VideoHeader, frames_expected
-from visiondyno.vision.video_form import FrameChoice
-from visiondyno.vision.video_writer import ASSUMED_FRAMES_PER_SECOND, VideoWriter
+from visiondyno.vision.video_form import LOW_SCORE, FrameChoice, chosen_per_second
+from visiondyno.vision.video_writer import VideoWriter
 
 INLINE_BYTES = 2_000_000
 """Predictions whose JSON is no longer are in the answer; longer ones are a blob."""
 
 _TOLD_EVERY_S = 0.2
-_LEAST_BUFFER_FRAMES = 5
 _COMPLETE_SHARE = 0.98
 
 OnFrame = Callable[[dict[str, Any]], None]
@@ -149,7 +148,7 @@ def predict_video(
         summary.video = video.said
         header = VideoHeader(**video.said)
         model = stack.enter_context(context.model(spec.model, options))
-        speed = drawn_frames_per_second(header, choice)
+        speed = chosen_per_second(header.frames_per_second, choice)
         frames = _Frames(spec, model, speed)
         writer = None
         if drawn is not None:
@@ -170,14 +169,6 @@ def predict_video(
                 f"None of the video's {video.end['frames']} frames was chosen; begin earlier than "
                 f"at {spec.start_s:g} s, or end later."
             )
-
-
-def drawn_frames_per_second(header: VideoHeader, choice: FrameChoice) -> float:
-    """Of a video of the chosen frames that lasts as long as they do."""
-    speed = header.frames_per_second or ASSUMED_FRAMES_PER_SECOND
-    if choice.every is not None:
-        return speed / choice.every
-    return speed if choice.frames_per_second is None else min(speed, choice.frames_per_second)
 
 
 class _Frames:
@@ -201,8 +192,7 @@ class _Frames:
                     f"{spec.model} is a {card.task} model: only boxes can be tracked. Leave "
                     "tracking out, or use a detector."
                 )
-            buffer = max(_LEAST_BUFFER_FRAMES, round(speed))
-            self._tracker = Tracker(spec.confidence, buffer)
+            self._tracker = Tracker(spec.confidence, frames_of_a_second(speed))
 
     def check_drawable(self) -> None:
         """Refuse before anything is predicted.

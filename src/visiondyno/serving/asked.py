@@ -21,7 +21,8 @@ _MEDIA: dict[str, Form] = {
     "image/png": "png",
     "image/*": "jpeg",
 }
-_OF_VIDEO = ("every", "fps", "start_s", "max_frames")
+_OF_VIDEO = ("every", "fps", "start_s", "end_s", "max_frames", "track")
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _MOST_PARAMETERS = 200
 
 
@@ -34,6 +35,7 @@ class Asked:
         classes: names or ids as they were given, still with commas.
         form: what the answer is to be.
         frames: which of a video.
+        track: whether a video's objects are numbered.
         of_video: the parameters that only a video has, of those that were given.
     """
 
@@ -42,12 +44,14 @@ class Asked:
     classes: tuple[str, ...] = ()
     form: Form = "json"
     frames: FrameChoice = field(default_factory=FrameChoice)
+    track: bool = False
     of_video: tuple[str, ...] = ()
 
     @property
     def needs_model(self) -> bool:
         """Whether it can be judged only by what the model is."""
-        return self.conf is not None or self.iou is not None or bool(self.classes)
+        wishes = (self.conf is not None, self.iou is not None, bool(self.classes), self.track)
+        return any(wishes)
 
 
 def read_asked(query: str, accept: str = "") -> Asked:
@@ -62,6 +66,7 @@ def read_asked(query: str, accept: str = "") -> Asked:
         frames_per_second=_number(given, "fps", float, 1e-6, 1e6),
         start_s=_number(given, "start_s", float, 0, 1e9) or 0.0,
         most=_number(given, "max_frames", int, 1, 10**9),
+        end_s=_number(given, "end_s", float, 0, 1e9),
     )
     if frames.every is not None and frames.frames_per_second is not None:
         raise SpecError("Give one of 'every' and 'fps': both say which frames of the video.")
@@ -71,6 +76,7 @@ def read_asked(query: str, accept: str = "") -> Asked:
         classes=classes,
         form=_form(given, accept),
         frames=frames,
+        track=_truth(given, "track"),
         of_video=tuple(name for name in _OF_VIDEO if name in given),
     )
 
@@ -87,6 +93,8 @@ def options_of(asked: Asked, config: ServingConfig, model: Mapping[str, Any]) ->
         SpecError: a class isn't known, or the model has nothing that an option could apply to.
     """
     card = model["card"]
+    if asked.track and card["task"] != "detection":
+        raise SpecError(f"A {card['task']} model finds no boxes to track: leave 'track' away.")
     if card["task"] == "depth":
         _refuse_of_depth(asked)
         return {} if asked.form == "json" else {"format": asked.form}
@@ -156,6 +164,13 @@ def _number(
             f"The parameter '{name}' is '{text:.40}'; give {sort} from {least:g} to {most:g}."
         )
     return value
+
+
+def _truth(given: Mapping[str, str], name: str) -> bool:
+    text = given.get(name, "false").lower()
+    if text not in _TRUTHS:
+        raise SpecError(f"The parameter '{name}' is '{text:.40}'; give true or false.")
+    return _TRUTHS[text]
 
 
 def _form(given: Mapping[str, str], accept: str) -> Form:

@@ -13,10 +13,9 @@ from visiondyno.predictions import Image, Predictions
 from visiondyno.runtimes.base import LoadedModel
 from visiondyno.serving.bodies import body_of
 from visiondyno.serving.tensor_batches import PreparedTensors, TensorBatches
-from visiondyno.serving.wire import Answer, Item, Kind, Media, Stages
+from visiondyno.serving.wire import DEFAULT_CONFIDENCE, Answer, Item, Kind, Media, Stages
 from visiondyno.vision.decode import decode_image
 
-DEFAULT_CONFIDENCE = 0.25
 """Of a detector's boxes where neither request nor server says: cards keep far lower scores, for
 scoring accuracy."""
 

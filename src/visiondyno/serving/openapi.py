@@ -140,7 +140,9 @@ def _parameters() -> list[dict[str, Any]]:
             "Of a video: so many frames of each second.",
         ),
         ("start_s", {**_NUMBER, "minimum": 0, "maximum": 1e9}, "Of a video: begin here, seconds."),
+        ("end_s", {**_NUMBER, "minimum": 0, "maximum": 1e9}, "Of a video: end here, seconds."),
         ("max_frames", count, "Of a video: stop after so many frames."),
+        ("track", {"type": "boolean"}, "Of a video: number the objects that a detector finds."),
     ]
     return [
         {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
@@ -229,6 +231,10 @@ def _prediction() -> dict[str, Any]:
         "scores": _said(shares, "Of each box; of a classifier of its best classes."),
         "classes": _said({"type": "array", "items": _COUNT}, "Their ids."),
         "names": _said({"type": "array", "items": {"type": "string"}}, "Their names."),
+        "track_ids": _said(
+            {"type": "array", "items": {"type": ["integer", "null"], "minimum": 1}},
+            "Of a video with `track`: of each box the number of its object; null: of none.",
+        ),
         "depth": _said({"$ref": "#/components/schemas/Depth"}, "Of a depth model."),
         "width": _said(_COUNT, "Of the image, in pixels."),
         "height": _said(_COUNT, "Of the image, in pixels."),

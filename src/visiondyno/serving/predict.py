@@ -4,6 +4,7 @@ An ASGI application of its own rather than a route with typed parameters: at tho
 second the validation of a signature costs more than all the rest of the front.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +22,11 @@ from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference, server_timing
 from visiondyno.serving.inputs import Fetch, Inputs, Sent, read_head
 from visiondyno.serving.pool import Predicted
+from visiondyno.serving.spooled import SpooledVideo
+from visiondyno.serving.tracked import with_tracks
 from visiondyno.serving.video import PredictedVideo, Videos
-from visiondyno.serving.wire import Item, Kind, Media
+from visiondyno.serving.wire import DEFAULT_CONFIDENCE, Item, Kind, Media
+from visiondyno.vision.video_form import LOW_SCORE
 
 _MEDIA_TYPES = {
     Media.JSON: b"application/json",
@@ -60,7 +64,7 @@ class PredictEndpoint:
         try:
             self._check(asked, sent)
             if sent.video is not None:
-                work = self._videos.predict(sent.video, asked.frames, options)
+                work = self._predict_video(sent.video, asked, options)
                 video = await unless_gone(work, receive, scope)
                 await self._answer_video(video, scope, receive, send)
                 return
@@ -117,6 +121,16 @@ class PredictEndpoint:
             return
         self._inference.refused(wrong)
         raise wrong
+
+    async def _predict_video(
+        self, video: SpooledVideo, asked: Asked, options: dict[str, Any]
+    ) -> PredictedVideo:
+        if not asked.track:
+            return await self._videos.predict(video, asked.frames, options)
+        least = options.get("conf", DEFAULT_CONFIDENCE)
+        lower = {**options, "conf": min(least, LOW_SCORE)}
+        found = await self._videos.predict(video, asked.frames, lower)
+        return await asyncio.to_thread(with_tracks, found, asked.frames, least)
 
     async def _answer_video(
         self, video: PredictedVideo, scope: Scope, receive: Receive, send: Send

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from visiondyno.predictions import Detections, IntArray
+from visiondyno.vision.video_form import LOW_SCORE
 
 UNTRACKED = -1
 """In the place of a track's number."""
 
-LOW_SCORE = 0.1
-"""Boxes from this score on may continue a track."""
-
+_LEAST_BUFFER_FRAMES = 5
 _POSITION_SHARE, _VELOCITY_SHARE = 1 / 20, 1 / 160
 _ASPECT_DEVIATION, _ASPECT_SPEED_DEVIATION = 1e-2, 1e-5
 _MEASURED_ASPECT_DEVIATION = 1e-1
@@ -223,6 +222,11 @@ class _Matching:
         for track, index in self.pairs:
             found[index] = track.number or UNTRACKED
         return found
+
+
+def frames_of_a_second(frames_per_second: float) -> int:
+    """For how many frames an object may be out of sight: a second's, and five at least."""
+    return max(_LEAST_BUFFER_FRAMES, round(frames_per_second))
 
 
 def iou(a: _Array, b: _Array) -> _Array:

@@ -34,6 +34,26 @@ class FrameChoice:
     end_s: float | None = None
 
 
+LOW_SCORE = 0.1
+"""Boxes from this score on may continue a track."""
+
+ASSUMED_FRAMES_PER_SECOND = 25.0
+"""Where a video doesn't say."""
+
+
+def chosen_per_second(frames_per_second: float | None, choice: FrameChoice) -> float:
+    """How many of the chosen frames a second of a video has.
+
+    Args:
+        frames_per_second: of the video; None where it doesn't say.
+        choice: of its frames.
+    """
+    speed = frames_per_second or ASSUMED_FRAMES_PER_SECOND
+    if choice.every is not None:
+        return speed / choice.every
+    return speed if choice.frames_per_second is None else min(speed, choice.frames_per_second)
+
+
 def is_video(begin: bytes) -> bool:
     """Whether it begins as a plain video file.
 

@@ -29,9 +29,6 @@ and its speed can't be set.
 
 WRITTEN_SUFFIXES = frozenset(_CODECS)
 
-ASSUMED_FRAMES_PER_SECOND = 25.0
-"""Where a source doesn't say."""
-
 _LONGEST_HOLD_S = 60.0
 _SLOWEST, _FASTEST = 0.1, 240.0
 
