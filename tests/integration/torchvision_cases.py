@@ -1,6 +1,7 @@
 """torchvision's models with weights that answer something, made here in a moment."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,9 +11,10 @@ from torchvision.models import get_model
 from torchvision.transforms.functional import convert_image_dtype
 
 from contracts.runtime_contract import some_images
-from trained_model_factory import trained_record
+from trained_model_factory import trained_folder, trained_record
 from visiondyno.predictions import Image
 from visiondyno.specs.trained_model import TrainedModel
+from visiondyno.state import from_tensors
 
 CLASSES = ("car", "truck", "sign")
 SIZES = [(96, 128), (128, 96), (80, 80), (120, 90)]
@@ -60,6 +62,12 @@ def record_of(name: str, **changes: Any) -> TrainedModel:
     arguments = SMALL.get(name, {})
     said = {"name": name, "arguments": arguments, "task": "detection", "classes": CLASSES}
     return trained_record(**(said | changes))
+
+
+def trained_of(folder: Path, name: str, module: Any, **changes: Any) -> None:
+    """Write the folder that a training of `module` would leave."""
+    said = record_of(name).model_dump(exclude={"weights_sha256", "schema_"}) | changes
+    trained_folder(folder, from_tensors(module.state_dict()), **said)
 
 
 def _learn_statistics(model: Any) -> None:
