@@ -89,8 +89,12 @@ def _derived(measures: Measures, spec: BenchmarkInput, environment: Environment)
 
 
 def _short_name(reference: str) -> str:
-    """What a table shows: a file's stem, or the name after the prefix."""
+    """What a table shows: a file's stem, or the name after the prefix.
+
+    Of a file that is run by the runtime before the colon both are said: beside it may stand the
+    same file by itself.
+    """
     prefix, colon, name = reference.partition(":")
     if colon and "/" not in prefix:
-        return name
+        return f"{prefix}:{PurePath(name).stem}" if PurePath(name).suffix == ".onnx" else name
     return PurePath(reference).stem or reference

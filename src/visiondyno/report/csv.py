@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from visiondyno.measurements.measure import Measure
 from visiondyno.report.comparison import Comparison
+from visiondyno.report.model_facts import model_facts
 
 COLUMNS = (
     "model",
@@ -20,6 +21,7 @@ COLUMNS = (
     "estimated",
     "method",
     "reason",
+    "model_precision",
 )
 
 # A spreadsheet runs a cell that starts so as a formula, and a model's file name is anybody's.
@@ -29,14 +31,23 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 def to_csv(comparison: Comparison) -> str:
     r"""CSV text (RFC 4180 quoting, `\\n` lines) with the columns `COLUMNS`.
 
-    `scope` is `all` for the flat measures, `class NAME` for one class's, `scenario NAME` and
-    `early stopping NAME` for a scenario's. Values are in full precision; a missing value is empty.
+    `scope` is `model` for the file's size and the number of weights, `all` for the flat measures,
+    `class NAME` for one class's, `scenario NAME` and `early stopping NAME` for a scenario's. Each
+    row repeats the model's precision. Values are in full precision; a missing value is empty.
     A text that a spreadsheet would take for a formula has an apostrophe put before it.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for model in comparison.models:
+        facts = model_facts(model)
+        precision = facts.precision or ""
+        told = {"file_bytes": (facts.file_bytes, "bytes"), "parameters": (facts.parameters, "")}
+        for name, (count, unit) in told.items():
+            if count is not None:
+                head = (model.reference, model.name, "model", name)
+                cells = [str(count), unit, "", "", "", "false", "as the file says", ""]
+                writer.writerow([*map(_safe, head), *cells, _safe(precision)])
         scopes = [("all", model.measures)]
         scopes += [(f"class {name}", measures) for name, measures in model.per_class.items()]
         for name, scenario in model.scenarios.items():
@@ -45,7 +56,7 @@ def to_csv(comparison: Comparison) -> str:
         for scope, measures in scopes:
             for name, measure in measures.items():
                 head = (model.reference, model.name, scope, name)
-                writer.writerow([*map(_safe, head), *_cells(measure)])
+                writer.writerow([*map(_safe, head), *_cells(measure), _safe(precision)])
     return out.getvalue()
 
 

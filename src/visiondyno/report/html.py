@@ -8,6 +8,7 @@ from markupsafe import Markup
 from visiondyno.environment import Environment
 from visiondyno.measurements.measure import MEASURES, Measure
 from visiondyno.report import figures
+from visiondyno.report.against import against_reference
 from visiondyno.report.charts.accuracy import class_measure, per_class_rows
 from visiondyno.report.charts.latency import PHASE_TITLES
 from visiondyno.report.charts.tradeoff import interval_glyph
@@ -34,6 +35,7 @@ from visiondyno.report.layout import (
     scored_as,
     subtitle,
 )
+from visiondyno.report.model_facts import model_facts
 from visiondyno.report.origins import newest
 from visiondyno.report.page import render_page
 from visiondyno.report.plots import SERIES, Canvas, dash, series_class
@@ -81,6 +83,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "columns": [(name, title(name), unit_label(name)) for name in main_measures(comparison)],
         "kinds": MEASURES,
         "rows": _main_rows(comparison),
+        "facts": {m.reference: model_facts(m).lines() for m in comparison.models},
+        "against": against_reference(comparison),
         "groups": _groups(current),
         "classes": _class_table(current),
         "differences": _difference_rows(comparison, names),

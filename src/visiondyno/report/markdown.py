@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 from visiondyno.measurements.measure import MEASURES, Measure
+from visiondyno.report.against import Cell, against_reference
 from visiondyno.report.comparison import Comparison
 from visiondyno.report.differences import tie_text
 from visiondyno.report.format import (
+    MIB,
     NOT_MEASURED,
     interval_text,
     measure_text,
+    number,
     sentence,
     signed_text,
     title,
@@ -25,6 +28,7 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
+from visiondyno.report.model_facts import count_text, model_facts
 from visiondyno.report.origins import newest
 from visiondyno.report.scenarios import KINDS, RATE, scenario_tables
 from visiondyno.report.yaml_spec import dump_spec
@@ -39,6 +43,7 @@ def to_markdown(comparison: Comparison) -> str:
         _verdict(comparison),
         _winners(comparison),
         _main_table(comparison),
+        _against(comparison),
         _history(comparison),
         _scenarios(current),
         _left_out(comparison),
@@ -77,10 +82,17 @@ def _main_table(comparison: Comparison) -> str:
         return "No model could be measured."
     columns = main_measures(comparison)
     names = display_names(comparison.models)
-    heads = ["Model"] + [_head(name) for name in columns]
+    facts = {model.reference: model_facts(model) for model in comparison.models}
+    heads = ["Model", "Precision", "File (MiB)", "Parameters", *(_head(name) for name in columns)]
     rows = []
     for model in comparison.models:
-        row = [_escape(names[model.reference])]
+        said = facts[model.reference]
+        row = [
+            _escape(names[model.reference]),
+            _escape(said.precision or "–"),
+            "–" if said.file_bytes is None else number(said.file_bytes / MIB),
+            "–" if said.parameters is None else count_text(said.parameters),
+        ]
         for name in columns:
             cell = _cell(name, model.measures.get(name))
             best = model.reference in best_references(comparison, name)
@@ -97,6 +109,31 @@ def _cell(name: str, measure: Measure | None) -> str:
     interval = interval_text(name, measure.interval)
     text = value_text(name, measure.value) + (f" {interval}" if interval else "")
     return f"≈ {text}" if measure.estimated else text
+
+
+def _against(comparison: Comparison) -> str:
+    against = against_reference(comparison)
+    if against is None:
+        return ""
+    names = display_names(comparison.models)
+    rows = [
+        [
+            _escape(names[reference]),
+            *(
+                " ".join(part for part in (_weighted(cell), cell.interval) if part) or "–"
+                for cell in cells
+            ),
+        ]
+        for reference, cells in against.rows
+    ]
+    heads = ["Model", *against.columns]
+    name = _escape(names[against.reference])
+    table = _table(heads, rows, numbers_from=1)
+    return f"## Against {name}\n\n{table}\n\n{against.explanation} Bold: no tie."
+
+
+def _weighted(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.text and not cell.tie else cell.text
 
 
 def _history(comparison: Comparison) -> str:

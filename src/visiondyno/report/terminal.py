@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from visiondyno.measurements.measure import Measure
+from visiondyno.report.against import Against, Cell, against_reference
 from visiondyno.report.comparison import Comparison, ModelReport
 from visiondyno.report.format import (
     interval_text,
@@ -25,6 +26,7 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
+from visiondyno.report.model_facts import model_facts
 from visiondyno.report.origins import newest
 from visiondyno.report.scenarios import RATE, ScenarioRow, ScenarioTable, scenario_tables
 
@@ -62,6 +64,9 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     if comparison.models:
         parts.append(_Results(comparison))
     names = display_names(comparison.models)
+    against = against_reference(comparison)
+    if against is not None:
+        parts += [Text(), _AgainstReference(against, names)]
     tables = scenario_tables(newest(comparison.models), names)
     if tables:
         parts += [Text(), _scenarios(tables, names)]
@@ -90,7 +95,7 @@ class _Results:
         comparison = self._comparison
         names = display_names(comparison.models)
         columns = main_measures(comparison)
-        model_width = 5 + min(_MODEL_WIDTH, max(len(name) for name in names.values()))
+        model_width = 5 + _widest_model(comparison, names)
         for name in _DROPPED:
             if model_width + sum(_width(comparison, c) for c in columns) <= options.max_width:
                 break
@@ -98,6 +103,57 @@ class _Results:
                 columns.remove(name)
         yield _table(comparison, columns, names)
         yield _legend(comparison, columns)
+
+
+class _AgainstReference:
+    """What was won and lost against the reference model; columns that don't fit are left out."""
+
+    def __init__(self, against: Against, names: dict[str, str]) -> None:
+        self._against = against
+        self._names = names
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        against = self._against
+        name = shorten(self._names[against.reference], _MODEL_WIDTH)
+        widths = [
+            3 + max(map(len, _against_lines(against, index)))
+            for index in range(len(against.columns))
+        ]
+        shown = len(widths)
+        while shown > 1 and _MODEL_WIDTH + 5 + sum(widths[:shown]) > options.max_width:
+            shown -= 1
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+        table.add_column(f"Against\n{name}", overflow="fold", min_width=8)
+        for heading, width in zip(against.columns[:shown], widths, strict=False):
+            lines = Text("\n".join(heading.rsplit(" ", 1)), justify="right")
+            table.add_column(lines, justify="right", min_width=width - 3)
+        for reference, cells in against.rows:
+            who = Text(shorten(self._names[reference], 2 * _MODEL_WIDTH))
+            table.add_row(who, *map(_against_cell, cells[:shown]))
+        yield table
+        yield Text(f"{against.explanation} Bold: no tie with the reference.", style="dim")
+
+
+def _against_lines(against: Against, index: int) -> list[str]:
+    cells = [_against_cell(cells[index]).plain for _, cells in against.rows]
+    return [*against.columns[index].rsplit(" ", 1), *"\n".join(cells).split("\n")]
+
+
+def _against_cell(cell: Cell) -> Text:
+    text = Text(cell.text or "–", style="dim" if cell.tie else "bold")
+    if cell.interval:
+        text.append("\n" + _on_one_line(cell.interval), style="not bold dim")
+    return text
+
+
+def _on_one_line(interval: str) -> str:
+    # No space, so that the bounds stay on one line in a narrow column.
+    return interval[1:-1].replace(", ", "–")
+
+
+def _widest_model(comparison: Comparison, names: dict[str, str]) -> int:
+    facts = [line for model in comparison.models for line in model_facts(model).lines()]
+    return min(_MODEL_WIDTH, max(map(len, [*names.values(), *facts])))
 
 
 def _width(comparison: Comparison, name: str) -> int:
@@ -109,8 +165,7 @@ def _width(comparison: Comparison, name: str) -> int:
 
 def _table(comparison: Comparison, columns: list[str], names: dict[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    longest = max(len(name) for name in names.values())
-    table.add_column("Model", overflow="fold", min_width=min(_MODEL_WIDTH, longest))
+    table.add_column("Model", overflow="fold", min_width=_widest_model(comparison, names))
     for name in columns:
         heading = Text(title(name), justify="right")
         heading.append(f"\n{unit_label(name)}", style="dim")
@@ -118,7 +173,9 @@ def _table(comparison: Comparison, columns: list[str], names: dict[str, str]) ->
     best = {name: best_references(comparison, name) for name in columns}
     for model in comparison.models:
         cells = [_cell(name, model, best=model.reference in best[name]) for name in columns]
-        table.add_row(Text(shorten(names[model.reference], 2 * _MODEL_WIDTH)), *cells)
+        who = Text(shorten(names[model.reference], 2 * _MODEL_WIDTH))
+        who.append("".join(f"\n{line}" for line in model_facts(model).lines()), style="dim")
+        table.add_row(who, *cells)
     return table
 
 
@@ -130,8 +187,7 @@ def _cell(name: str, model: ModelReport, *, best: bool) -> Text:
     text.append(value_text(name, measure.value), style="bold green" if best else "")
     interval = interval_text(name, measure.interval)
     if interval:
-        # No space, so that the bounds stay on one line in a narrow column.
-        text.append("\n" + interval[1:-1].replace(", ", "–"), style="dim")
+        text.append("\n" + _on_one_line(interval), style="dim")
     return text
 
 
