@@ -1,0 +1,162 @@
+"""`profile` of real models by ONNX Runtime and OpenVINO, and the command around it."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from tiny_models import write_detector
+from visiondyno.cli import main
+from visiondyno.errors import ModelError, SpecError, Unavailable
+from visiondyno.operations.context import OperationContext
+from visiondyno.probes import peaks
+from visiondyno.report.profile_result import Profile
+from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.registry import load_model
+from visiondyno.worker import run
+
+FEW = {"operation": "profile", "runs": 5, "warm_up_runs": 1, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def _small_peaks(monkeypatch):
+    """What the machine can do is another test's; a cache's worth of copying takes its time."""
+    monkeypatch.setattr(peaks, "_SIDE", 128)
+    monkeypatch.setattr(peaks, "_TIMES_CACHE", 0)
+
+
+@pytest.fixture(scope="module")
+def yolox(shared_testdata):
+    return shared_testdata / "models/yolox_nano_416.onnx"
+
+
+def _profile(model, **given):
+    output = run({**FEW, "model": str(model), **given}, OperationContext())
+    assert output["status"] == "success"
+    return Profile.model_validate(output["profile"])
+
+
+@pytest.fixture(scope="module")
+def by_onnxruntime(yolox):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peaks, "_SIDE", 128)
+        return _profile(yolox)
+
+
+def test_operators_add_up_to_the_run_that_they_are_of(by_onnxruntime):
+    times = by_onnxruntime.times_ms
+    assert times.operators == pytest.approx(sum(row.ms for row in by_onnxruntime.operators))
+    # Whatever else this machine does meanwhile: inside each profiled run, and most of it.
+    assert 0.5 * times.profiled < times.operators < 1.5 * times.profiled
+    assert times.inference > 0
+
+
+def test_each_profiled_run_holds_its_operators(yolox):
+    with load_model(str(yolox), LoadOptions(intra_op_threads=1, profile=True)) as model:
+        prepared = model.preprocess([_noise(model)])
+        walls = []
+        for _ in range(4):
+            began = time.perf_counter()
+            model.infer(prepared)
+            walls.append(time.perf_counter() - began)
+        found = model.operator_times()
+    for run_number, wall in enumerate(walls):
+        total = sum(one.seconds for one in found if one.run == run_number)
+        assert wall / 2 < total <= wall
+
+
+def test_operations_are_those_of_its_authors(by_onnxruntime):
+    # YOLOX's table says 1.08 GFLOPs at 416: two for each multiply-add, and batch norms, which are
+    # folded into the convolutions here.
+    assert by_onnxruntime.multiply_add_gflop == pytest.approx(1.08, rel=0.05)
+    assert by_onnxruntime.uncounted_share == 0
+    assert by_onnxruntime.gflop > by_onnxruntime.multiply_add_gflop
+
+
+def test_fused_and_reordered_nodes_are_named_as_executed(by_onnxruntime):
+    kinds = {row.kind for row in by_onnxruntime.kinds}
+    assert {"Conv", "MaxPool", "Concat"} <= kinds
+    assert all(row.inputs and row.outputs for row in by_onnxruntime.operators)
+    first = next(row for row in by_onnxruntime.operators if row.kind == "Conv")
+    assert first.limit in ("compute", "memory")
+    assert first.limit_share > 0
+
+
+def test_openvino_tells_of_its_own_graph(yolox):
+    pytest.importorskip("openvino")
+    profile = _profile(f"openvino:{yolox}")
+    assert "openvino" in profile.peaks.compute_method
+    assert profile.multiply_add_gflop == pytest.approx(1.08, rel=0.05)
+    assert 0 < profile.times_ms.operators < 1.5 * profile.times_ms.profiled
+    assert "Convolution" in {row.kind for row in profile.kinds}
+
+
+def _noise(model):
+    size = model.description.card.input
+    return np.random.default_rng(0).integers(0, 256, (size.height, size.width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def detector(tmp_path):
+    return write_detector(tmp_path / "detector.onnx", [[4, 4, 20, 20, 0.9, 0]])
+
+
+def test_images_of_a_data_set_are_run_and_repeated(detector):
+    profile = _profile(detector, data="street:demo", batch_size=3)
+    assert profile.data == "the first 3 images of street:demo"
+    assert profile.batch_size == 3
+    assert profile.operators
+
+
+def test_a_fixed_batch_is_run_in_pieces(detector):
+    profile = _profile(detector, batch_size=2)
+    assert {row.calls for row in profile.operators} <= {1, 2}
+    assert all(math.isfinite(row.ms) for row in profile.operators)
+
+
+def test_what_has_no_profiler_says_so():
+    with pytest.raises(Unavailable, match=r"fake:detection can't be profiled.*dyno export"):
+        run({**FEW, "model": "fake:detection"}, OperationContext())
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ModelError, match="no model file"):
+        run({**FEW, "model": str(tmp_path / "none.onnx")}, OperationContext())
+
+
+@pytest.mark.parametrize("given", [{"runs": 1}, {"batch_size": 0}, {"device": "tpu"}])
+def test_bad_options_are_refused(given):
+    with pytest.raises(SpecError):
+        run({**FEW, "model": "m.onnx", **given}, OperationContext())
+
+
+def _dyno(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", *map(str, arguments)])
+    return ended.value.code
+
+
+def test_the_command_writes_page_and_record(detector, tmp_path, capsys):
+    out = tmp_path / "new" / "folder"
+    assert _dyno(detector, "--runs", 5, "--warm-up", 1, "--threads", 1, "--out", out) == 0
+    told = capsys.readouterr().out
+    assert "The operators' times add up to" in told
+    assert str(out / "profile.html") in told.replace("\n", "")
+    record = Profile.model_validate(json.loads((out / "profile.json").read_text()))
+    assert record.threads == 1
+    assert "detector.onnx" in (out / "profile.html").read_text()
+
+
+def test_the_command_prints_json_alone(detector, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _dyno(detector, "--runs", 5, "--warm-up", 1, "--json") == 0
+    assert Profile.model_validate_json(capsys.readouterr().out).runs == 5
+    assert not (tmp_path / "dyno-profile").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_run(detector, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert _dyno(detector, "--out", tmp_path / "file" / "below") == 2
+    assert "give another --out" in capsys.readouterr().err

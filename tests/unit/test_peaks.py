@@ -1,0 +1,45 @@
+"""Peaks: the best of several repeats, of real work at small sizes."""
+
+import pytest
+
+from visiondyno.probes import peaks
+
+
+def test_the_best_repeat_counts_and_the_first_does_not():
+    clock = iter([0.0, 4.0, 10.0, 12.0, 20.0, 28.0])
+    runs = []
+    assert peaks.best_rate(lambda: runs.append(1), 6.0, repeats=3, now_s=lambda: next(clock)) == 3.0
+    assert len(runs) == 4
+
+
+def test_the_largest_cache_is_the_last_level(tmp_path, monkeypatch):
+    monkeypatch.setattr(peaks.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert peaks.last_level_cache_bytes(tmp_path) is None
+    for place, size in enumerate(("32K", "8M", "1024K", "odd")):
+        index = tmp_path / f"sys/devices/system/cpu/cpu0/cache/index{place}"
+        index.mkdir(parents=True)
+        (index / "size").write_text(size)
+    assert peaks.last_level_cache_bytes(tmp_path) == 8 << 20
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_is_copied_and_both_ways_count(tmp_path, threads):
+    found = peaks.memory_peak(threads, root=tmp_path, most_bytes=1 << 20)
+    assert found.per_s > 1e6
+    assert "copy of 1 MiB" in found.method
+    assert f"{threads} thread" in found.method
+
+
+@pytest.mark.parametrize(
+    ("library", "module"),
+    [("onnxruntime", "onnxruntime"), ("openvino", "openvino"),
+     pytest.param("torch", "torch", marks=pytest.mark.torch)],
+)  # fmt: skip
+@pytest.mark.parametrize("threads", [None, 1])
+def test_each_library_multiplies_and_convolves(monkeypatch, library, module, threads):
+    pytest.importorskip(module)
+    monkeypatch.setattr(peaks, "_SIDE", 64)
+    found = peaks.compute_peak(library, "cpu", threads)
+    assert found.per_s > 1e6
+    assert library in found.method
+    assert "64²" in found.method
