@@ -19,7 +19,7 @@ def overlap_note(calibration: Dataset, data: str, context: OperationContext) -> 
     Raises:
         DatasetError: `data` can't be read.
     """
-    scored = open_dataset(data)
+    scored = open_dataset(data, unlabelled=True)
     count = shared_images(calibration, scored, context)
     if not count:
         return None

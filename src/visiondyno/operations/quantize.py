@@ -1,14 +1,18 @@
 """`quantize`: an ONNX model with weights, and what is computed, in fewer bits, and checked."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visiondyno.datasets.base import Dataset
-from visiondyno.errors import ChildDied, ModelError, SpecError
+from visiondyno.errors import ChildDied, ModelError
 from visiondyno.operations.calibration_data import overlap_note
 from visiondyno.operations.context import OperationContext
+from visiondyno.operations.export_graph import carry_card
+from visiondyno.operations.export_source import GraphWanted, SourceGraph, source_graph
 from visiondyno.operations.int8_arithmetic import int8_arithmetic
 from visiondyno.operations.model_check import MadeFile, check_made
 from visiondyno.operations.onnx_files import serialized, to_half
@@ -16,10 +20,9 @@ from visiondyno.operations.quantize_child import QUANTIZED
 from visiondyno.operations.verified_data import open_verified
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.base import LoadOptions
-from visiondyno.runtimes.graph_facts import GraphFacts
-from visiondyno.runtimes.model_cards import METADATA_KEY, resolve_card
+from visiondyno.runtimes.model_cards import resolve_card
 from visiondyno.runtimes.onnx_file import read_onnx
-from visiondyno.runtimes.references import resolve_reference, shipped_models
+from visiondyno.runtimes.references import resolve_reference
 from visiondyno.sandbox import run_in_child
 from visiondyno.specs.model_card import ModelCard
 from visiondyno.specs.model_changes import QuantizeInput
@@ -51,25 +54,22 @@ def run(spec: QuantizeInput, context: OperationContext) -> dict[str, Any]:
         `images`, `activations`, `weight_bits`).
 
     Raises:
-        SpecError: the reference is no ONNX file, or `exclude` names what isn't there.
-        ModelError: the file can't be read, isn't in fp32, or can't be quantized; or what was made
+        SpecError: the reference is of a kind that can't be exported, or `exclude` names what isn't
+            there.
+        ModelError: the model can't be read, isn't in fp32, or can't be quantized; or what was made
             can't be run, or answers NaN.
         DatasetError: images can't be read.
     """
-    path = _onnx_file(spec.model)
-    context.progress("reading the model", model=spec.model)
-    facts = read_onnx(path)
-    card = resolve_card(facts).card
-    _require_fp32(spec, facts)
-    made = _half(path) if spec.method == "fp16" else _int8(spec, path, context)
-    data = _with_card(made.data, path, card)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / QUANTIZED
-        file.write_bytes(data)
-        precision = read_onnx(file).precision
-        with context.model(spec.model, LoadOptions()) as source:
+    with _source(spec, context) as source:
+        made = _half(source) if spec.method == "fp16" else _int8(spec, source, context)
+        data = _with_card(made.data, source)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / QUANTIZED
+            file.write_bytes(data)
+            precision = read_onnx(file).precision
+            made_file = MadeFile(file, precision)
             check = check_made(
-                source, MadeFile(file, precision), spec.data, spec.check_images, context
+                source.model, made_file, spec.data, spec.check_images, context, source.answers
             )
     reference = WorkerFiles.of_this_worker().publish(data)
     return {
@@ -81,42 +81,49 @@ def run(spec: QuantizeInput, context: OperationContext) -> dict[str, Any]:
         "method": spec.method,
         "precision": precision,
         "size_bytes": len(data),
-        "source_size_bytes": facts.file_bytes,
+        "source_size_bytes": source.size_bytes,
         **check.flat,
         "check": check.report,
         **made.facts,
-        "notes": [*_license_notes(card), *made.notes, *check.notes],
+        "notes": [*_license_notes(source.card), *source.notes, *made.notes, *check.notes],
     }
 
 
-def _onnx_file(reference: str) -> Path:
-    resolved = resolve_reference(reference)
-    if resolved.path is not None and resolved.runtime == "onnx":
-        return resolved.path
-    known = ", ".join(f"visiondyno:{name}" for name in shipped_models())
-    raise SpecError(
-        f"'model': {reference} is no ONNX file, and only those are quantized; write it as one with "
-        f"'dyno export {reference}' first, or give one of {known}."
-    )
-
-
-def _require_fp32(spec: QuantizeInput, facts: GraphFacts) -> None:
-    if facts.precision == "fp32":
-        return
-    if facts.precision in ("int8", "mixed"):
-        raise ModelError(
-            f"{spec.model} is quantized already ({facts.precision}); give the model in fp32 that "
-            "it was made of."
-        )
-    raise ModelError(
-        f"{spec.model} computes in {facts.precision}; give the model in fp32 that it was made of."
-    )
-
-
-def _half(path: Path) -> _Made:
+@contextmanager
+def _source(spec: QuantizeInput, context: OperationContext) -> Iterator[SourceGraph]:
+    """The model as a graph in fp32 with its card inside: an ONNX file as it is, others exported."""
     import onnx
 
-    data = serialized(to_half(onnx.load(str(path))))
+    resolved = resolve_reference(spec.model)
+    if resolved.runtime != "onnx" or resolved.path is None:
+        with source_graph(spec.model, GraphWanted(), context) as exported:
+            yield exported
+        return
+    context.progress("reading the model", model=spec.model)
+    facts = read_onnx(resolved.path)
+    _require_fp32(spec.model, facts.precision)
+    card = resolve_card(facts).card
+    graph = onnx.load(str(resolved.path))  # with the weights that lie beside it
+    carry_card(graph, card)
+    with context.model(spec.model, LoadOptions()) as model:
+        yield SourceGraph(graph, card, model, None, facts.file_bytes)
+
+
+def _require_fp32(reference: str, precision: str) -> None:
+    if precision == "fp32":
+        return
+    already = "is quantized already" if precision in ("int8", "mixed") else "isn't in fp32"
+    raise ModelError(
+        f"{reference} {already} ({precision}); give the model in fp32 that it was made of."
+    )
+
+
+def _half(source: SourceGraph) -> _Made:
+    import onnx
+
+    half = onnx.ModelProto()
+    half.CopyFrom(source.graph)  # it is changed in place
+    data = serialized(to_half(half))
     note = (
         "Processors without half-precision arithmetic widen fp16 to float32 while it runs: there "
         "it is smaller, and slower. It is meant for GPUs."
@@ -124,9 +131,8 @@ def _half(path: Path) -> _Made:
     return _Made(data, {}, (note,))
 
 
-def _int8(spec: QuantizeInput, path: Path, context: OperationContext) -> _Made:
+def _int8(spec: QuantizeInput, source: SourceGraph, context: OperationContext) -> _Made:
     payload: dict[str, Any] = {
-        "model": str(path),
         "method": spec.method,
         "per_channel": spec.per_channel,
         "exclude": list(spec.exclude),
@@ -140,6 +146,7 @@ def _int8(spec: QuantizeInput, path: Path, context: OperationContext) -> _Made:
             skip_bad=False,
             max_images=spec.calibration_images,
             context=context,
+            unlabelled=True,
         )
         chosen, notes = _calibration(spec, dataset, context)
         payload |= chosen
@@ -151,7 +158,9 @@ def _int8(spec: QuantizeInput, path: Path, context: OperationContext) -> _Made:
             "weight_bits": chosen["weight_bits"],
         }
     with tempfile.TemporaryDirectory() as folder:
-        found = _run_child(payload | {"folder": folder}, context)
+        model = Path(folder) / "source.onnx"
+        model.write_bytes(serialized(source.graph))
+        found = _run_child({**payload, "folder": folder, "model": str(model)}, context)
         data = (Path(folder) / QUANTIZED).read_bytes()
     facts |= {"quantized": found["quantized"], "kept_float": found["kept_float"]}
     return _Made(data, facts, (*notes, *found["notes"]))
@@ -199,17 +208,13 @@ def _run_child(payload: dict[str, Any], context: OperationContext) -> dict[str, 
         ) from error
 
 
-def _with_card(data: bytes, source: Path, card: ModelCard) -> bytes:
-    """With the source's metadata and the card, and without sets of operators that nobody uses."""
+def _with_card(data: bytes, source: SourceGraph) -> bytes:
+    """With the source's metadata and card, and without sets of operators that nobody uses."""
     import onnx
 
     model = onnx.ModelProto.FromString(data)
-    original = onnx.load(str(source), load_external_data=False)
     del model.metadata_props[:]
-    model.metadata_props.extend(
-        prop for prop in original.metadata_props if prop.key != METADATA_KEY
-    )
-    model.metadata_props.add(key=METADATA_KEY, value=card.model_dump_json(by_alias=True))
+    model.metadata_props.extend(source.graph.metadata_props)
     used = {node.domain for node in model.graph.node} | {
         node.domain for function in model.functions for node in function.node
     }

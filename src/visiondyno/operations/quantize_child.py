@@ -120,7 +120,9 @@ def _prepare(work: _Work) -> list[str]:
         model = onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET)
         notes.append(f"Opset {opset} became {_PER_CHANNEL_OPSET}: it has a scale for each channel.")
     # Symbolic inference is for transformers of free length, and gives up on most detectors.
-    quant_pre_process(model, str(work.prepared), skip_symbolic_shape=True)
+    named = work.folder / "named.onnx"
+    onnx.save(model, str(named))
+    quant_pre_process(str(named), str(work.prepared), skip_symbolic_shape=True)
     prepared = onnx.load(str(work.prepared))
     name_nodes(prepared.graph)
     onnx.save(prepared, str(work.prepared))
