@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from test_server import dyno_up, url_of
 
@@ -24,6 +26,7 @@ from visiondyno.measurements.measure import Measure
 from visiondyno.places import Place
 from visiondyno.report.comparison import Comparison
 from visiondyno.runtimes.card_file import card_path, card_text
+from visiondyno.vision.video_file import VideoFile
 
 pytestmark = pytest.mark.slow
 
@@ -204,8 +207,38 @@ def test_every_face_runs_elsewhere(
         assert (code, "--gpu is for jobs on a RunPod endpoint" in err) == (2, True)
 
 
-def test_errors_name_what_the_user_named(
-    tmp_path: Path, here: Path, environ: Callable[[Mapping[str, str]], None]
+def test_a_video_is_sent_and_comes_back_drawn(
+    tmp_path: Path,
+    here: Path,
+    environ: Callable[[Mapping[str, str]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(here / "clip.mp4"), cv2.CAP_FFMPEG, fourcc, 10.0, (64, 48))
+    for number in range(6):
+        writer.write(np.full((48, 64, 3), number * 30, np.uint8))
+    writer.release()
+    options = ("clip.mp4", "--every", "2", "--track", "--json")
+    with pytest.raises(SystemExit):
+        main(["predict", MODELS[0], *options])
+    expected = capsys.readouterr().out
+    assert len(expected.splitlines()) == 3
+    with on_a_server(tmp_path, environ) as place:
+        outs = ("--out", "drawn.webm", "--out", "found.jsonl")
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", MODELS[0], *options, *outs, "--on", place.where])
+        said = capsys.readouterr()
+        assert ended.value.code == 0, said.err
+    assert said.out == expected == (here / "found.jsonl").read_text()
+    with VideoFile(here / "drawn.webm") as video:
+        assert (video.header.frames_per_second, video.header.width) == (5.0, 64)
+
+
+def test_errors_name_what_the_user_named_and_videos_come_back_drawn(
+    tmp_path: Path,
+    here: Path,
+    environ: Callable[[Mapping[str, str]], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (here / "broken.onnx").write_bytes(b"not a model")
     with on_a_server(tmp_path, environ) as place, Client(place) as client:
@@ -221,6 +254,28 @@ def test_errors_name_what_the_user_named(
         assert large.stat().st_size > TOO_LARGE_FOR_A_REQUEST * 0.9
         given = MODELS[1], [large, here / "set" / "images" / "val" / "a.jpg"]
         assert visiondyno.predict(*given, on=client) == visiondyno.predict(*given)
+        check_a_video(here, place, capsys)
+
+
+def check_a_video(here: Path, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sent along, it gives the same lines as here, and comes back drawn."""
+    fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(here / "clip.mp4"), cv2.CAP_FFMPEG, fourcc, 10.0, (64, 48))
+    for number in range(6):
+        writer.write(np.full((48, 64, 3), number * 30, np.uint8))
+    writer.release()
+    said = []
+    outs = ("--out", "drawn.webm", "--out", "found.jsonl")
+    for where in ((), ("--on", place.where, *outs)):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", MODELS[0], "clip.mp4", "--every", "2", "--track", "--json", *where])
+        said.append(capsys.readouterr())
+        assert ended.value.code == 0, said[-1].err
+    assert said[0].out == said[1].out == (here / "found.jsonl").read_text()
+    assert [json.loads(line)["frame"] for line in said[0].out.splitlines()] == [0, 2, 4]
+    with VideoFile(here / "drawn.webm") as video:
+        assert (video.header.frames_per_second, video.header.width) == (5.0, 64)
 
 
 def test_without_an_endpoint_it_runs_here_and_the_report_says_so(here: Path) -> None:

@@ -183,7 +183,8 @@ def _predict_elsewhere(
 def _print(clip: Path, summary: VideoSummary, console: Console) -> None:
     speed = "" if summary.frames_per_s is None else f", {summary.frames_per_s:.1f} a second"
     objects = "" if summary.tracks is None else f", {summary.tracks:,} objects"
-    table = Table(title=f"{clip}: {summary.frames:,} frames{speed}{objects}")
+    click.echo(f"{clip}: {summary.frames:,} frames{speed}{objects}", err=console.stderr)
+    table = Table()
     table.add_column("class")
     table.add_column("found", justify="right")
     table.add_column("a frame", justify="right")
