@@ -18,7 +18,7 @@ from dataset_factory import coco_document, encoded, write_coco, write_video
 from tiny_models import write_detector
 from visiondyno import worker
 from visiondyno.client.client import Client
-from visiondyno.datasets.pull import archive
+from visiondyno.datasets import zip_list
 from visiondyno.errors import (
     Cancelled,
     DatasetError,
@@ -178,8 +178,8 @@ def test_a_million_files_are_refused_before_any_is_written(
     many = zipped({f"set/{number}": b"" for number in range(101)})
     assert "holds more than 100 files" in refusal({"archive": as_text(many), "path": "set"})
     # A list of entries that is too long for so many isn't even read.
-    monkeypatch.setattr(archive, "_CHUNK_BYTES", 100)
-    monkeypatch.setattr(archive, "_ENTRY_BYTES", 10)
+    monkeypatch.setattr(zip_list, "_LEAST_LIST_BYTES", 100)
+    monkeypatch.setattr(zip_list, "_ENTRY_BYTES", 10)
     assert "holds more than 100 files" in refusal({"archive": as_text(many), "path": "set"})
 
 

@@ -1,8 +1,6 @@
 """Archives from elsewhere, unpacked without trust: only plain files, only inside, only so much."""
 
-import io
 import lzma
-import stat
 import tarfile
 import zipfile
 import zlib
@@ -12,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+from visiondyno.datasets.zip_list import (
+    ZipList,
+    inside,
+    not_a_file,
+    too_many_files,
+    twice,
+)
 from visiondyno.errors import DatasetError
 
 _CHUNK_BYTES = 2**20
-_ENTRY_BYTES = 300
-"""Of an entry in a zip's list with a long name and all that may stand beside it."""
 _JUNK = ("__MACOSX/",)
 
 
@@ -72,7 +75,7 @@ def unpack(
         for number, (name, file) in enumerate(entries):
             check()
             if number >= most_files:
-                raise _too_many(archive, most_files)
+                raise too_many_files(archive, most_files)
             place = _place(archive, name, selection)
             if place is not None:
                 room -= _write(archive, file, folder / place, room, check)
@@ -95,53 +98,22 @@ def _damaged(archive: Path, error: Exception) -> DatasetError:
     )
 
 
-def _too_many(archive: Path, most_files: int) -> DatasetError:
-    return DatasetError(f"{archive} holds more than {most_files:,} files")
-
-
-class _ZipFile(io.FileIO):
-    """A file whose list of entries is never read whole where it is too long for so many."""
-
-    def __init__(self, path: Path, most_files: int) -> None:
-        super().__init__(path, "rb")
-        self._too_many = _too_many(path, most_files)
-        self._longest_bytes = max(most_files * _ENTRY_BYTES, _CHUNK_BYTES)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > self._longest_bytes:
-            raise self._too_many
-        found = super().read(-1 if size is None else size)
-        assert found is not None, "a plain file blocks until it has bytes"
-        return found
-
-
 def _zip_entries(archive: Path, most_files: int) -> Iterator[tuple[str, IO[bytes]]]:
-    with _ZipFile(archive, most_files) as whole, zipfile.ZipFile(whole) as opened:
-        if len(opened.filelist) > most_files:
-            raise _too_many(archive, most_files)
-        for info in opened.infolist():
-            if info.is_dir():
-                _check_name(archive, info.filename)
-                continue
-            mode = info.external_attr >> 16
-            # Archives from systems without modes have 0 here.
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                raise _not_a_file(archive, info.filename)
-            if info.flag_bits & 1:
-                raise DatasetError(f"{archive} can't be unpacked: {info.filename} is encrypted")
-            with opened.open(info) as file:
-                yield info.filename, file
+    with ZipList(archive, most_files) as opened:
+        for entry in opened.entries:
+            with opened.open(entry) as file:
+                yield entry.name, file
 
 
 def _tar_entries(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with _tar(archive) as opened:
         for member in opened:
             if member.isdir():
-                _check_name(archive, member.name)
+                inside(archive, member.name)
                 continue
             file = opened.extractfile(member) if member.isreg() else None
             if file is None:
-                raise _not_a_file(archive, member.name)
+                raise not_a_file(archive, member.name)
             with file:
                 yield member.name, file
 
@@ -152,24 +124,9 @@ def _tar(archive: Path) -> Iterator[tarfile.TarFile]:
         yield opened
 
 
-def _not_a_file(archive: Path, name: str) -> DatasetError:
-    return DatasetError(
-        f"{archive} isn't unpacked: '{name:.100}' in it is a link or a device, not a file"
-    )
-
-
-def _check_name(archive: Path, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or set("\\:\0") & set(name):
-        raise DatasetError(
-            f"{archive} isn't unpacked: '{name:.100}' in it would lie outside its folder"
-        )
-    return path
-
-
 def _place(archive: Path, name: str, selection: Selection) -> PurePosixPath | None:
     """Where an entry goes in the folder; None where it isn't selected."""
-    normal = _check_name(archive, name).as_posix()
+    normal = inside(archive, name).as_posix()
     if not normal.startswith(selection.strip) or normal.startswith(_JUNK):
         return None
     rest = normal[len(selection.strip) :]
@@ -195,7 +152,5 @@ def _write(
                     )
                 file.write(chunk)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise DatasetError(
-            f"{archive} isn't unpacked: '{target.name}' stands in it twice"
-        ) from None
+        raise twice(archive, target.name) from None
     return written
