@@ -243,7 +243,7 @@ def test_classifiers_lose_channels_too(name: str, blocks: Path, tmp_path: Path) 
     output = pruned_into(tmp_path / "pruned", pruning(source, blocks))
     assert 0.3 < output["pruning"]["parameters_removed"] < 0.7
     assert set(output["history"][0]["val_metrics"]) == set(output["pruning"]["metrics_before"])
-    assert len(answers(tmp_path / "pruned")[0].scores) == len(CLASSES)
+    assert len(answers(tmp_path / "pruned")[0].probabilities) == len(CLASSES)
 
 
 def test_a_detector_of_torchvision_loses_channels_of_its_backbone(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def trained_models() -> list[Registered]:
 
 
 def find_trained(family: str, data_digest: str | None) -> list[Registered]:
-    """Trained models of a family, newest first.
+    """Trained models of a family, newest first; pruned ones are no longer what its name means.
 
     Args:
         family: as users say it: `yolov5`, `yolov8`, `yolo11`, `yolo26`, `efficientnet_b0`,
@@ -165,7 +165,9 @@ def find_trained(family: str, data_digest: str | None) -> list[Registered]:
     return [
         one
         for one in trained_models()
-        if is_of_family(one.record, family) and data_digest in (None, one.record.trained_on.digest)
+        if is_of_family(one.record, family)
+        and one.record.pruned is None
+        and data_digest in (None, one.record.trained_on.digest)
     ]
 
 
