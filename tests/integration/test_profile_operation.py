@@ -7,13 +7,15 @@ import time
 import numpy as np
 import pytest
 
-from tiny_models import write_detector
+from onnx_builder import build_model
+from tiny_models import detector_card, write_detector
 from visiondyno.cli import main
 from visiondyno.errors import ModelError, SpecError, Unavailable
 from visiondyno.operations.context import OperationContext
 from visiondyno.probes import peaks
 from visiondyno.report.profile_result import Profile
 from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.model_cards import METADATA_KEY
 from visiondyno.runtimes.registry import load_model
 from visiondyno.worker import run
 
@@ -160,3 +162,24 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_run(detector, t
     (tmp_path / "file").write_text("")
     assert _dyno(detector, "--out", tmp_path / "file" / "below") == 2
     assert "give another --out" in capsys.readouterr().err
+
+
+def test_profiles_of_many_runs_say_how_many_were_profiled(detector):
+    profile = _profile(detector, runs=203)
+    assert "200 of the 203 runs were repeated with the profiler." in profile.notes
+
+
+def test_a_model_in_half_precision_is_not_held_to_peaks_of_another(tmp_path):
+    card = detector_card()
+    halves = card.model_copy(update={"input": card.input.model_copy(update={"dtype": "float16"})})
+    base = np.zeros((1, 1, 6), np.float32)
+    path = build_model(
+        tmp_path / "half.onnx",
+        base,
+        dtype="float16",
+        metadata={METADATA_KEY: halves.model_dump_json(by_alias=True)},
+    )
+    profile = _profile(path)
+    assert profile.precision == "fp16"
+    assert any("computes in fp16" in note for note in profile.notes)
+    assert all(row.limit is None for row in profile.operators)

@@ -43,3 +43,12 @@ def test_each_library_multiplies_and_convolves(monkeypatch, library, module, thr
     assert found.per_s > 1e6
     assert library in found.method
     assert "64²" in found.method
+
+
+@pytest.mark.torch
+def test_a_devices_own_memory_is_copied_by_torch(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(peaks, "_GPU_COPY_BYTES", 1 << 20)
+    found = peaks.gpu_memory_peak("cpu")
+    assert found.per_s > 1e6
+    assert "1 MiB on cpu" in found.method

@@ -23,6 +23,7 @@ _GPU_SIDE = 8192
 _CHANNELS, _IMAGE = 64, 56
 _TIMES_CACHE = 4
 _LEAST_BYTES = 64 << 20
+_GPU_COPY_BYTES = 1 << 30
 _REPEATS = 7
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -83,6 +84,27 @@ def memory_peak(threads: int, root: Path = ROOT, most_bytes: int | None = None) 
         rate,
         f"copy of {size >> 20} MiB{times}, {threads} thread{'s' * (threads > 1)}, bytes read and "
         f"written, best of {_REPEATS}",
+    )
+
+
+def gpu_memory_peak(device: str) -> Peak:
+    """The same of a GPU's own memory, copied by torch; `device` as `cuda:0`."""
+    import torch
+
+    on = torch.device(device)
+    source = torch.ones(_GPU_COPY_BYTES, dtype=torch.uint8, device=on)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+
+    rate = best_rate(copy, 2 * _GPU_COPY_BYTES)
+    return Peak(
+        rate,
+        f"copy of {_GPU_COPY_BYTES >> 20} MiB on {device}, bytes read and written, best of "
+        f"{_REPEATS}",
     )
 
 
