@@ -158,7 +158,7 @@ def _used_layers(part: Prunable, name: str) -> "list[nn.Module]":
             part.run(part.module, part.image)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(
-            f"{name} can't run an image of {part.image.shape[-1]} pixels: {one_line(error)}."
+            f"{name} can't run images of {part.image.shape[-1]} pixels: {one_line(error)}"
         ) from error
     finally:
         for hook in hooks:
