@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -204,12 +205,14 @@ def _other_threads(
     for threads in sorted({1, usable} - {spec.threads or usable}):
         context.progress(f"trying {threads} thread{'s' * (threads > 1)}")
         with load_model(spec.model, replace(options, intra_op_threads=threads)) as model:
+            infer = partial(model.infer, prepared)
             for _ in range(spec.warm_up_runs):
-                model.infer(prepared)
+                context.check()
+                infer()
             found[threads] = []
             for _ in range(min(spec.runs, _OTHER_RUNS)):
                 context.check()
-                found[threads].append(_timed(lambda m=model: m.infer(prepared)))
+                found[threads].append(_timed(infer))
     return found
 
 

@@ -22,7 +22,7 @@ from visiondyno.report.plots import (
 from visiondyno.report.profile_result import OperatorRow, Profile
 
 _ROW, _ROW_NARROW = 25, 22
-_LEAST_LABEL = 22
+_LEAST_LABEL = 14
 _MOST_LABELS = 4
 BETWEEN = "between operators"
 
@@ -113,7 +113,7 @@ def _block(
     x, y, width, height = box
     canvas.rect((x, y, max(0.4, width - (0.8 if width > 3 else 0)), height), css, title)
     room = int((width - 8) / text_width("n", 11))
-    if width > _LEAST_LABEL and room >= 2:
+    if width > _LEAST_LABEL and room >= min(len(label), 4):
         canvas.text(
             x + 4, y + height / 2 + 4, shorten(label, room), f"in-{css.split(maxsplit=1)[0]}"
         )
