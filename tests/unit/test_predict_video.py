@@ -150,16 +150,16 @@ def test_waiting_for_a_frame_can_be_stopped(clip: Path) -> None:
     class Stop(Exception):
         pass
 
-    calls = 0
+    stopped: list[bool] = []
 
     def check() -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 5:
+        if stopped:
             raise Stop
 
-    with pytest.raises(Stop), DecodedVideo(clip, EVERYTHING, "It", check) as video:
-        list(video)
+    with DecodedVideo(clip, EVERYTHING, "It", check) as video:
+        stopped.append(True)
+        with pytest.raises(Stop):
+            list(video)
     assert video._child.poll() is not None
 
 
