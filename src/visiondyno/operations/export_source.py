@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 INPUT_NAME = "images"
 _OF_TORCH = frozenset({"torch", "ultralytics", "torchvision", "timm", "transformers", "trained"})
 _DEFAULT_EXAMPLES = 2
+_TORCHS_FIRST_OPSET = 18
 _NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 
 
@@ -173,6 +174,11 @@ def _of_torch(
 
     from visiondyno.training.onnx_export import GraphForm, export_onnx
 
+    if wanted.opset is not None and wanted.opset < _TORCHS_FIRST_OPSET:
+        raise SpecError(
+            f"'opset': torch writes {_TORCHS_FIRST_OPSET} and later, not {wanted.opset}; leave it "
+            "out, or export the ONNX file that this gives once more."
+        )
     own = found.batch_size
     if own is not None and wanted.batch_size not in (None, own):
         raise SpecError(

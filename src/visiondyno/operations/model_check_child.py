@@ -23,8 +23,8 @@ Array = NDArray[Any]
 
 _ORDERED = frozenset({"end_to_end", "detr", "boxes_scores_classes"})
 """Heads whose rows come in the order of scores: two nearly equal ones may change places."""
-_LEAST_PAIRED = 0.98
-"""Share of the rows that must have their counterpart: at the cut-off others may come in."""
+_LEAST_PAIRED = 0.9
+"""Share of all rows that must have their counterpart: at the cut-off others may come in."""
 _PAIRED_WITHIN = {True: 0.01, False: 0.1}
 """Of the largest number of its output, by whether the same numbers are wanted."""
 
@@ -108,7 +108,16 @@ class _Compared:
             self._compare(kept, one, other)
 
     def outputs(self) -> list[dict[str, Any]]:
-        """Each output's differences."""
+        """Each output's differences.
+
+        Raises:
+            ModelError: the same numbers are wanted, and too many rows have no counterpart.
+        """
+        if self._same_within is not None and self._paired < _LEAST_PAIRED * self._rows:
+            raise ModelError(
+                f"Only {self._paired} of the {self._rows} rows that the source answers are among "
+                "the file's; it can't be used in its place."
+            )
         names = [*self._names, *(f"output {n}" for n in range(len(self._differences)))]
         return [
             {
@@ -176,8 +185,6 @@ class _Compared:
                     [output[image][nearest[near]] for output in found],
                 )
             )
-        if paired < _LEAST_PAIRED * rows:
-            return list(expected), list(found)
         self._rows, self._paired = self._rows + rows, self._paired + paired
         self._moved += moved + rows - paired
         joined = [

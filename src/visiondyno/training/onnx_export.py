@@ -79,18 +79,16 @@ def export_onnx(
     module.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _silent():
-            program = torch.onnx.export(
-                _answering(module) if len(form.output_names) == 1 else module,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},) if form.any_batch else None,
-                input_names=[form.input_name],
-                output_names=list(form.output_names),
-                opset_version=opset,
-                verbose=False,
-            )
-            assert program is not None
-            graph: onnx.ModelProto = program.model_proto
+            answering = _answering(module) if len(form.output_names) == 1 else module
+            graph = _graph(answering, example, opset, form)
+            if form.any_batch and not _takes_any_batch(graph):
+                # The exporter goes on with the example's size where a module asks for `len` of a
+                # tensor; reading its bytecode finds what was meant.
+                dynamic = ({0: torch.export.Dim("batch")},)
+                program = torch.export.export(
+                    answering, (example,), dynamic_shapes=dynamic, strict=True
+                )
+                graph = _graph(program, example, opset, form)
     except Exception as error:  # whatever torch's reading of the module raises
         raise ModelError(
             f"{form.what} can't be exported to ONNX: {_reason(error)}. Replace that part, or "
@@ -100,6 +98,30 @@ def export_onnx(
         module.train(was_training)
     _forget_origins(graph)
     return graph
+
+
+def _graph(
+    module: Any, example: "torch.Tensor", opset: int | None, form: GraphForm
+) -> "onnx.ModelProto":
+    import torch
+
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},) if form.any_batch else None,
+        input_names=[form.input_name],
+        output_names=list(form.output_names),
+        opset_version=opset,
+        verbose=False,
+    )
+    assert program is not None
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+def _takes_any_batch(graph: "onnx.ModelProto") -> bool:
+    return bool(graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param)
 
 
 def _answering(module: "nn.Module") -> "nn.Module":

@@ -196,7 +196,7 @@ def _calling(model: TorchModel) -> "nn.Module":
             found = called(images)
             return found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
 
-    return Calling()
+    return Calling().eval()
 
 
 def _networks_in(function: Any) -> "list[nn.Module]":
