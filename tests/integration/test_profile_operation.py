@@ -25,7 +25,7 @@ FEW = {"operation": "profile", "runs": 5, "warm_up_runs": 1, "threads": 1}
 @pytest.fixture(autouse=True)
 def _small_peaks(monkeypatch):
     """What the machine can do is another test's; a cache's worth of copying takes its time."""
-    monkeypatch.setattr(peaks, "_SIDE", 128)
+    monkeypatch.setattr(peaks, "SIDE", 128)
     monkeypatch.setattr(peaks, "_TIMES_CACHE", 0)
 
 
@@ -43,7 +43,7 @@ def _profile(model, **given):
 @pytest.fixture(scope="module")
 def by_onnxruntime(yolox):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peaks, "_SIDE", 128)
+        patch.setattr(peaks, "SIDE", 128)
         return _profile(yolox)
 
 

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from visiondyno.measurements.operator_costs import cost_of  # noqa: E402
-from visiondyno.operations import profile_runs  # noqa: E402
+from visiondyno.operations import profile_runs, profile_torch_peaks  # noqa: E402
 from visiondyno.operations.context import OperationContext  # noqa: E402
 from visiondyno.probes import peaks  # noqa: E402
 from visiondyno.report.profile_result import Profile  # noqa: E402
@@ -68,7 +68,7 @@ def test_nothing_stays_hooked_when_a_run_fails():
 
 def test_a_classifier_of_torchvision_is_profiled(monkeypatch):
     pytest.importorskip("torchvision")
-    monkeypatch.setattr(peaks, "_SIDE", 128)
+    monkeypatch.setattr(profile_torch_peaks, "SIDE", 128)
     monkeypatch.setattr(peaks, "_TIMES_CACHE", 0)
     monkeypatch.setattr(profile_runs, "usable_cpus_here", lambda: 1)
     job = {"operation": "profile", "model": "torchvision:mobilenet_v3_small@none", "runs": 5,

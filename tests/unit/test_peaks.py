@@ -2,6 +2,7 @@
 
 import pytest
 
+from visiondyno.operations import profile_torch_peaks
 from visiondyno.probes import peaks
 
 
@@ -30,25 +31,32 @@ def test_memory_is_copied_and_both_ways_count(tmp_path, threads):
     assert f"{threads} thread" in found.method
 
 
-@pytest.mark.parametrize(
-    ("library", "module"),
-    [("onnxruntime", "onnxruntime"), ("openvino", "openvino"),
-     pytest.param("torch", "torch", marks=pytest.mark.torch)],
-)  # fmt: skip
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("threads", [None, 1])
-def test_each_library_multiplies_and_convolves(monkeypatch, library, module, threads):
-    pytest.importorskip(module)
-    monkeypatch.setattr(peaks, "_SIDE", 64)
-    found = peaks.compute_peak(library, "cpu", threads)
+def test_each_library_multiplies_and_convolves(monkeypatch, library, threads):
+    pytest.importorskip(library)
+    monkeypatch.setattr(peaks, "SIDE", 64)
+    found = peaks.compute_peak(library, threads)
     assert found.per_s > 1e6
     assert library in found.method
     assert "64²" in found.method
 
 
 @pytest.mark.torch
+def test_torch_multiplies_with_the_threads_asked_for_and_sets_them_back(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(profile_torch_peaks, "SIDE", 64)
+    before = torch.get_num_threads()
+    found = profile_torch_peaks.torch_compute_peak("cpu", 1)
+    assert found.per_s > 1e6
+    assert "by torch" in found.method
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.torch
 def test_a_devices_own_memory_is_copied_by_torch(monkeypatch):
     pytest.importorskip("torch")
-    monkeypatch.setattr(peaks, "_GPU_COPY_BYTES", 1 << 20)
-    found = peaks.gpu_memory_peak("cpu")
+    monkeypatch.setattr(profile_torch_peaks, "_GPU_COPY_BYTES", 1 << 20)
+    found = profile_torch_peaks.torch_memory_peak("cpu")
     assert found.per_s > 1e6
     assert "1 MiB on cpu" in found.method

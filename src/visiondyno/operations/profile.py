@@ -8,9 +8,10 @@ from visiondyno.operations.context import OperationContext
 from visiondyno.operations.profile_advice import Findings, advice_of
 from visiondyno.operations.profile_rows import kind_rows, operator_rows
 from visiondyno.operations.profile_runs import MOST_PROFILED, ProfiledRuns, measure_runs
+from visiondyno.operations.profile_torch_peaks import torch_compute_peak, torch_memory_peak
 from visiondyno.probes.kernel_files import usable_cpus_here
 from visiondyno.probes.machine import capture_environment
-from visiondyno.probes.peaks import compute_peak, gpu_memory_peak, memory_peak
+from visiondyno.probes.peaks import compute_peak, memory_peak
 from visiondyno.probes.quiet import QuietMonitor, Quietness
 from visiondyno.report.profile_result import Peaks, Profile, Times
 from visiondyno.runtimes.base import ModelDescription
@@ -94,12 +95,16 @@ def _times(measured: ProfiledRuns, operators_ms: float) -> Times:
 def _peaks(description: ModelDescription, spec: ProfileInput, context: OperationContext) -> Peaks:
     context.progress("measuring what this machine can do")
     threads = spec.threads or usable_cpus_here()
-    memory = memory_peak(threads) if spec.device == "cpu" else gpu_memory_peak(spec.device)
+    memory = memory_peak(threads) if spec.device == "cpu" else torch_memory_peak(spec.device)
     context.check()
     gflop_per_s, method = None, f"nothing here measures what {description.runtime} can compute"
     library = next((name for name in _LIBRARIES if _runs_by(name, description.runtime)), None)
     if library is not None:
-        compute = compute_peak(library, spec.device, spec.threads)
+        compute = (
+            torch_compute_peak(spec.device, spec.threads)
+            if library == "torch"
+            else compute_peak(library, spec.threads)
+        )
         gflop_per_s, method = compute.per_s / 1e9, compute.method
     return Peaks(
         gflop_per_s=gflop_per_s,

@@ -18,13 +18,12 @@ import psutil
 
 from visiondyno.probes.kernel_files import ROOT, read_text
 
-_SIDE = 1024
-_GPU_SIDE = 8192
-_CHANNELS, _IMAGE = 64, 56
+SIDE = 1024
+CHANNELS, IMAGE = 64, 56
+CONVOLUTION_FLOP = 2.0 * CHANNELS**2 * 9 * IMAGE**2
 _TIMES_CACHE = 4
 _LEAST_BYTES = 64 << 20
-_GPU_COPY_BYTES = 1 << 30
-_REPEATS = 7
+REPEATS = 7
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -44,7 +43,7 @@ class Peak:
 def best_rate(
     run: Callable[[], Any],
     work: float,
-    repeats: int = _REPEATS,
+    repeats: int = REPEATS,
     now_s: Callable[[], float] = time.perf_counter,
 ) -> float:
     """`work` a second at the best of `repeats`, after one that isn't counted."""
@@ -83,28 +82,7 @@ def memory_peak(threads: int, root: Path = ROOT, most_bytes: int | None = None) 
     return Peak(
         rate,
         f"copy of {size >> 20} MiB{times}, {threads} thread{'s' * (threads > 1)}, bytes read and "
-        f"written, best of {_REPEATS}",
-    )
-
-
-def gpu_memory_peak(device: str) -> Peak:
-    """The same of a GPU's own memory, copied by torch; `device` as `cuda:0`."""
-    import torch
-
-    on = torch.device(device)
-    source = torch.ones(_GPU_COPY_BYTES, dtype=torch.uint8, device=on)
-    target = torch.empty_like(source)
-
-    def copy() -> None:
-        target.copy_(source)
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
-
-    rate = best_rate(copy, 2 * _GPU_COPY_BYTES)
-    return Peak(
-        rate,
-        f"copy of {_GPU_COPY_BYTES >> 20} MiB on {device}, bytes read and written, best of "
-        f"{_REPEATS}",
+        f"written, best of {REPEATS}",
     )
 
 
@@ -120,29 +98,31 @@ def last_level_cache_bytes(root: Path = ROOT) -> int | None:
     return max(found, default=None)
 
 
-def compute_peak(library: str, device: str, threads: int | None) -> Peak:
+def compute_peak(library: str, threads: int | None) -> Peak:
     """Floating-point operations a second in fp32, of matrix products and convolutions.
 
     Args:
-        library: that runs them: `onnxruntime`, `openvino` or `torch`.
-        device: `cpu`; with torch a GPU too.
+        library: that runs them, on the processor: `onnxruntime` or `openvino`.
         threads: inside one of them; the library's own default if None.
     """
-    runs = {"onnxruntime": _onnxruntime, "openvino": _openvino, "torch": _torch}[library]
-    side = _SIDE if device == "cpu" else _GPU_SIDE
-    rates = [best_rate(run, work) for run, work in runs(device, threads, side)]
+    runs = {"onnxruntime": _onnxruntime, "openvino": _openvino}[library]
+    return best_of(runs(threads, SIDE), library, SIDE)
+
+
+Work = Sequence[tuple[Callable[[], Any], float]]
+"""What to run, and how many operations that takes."""
+
+
+def best_of(work: Work, library: str, side: int) -> Peak:
+    """The better of a product of `side`² matrices and the convolution of `CONVOLUTION_FLOP`."""
     return Peak(
-        max(rates),
-        f"the better of a product of two {side}² matrices and a convolution (3×3, {_CHANNELS} "
-        f"channels, {_IMAGE}²) in fp32 by {library}, best of {_REPEATS}",
+        max(best_rate(run, flop) for run, flop in work),
+        f"the better of a product of two {side}² matrices and a convolution (3×3, {CHANNELS} "
+        f"channels, {IMAGE}²) in fp32 by {library}, best of {REPEATS}",
     )
 
 
-_Work = Sequence[tuple[Callable[[], Any], float]]
-_CONVOLUTION_FLOP = 2.0 * _CHANNELS**2 * 9 * _IMAGE**2
-
-
-def _onnxruntime(_: str, threads: int | None, side: int) -> _Work:
+def _onnxruntime(threads: int | None, side: int) -> Work:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -156,7 +136,7 @@ def _onnxruntime(_: str, threads: int | None, side: int) -> _Work:
     return work
 
 
-def _openvino(_: str, threads: int | None, side: int) -> _Work:
+def _openvino(threads: int | None, side: int) -> Work:
     import openvino
 
     config: dict[str, Any] = {
@@ -173,44 +153,15 @@ def _openvino(_: str, threads: int | None, side: int) -> _Work:
     return work
 
 
-def _torch(device: str, threads: int | None, side: int) -> _Work:
-    import torch
-
-    on = torch.device(device)
-    matrix = torch.ones(side, side, device=on)
-    image = torch.ones(1, _CHANNELS, _IMAGE, _IMAGE, device=on)
-    weight = torch.ones(_CHANNELS, _CHANNELS, 3, 3, device=on)
-
-    def held(run: Callable[[], Any]) -> Callable[[], None]:
-        def once() -> None:
-            before = torch.get_num_threads()
-            if threads is not None:
-                torch.set_num_threads(threads)
-            try:
-                with torch.inference_mode():
-                    run()
-                if on.type == "cuda":
-                    torch.cuda.synchronize(on)
-            finally:
-                torch.set_num_threads(before)
-
-        return once
-
-    return [
-        (held(lambda: torch.mm(matrix, matrix)), 2.0 * side**3),
-        (held(lambda: torch.conv2d(image, weight, padding=1)), _CONVOLUTION_FLOP),
-    ]
-
-
 def _graphs(side: int) -> list[tuple[bytes, Any, float]]:
     """An ONNX graph, its input `x`, and the operations that it takes."""
     from onnx import TensorProto, helper, numpy_helper
 
     made = []
-    image = (1, _CHANNELS, _IMAGE, _IMAGE)
+    image = (1, CHANNELS, IMAGE, IMAGE)
     for kind, shape, weight, flop, attributes in (
         ("MatMul", (side, side), (side, side), 2.0 * side**3, {}),
-        ("Conv", image, (_CHANNELS, _CHANNELS, 3, 3), _CONVOLUTION_FLOP, {"pads": [1, 1, 1, 1]}),
+        ("Conv", image, (CHANNELS, CHANNELS, 3, 3), CONVOLUTION_FLOP, {"pads": [1, 1, 1, 1]}),
     ):
         node = helper.make_node(kind, ["x", "w"], ["y"], **attributes)
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in "xy"]
