@@ -136,7 +136,7 @@ def test_options_choose_what_is_answered(client: httpx.Client) -> None:
         ("threshold=0.5", "no parameter 'threshold'"),
         ("classes=horse", "no class 'horse'; there are car, truck, pedestrian, sign"),
         ("every=2", "'every' chooses frames of a video; this is none"),
-        ("format=gif", "give json, jpeg or png"),
+        ("format=gif", "give json, ndjson, jpeg, png or annotated"),
     ],
     ids=range(5),
 )

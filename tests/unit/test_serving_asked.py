@@ -57,7 +57,7 @@ def test_all_parameters_are_read() -> None:
         ("fps=0", "'fps' is '0'"),
         ("fps=inf", "'fps' is 'inf'"),
         ("every=1&fps=1", "one of 'every' and 'fps'"),
-        ("format=gif", "'format' is 'gif'; give json, jpeg or png"),
+        ("format=gif", "'format' is 'gif'; give json, ndjson, jpeg, png or annotated"),
         ("conf=%ff", "isn't UTF-8"),
         ("&".join(["classes=car"] * 201), "more than 200 parameters"),
     ],

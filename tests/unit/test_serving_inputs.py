@@ -28,7 +28,7 @@ from visiondyno.errors import (
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inputs import Head, Inputs, Sent, read_head
 from visiondyno.serving.sniffing import is_video
-from visiondyno.serving.spooled import VideoRoom
+from visiondyno.serving.spooled import SpoolRoom
 
 PIXELS = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
 PNG, JPEG, BMP, WEBP = (
@@ -350,7 +350,7 @@ def test_a_video_is_known_by_its_beginning(begin: bytes, is_one: bool) -> None:
 
 def test_room_for_videos_is_given_back(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    room = VideoRoom(100, most=1)
+    room = SpoolRoom("video", 100, "--max-video-mb", most=1)
     first = room.take()
     with pytest.raises(RateLimited) as raised:
         room.take()
@@ -369,7 +369,7 @@ def test_room_for_videos_is_given_back(tmp_path: Any, monkeypatch: Any) -> None:
 
 
 def test_a_full_disk_is_told_and_nothing_is_left() -> None:
-    room = VideoRoom(10**9, most=1)
+    room = SpoolRoom("video", 10**9, "--max-video-mb", most=1)
     with room.take() as held:
         held._file.close()
         held._file = Path("/dev/full").open("wb")  # type: ignore[assignment] # noqa: SIM115

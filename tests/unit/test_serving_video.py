@@ -30,7 +30,7 @@ from visiondyno.serving import video as video_module
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.metrics import ServingMetrics
-from visiondyno.serving.spooled import SpooledVideo, VideoRoom
+from visiondyno.serving.spooled import SpooledFile, SpoolRoom
 from visiondyno.serving.video import PredictedVideo, Videos
 from visiondyno.telemetry.traces import Tracing
 from visiondyno.vision.video_form import FrameChoice
@@ -168,8 +168,8 @@ class Prediction:
         self.videos = Videos(Inference(pool, metrics, Tracing(None)), self.config)
         return asyncio.create_task(self.predict())
 
-    def spooled(self) -> SpooledVideo:
-        video = VideoRoom(10**6).take()
+    def spooled(self) -> SpooledFile:
+        video = SpoolRoom("video", 10**6, "--max-video-mb").take()
         video.write(self.clip.read_bytes())
         video.flush()
         return video

@@ -81,6 +81,14 @@ _EPILOG = (
 @click.option("--max-megapixels", type=float, metavar="N", help="Of one image. [default: 50]")
 @click.option("--max-video-mb", type=float, metavar="MB", help="Of a video. [default: 200]")
 @click.option("--max-video-frames", type=int, metavar="N", help="Of a video. [default: 300]")
+@click.option("--max-zip-mb", type=float, metavar="MB", help="Of a zip file. [default: 200]")
+@click.option("--max-zip-images", type=int, metavar="N", help="Of a zip file. [default: 1000]")
+@click.option(
+    "--max-zip-unpacked-mb",
+    type=float,
+    metavar="MB",
+    help="Of all images of a zip file. [default: 1000]",
+)
 @click.option(
     "--max-connections", type=int, metavar="N", help="Open at once; more: 503. [default: 20000]"
 )
@@ -124,8 +132,8 @@ _EPILOG = (
 def command(replicas: tuple[int, int] | None, **given: Any) -> int:
     """Serve a model over HTTP: REST, Open Inference Protocol, metrics.
 
-    POST /predict takes images as bytes, forms, base64 or URLs, and videos; /docs has all of it.
-    Ctrl-C finishes what was accepted and stops; a second Ctrl-C stops at once.
+    POST /predict takes images as bytes, forms, base64, URLs or zip files, and videos; /docs has
+    all of it. Ctrl-C finishes what was accepted and stops; a second Ctrl-C stops at once.
     """
     if replicas is not None:
         given["replicas"] = "-".join(map(str, replicas))

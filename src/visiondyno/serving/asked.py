@@ -11,12 +11,20 @@ from visiondyno.serving.config import ServingConfig
 from visiondyno.vision.chosen_classes import class_ids
 from visiondyno.vision.video_form import FrameChoice
 
-Form = Literal["json", "jpeg", "png"]
+Form = Literal["json", "ndjson", "jpeg", "png"]
 N = TypeVar("N", int, float)
 
-_FORMS: dict[str, Form] = {"json": "json", "jpeg": "jpeg", "jpg": "jpeg", "png": "png"}
+_FORMS: dict[str, Form] = {
+    "json": "json",
+    "ndjson": "ndjson",
+    "jpeg": "jpeg",
+    "jpg": "jpeg",
+    "annotated": "jpeg",
+    "png": "png",
+}
 _MEDIA: dict[str, Form] = {
     "application/json": "json",
+    "application/x-ndjson": "ndjson",
     "image/jpeg": "jpeg",
     "image/png": "png",
     "image/*": "jpeg",
@@ -46,6 +54,11 @@ class Asked:
     frames: FrameChoice = field(default_factory=FrameChoice)
     track: bool = False
     of_video: tuple[str, ...] = ()
+
+    @property
+    def of_items(self) -> dict[str, Any]:
+        """What it asks of each item by its form: a picture, or nothing."""
+        return {"format": self.form} if self.form in ("jpeg", "png") else {}
 
     @property
     def needs_model(self) -> bool:
@@ -97,7 +110,7 @@ def options_of(asked: Asked, config: ServingConfig, model: Mapping[str, Any]) ->
         raise SpecError(f"A {card['task']} model finds no boxes to track: leave 'track' away.")
     if card["task"] == "depth":
         _refuse_of_depth(asked)
-        return {} if asked.form == "json" else {"format": asked.form}
+        return asked.of_items
     conf = config.conf if asked.conf is None else asked.conf
     iou = config.iou if asked.iou is None else asked.iou
     classes = class_ids(asked.classes or config.classes, card["classes"])
@@ -105,9 +118,8 @@ def options_of(asked: Asked, config: ServingConfig, model: Mapping[str, Any]) ->
         "conf": conf,
         "iou": iou,
         "classes": classes or None,
-        "format": None if asked.form == "json" else asked.form,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None} | asked.of_items
 
 
 def _refuse_of_depth(asked: Asked) -> None:
@@ -177,7 +189,10 @@ def _form(given: Mapping[str, str], accept: str) -> Form:
     wanted = given.get("format")
     if wanted is not None:
         if wanted not in _FORMS:
-            raise SpecError(f"The parameter 'format' is '{wanted:.40}'; give json, jpeg or png.")
+            raise SpecError(
+                f"The parameter 'format' is '{wanted:.40}'; give json, ndjson, jpeg, png or "
+                "annotated (jpeg)."
+            )
         return _FORMS[wanted]
     if not accept or "*/*" in accept:
         return "json"

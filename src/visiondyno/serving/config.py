@@ -36,6 +36,7 @@ class ServingConfig(BaseSettings):
         max_images: in one request.
         max_megapixels: of one image as it announces itself, before it is decoded.
         max_video_mb, max_video_frames: of a video.
+        max_zip_mb, max_zip_images, max_zip_unpacked_mb: of a zip file of images.
         max_connections: open at once; one more is a 503.
         allow_url_hosts: hosts whose images may be named by URL; `public`: all that aren't inside.
         conf, iou, classes: what a request doesn't say; None: as the model's card has it.
@@ -78,6 +79,9 @@ class ServingConfig(BaseSettings):
     max_megapixels: Annotated[float, Field(gt=0, le=200)] = 50.0
     max_video_mb: _Megabytes = 200.0
     max_video_frames: Annotated[int, Field(ge=1, le=100_000)] = 300
+    max_zip_mb: _Megabytes = 200.0
+    max_zip_images: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    max_zip_unpacked_mb: _Megabytes = 1000.0
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     allow_url_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     conf: _Share | None = None

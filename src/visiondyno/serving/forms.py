@@ -13,8 +13,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from visiondyno.api.problems import BadBody
 from visiondyno.errors import SpecError, TooLarge
-from visiondyno.serving.sniffing import LONGEST_BEGIN_BYTES, is_video
-from visiondyno.serving.spooled import SpooledVideo
+from visiondyno.serving.sniffing import LONGEST_BEGIN_BYTES
+from visiondyno.serving.spooled import SpooledFile, SpoolRoom
 
 _LONGEST_NAME = 80
 
@@ -29,31 +29,34 @@ class FormFile:
     Attributes:
         name: the file's, or the field's where it has none.
         is_named: whether it came with a file name: a plain field has none.
-        data: its content; a video's is in `video`.
-        video: where it is one.
+        data: its content, where that isn't in `spooled`.
+        spooled: of what goes to a file of its own, as a video does.
     """
 
     name: str
     is_named: bool
     data: bytearray
-    video: SpooledVideo | None = None
+    spooled: SpooledFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FormLimits:
-    """How much a form may hold: files, and bytes of all that isn't a video."""
+    """How much a form may hold: files, and bytes of all that aren't spooled."""
 
     most_files: int
     most_bytes: int
 
 
 class FormReader:
-    """Feed it the body, then `finish`; `close` deletes videos. May work in a thread."""
+    """Feed it the body, then `finish`; `close` deletes what was spooled. May work in a thread."""
 
     def __init__(
-        self, content_type: str, limits: FormLimits, take_room: Callable[[], SpooledVideo]
+        self,
+        content_type: str,
+        limits: FormLimits,
+        room_for: Callable[[bytes], SpoolRoom | None],
     ) -> None:
-        """Needs the Content-Type.
+        """Needs the Content-Type; `room_for` tells by a file's beginning where it goes.
 
         Raises:
             BadBody: its boundary is missing, or can't be one.
@@ -62,7 +65,7 @@ class FormReader:
         if not boundary:
             raise BadBody("The Content-Type has no boundary; let the HTTP client set it.")
         self._limits = limits
-        self._take_room = take_room
+        self._room_for = room_for
         self._files: list[FormFile] = []
         self._field = bytearray()
         self._value = bytearray()
@@ -114,10 +117,10 @@ class FormReader:
         return self._files
 
     def close(self) -> None:
-        """Delete the videos."""
+        """Delete what was spooled."""
         for file in self._files:
-            if file.video is not None:
-                file.video.close()
+            if file.spooled is not None:
+                file.spooled.close()
 
     def _begin(self) -> None:
         self._disposition = ""
@@ -150,8 +153,8 @@ class FormReader:
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         file = self._files[-1]
-        if file.video is not None:
-            file.video.write(memoryview(data)[start:end])
+        if file.spooled is not None:
+            file.spooled.write(memoryview(data)[start:end])
             return
         known = len(file.data) >= LONGEST_BEGIN_BYTES
         file.data += data[start:end]
@@ -165,22 +168,25 @@ class FormReader:
             )
 
     def _divert(self, file: FormFile) -> None:
-        """A video goes to its file."""
-        if is_video(bytes(file.data[:LONGEST_BEGIN_BYTES])):
-            file.video = self._take_room()
-            file.video.write(bytes(file.data))
+        """What is large by its kind goes to a file of its own."""
+        room = self._room_for(bytes(file.data[:LONGEST_BEGIN_BYTES]))
+        if room is not None:
+            file.spooled = room.take()
+            file.spooled.write(bytes(file.data))
             self._kept_bytes -= len(file.data)
             file.data = bytearray()
 
     def _end_file(self) -> None:
         file = self._files[-1]
-        if file.video is None and not file.is_named and len(file.data) < LONGEST_BEGIN_BYTES:
+        if file.spooled is None and 0 < len(file.data) < LONGEST_BEGIN_BYTES:
+            self._divert(file)
+        if file.spooled is None and not file.is_named and len(file.data) < LONGEST_BEGIN_BYTES:
             raise SpecError(
                 f"The form's field '{file.name}' is no file; files are what is predicted, and "
                 "options go into the address (?conf=0.5)."
             )
-        if file.video is not None:
-            file.video.flush()
+        if file.spooled is not None:
+            file.spooled.flush()
 
     def _end(self) -> None:
         self._ended = True

@@ -1,4 +1,4 @@
-"""Images and videos out of the body of a request, in every form that is taken."""
+"""Images, videos and zip files out of the body of a request, in every form that is taken."""
 
 import asyncio
 import base64
@@ -12,11 +12,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from visiondyno.api.problems import BadBody
+from visiondyno.datasets.image_archive import is_zip
 from visiondyno.errors import SpecError, TooLarge, UnsupportedMedia
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.forms import FormFile, FormLimits, FormReader
 from visiondyno.serving.sniffing import LONGEST_BEGIN_BYTES, TAKEN, check_image, is_video
-from visiondyno.serving.spooled import SpooledVideo, VideoRoom, too_large_video
+from visiondyno.serving.spooled import SpooledFile, SpoolRoom
 
 _OFF_THE_LOOP_BYTES = 64_000
 _BLOCK_BYTES = 512_000
@@ -43,20 +44,23 @@ class Head:
 
 @dataclass(slots=True)
 class Sent:
-    """What came: images, or one video.
+    """What came: images, or one video, or one zip file; close it after its use.
 
     Attributes:
         images: encoded files, each checked as far as that needs no decoder.
-        video: closed by whoever read it.
+        video: not looked into yet.
+        archive: a zip file, not looked into yet.
     """
 
     images: list[bytes] = field(default_factory=list)
-    video: SpooledVideo | None = None
+    video: SpooledFile | None = None
+    archive: SpooledFile | None = None
 
     def close(self) -> None:
         """Delete what is on the disk."""
-        if self.video is not None:
-            self.video.close()
+        for file in (self.video, self.archive):
+            if file is not None:
+                file.close()
 
 
 def read_head(scope: Scope) -> Head:
@@ -82,7 +86,8 @@ class Inputs:
         self._most_bytes = config.max_body_bytes
         self._most_images = config.max_images
         self._most_pixels = config.max_megapixels * 1e6
-        self._room = VideoRoom(int(config.max_video_mb * 1e6))
+        self._videos = SpoolRoom("video", int(config.max_video_mb * 1e6), "--max-video-mb")
+        self._archives = SpoolRoom("zip file", int(config.max_zip_mb * 1e6), "--max-zip-mb")
         self._fetch = fetch
 
     async def read(self, head: Head, receive: Receive) -> Sent:
@@ -93,7 +98,7 @@ class Inputs:
             BadBody: the body is empty, or isn't what it says.
             SpecError, DatasetError, UnsupportedMedia, TooLarge: an image can't be taken.
             UrlRefused, SourceFailed: a URL isn't fetched, or couldn't be.
-            RateLimited: too many videos at once.
+            RateLimited: too many videos or zip files at once.
         """
         if head.encoding not in ("", "identity"):
             raise UnsupportedMedia(
@@ -120,8 +125,9 @@ class Inputs:
             if not sniffed and (size >= LONGEST_BEGIN_BYTES or not more):
                 sniffed = True
                 begin = b"".join(parts)
-                if is_video(begin[:LONGEST_BEGIN_BYTES]):
-                    return await self._video(head, begin, receive, more=more)
+                room = self._room_for(begin[:LONGEST_BEGIN_BYTES])
+                if room is not None:
+                    return await self._spool(room, head, begin, receive, more=more)
                 self._check_length(head.length or 0)
             self._check_length(size)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -130,25 +136,38 @@ class Inputs:
         check_image(data, "The image", self._most_pixels)
         return Sent([data])
 
-    async def _video(self, head: Head, begin: bytes, receive: Receive, *, more: bool) -> Sent:
-        if (head.length or 0) > self._room.most_bytes:
-            raise too_large_video(self._room.most_bytes)
-        video = self._room.take()
+    def _room_for(self, begin: bytes) -> SpoolRoom | None:
+        """Where a file with this beginning goes, if it isn't kept in memory."""
+        if is_video(begin):
+            return self._videos
+        return self._archives if is_zip(begin) else None
+
+    async def _spool(
+        self, room: SpoolRoom, head: Head, begin: bytes, receive: Receive, *, more: bool
+    ) -> Sent:
+        if (head.length or 0) > room.most_bytes:
+            raise room.too_large()
+        file = room.take()
         try:
-            video.write(begin)
+            file.write(begin)
             if more:
-                await _in_blocks(receive, video.write)
-            await asyncio.to_thread(video.flush)
+                await _in_blocks(receive, file.write)
+            await asyncio.to_thread(file.flush)
         except BaseException:
-            video.close()
+            file.close()
             raise
-        return Sent(video=video)
+        return self._spooled(file)
+
+    def _spooled(self, file: SpooledFile) -> Sent:
+        is_archive = file.what == self._archives.what
+        return Sent(archive=file) if is_archive else Sent(video=file)
 
     async def _form(self, head: Head, receive: Receive) -> Sent:
-        if (head.length or 0) > max(self._room.most_bytes, self._most_bytes) + _ENVELOPE_BYTES:
+        most = max(self._videos.most_bytes, self._archives.most_bytes, self._most_bytes)
+        if (head.length or 0) > most + _ENVELOPE_BYTES:
             raise self._too_large()
         limits = FormLimits(self._most_images, self._most_bytes)
-        reader = FormReader(head.content_type, limits, self._room.take)
+        reader = FormReader(head.content_type, limits, self._room_for)
         try:
             await _in_blocks(receive, reader.feed)
             return self._sent(reader.finish())
@@ -157,11 +176,11 @@ class Inputs:
             raise
 
     def _sent(self, files: list[FormFile]) -> Sent:
-        videos = [file.video for file in files if file.video is not None]
-        if videos and len(files) > 1:
-            raise SpecError("A video comes alone; send it in a request of its own.")
-        if videos:
-            return Sent(video=videos[0])
+        spooled = [file.spooled for file in files if file.spooled is not None]
+        if spooled and len(files) > 1:
+            raise SpecError(f"A {spooled[0].what} comes alone; send it in a request of its own.")
+        if spooled:
+            return self._spooled(spooled[0])
         images = [bytes(file.data) for file in files]
         self._check_images(images, [f"'{file.name}'" if file.name else "" for file in files])
         return Sent(images)

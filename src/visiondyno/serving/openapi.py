@@ -25,10 +25,17 @@ _PREDICT = """\
 Predict images, or a video.
 
 The body is an image file itself (whatever its Content-Type; JPEG, PNG, WebP or BMP by its \
-content), a form with files, JSON with base64 or URLs, or a video. Several images are answered in \
-their order; where one of them can't be predicted, none is, and `errors` names it.
+content), a form with files, JSON with base64 or URLs, a zip file of images, or a video. Several \
+images are answered in their order; where one can't be predicted, none is, and `errors` names it.
+
+Files of a zip are answered each for itself and as they are done, with `name` beside each; what \
+isn't an image has `error` in its place. With `format=annotated` the answer is a zip of pictures.
 
 Pixels count as they are stored: an EXIF orientation isn't applied."""
+
+_FORMAT = """\
+`jpeg` (`annotated`) or `png`: one image, or each of a zip, with its predictions drawn. `ndjson`: \
+a prediction a line, after a line about the answer. Also by `Accept`."""
 
 _NUMBER = {"type": "number"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -56,6 +63,28 @@ _VIDEO = {
     "height": _COUNT,
     "frames_per_second": {"type": ["number", "null"]},
     "frames_announced": {"type": ["integer", "null"]},
+}
+
+_ARCHIVE = {
+    "files": _said(_COUNT, "That are answered."),
+    "skipped": _said(
+        {"type": "array", "items": {"type": "string"}},
+        "Names of files that were passed over: `__MACOSX`, dot files, `Thumbs.db`, `desktop.ini`.",
+    ),
+}
+_NAME = _said({"type": "string"}, "Of a zip file: the name in it.")
+_FILE_ERROR = {
+    "name": _NAME,
+    "error": {
+        "type": "object",
+        "description": "Why this file of a zip has no prediction, as a problem has it.",
+        "required": ["status", "code", "message"],
+        "properties": {
+            "status": {"type": "integer"},
+            "code": {"type": "string"},
+            "message": {"type": "string"},
+        },
+    },
 }
 
 
@@ -130,8 +159,11 @@ def _parameters() -> list[dict[str, Any]]:
         ),
         (
             "format",
-            {"type": "string", "enum": ["json", "jpeg", "jpg", "png"]},
-            "`jpeg` or `png`: one image with its predictions drawn. Also by `Accept`.",
+            {
+                "type": "string",
+                "enum": ["json", "ndjson", "jpeg", "jpg", "png", "annotated"],
+            },
+            _FORMAT,
         ),
         ("every", count, "Of a video: each so many-th frame."),
         (
@@ -181,6 +213,7 @@ def _bodies(config: ServingConfig) -> dict[str, Any]:
         "application/octet-stream": {"schema": file},
         "multipart/form-data": {"schema": {**form, "additionalProperties": True, "required": []}},
         "application/json": {"schema": {"oneOf": forms}, "examples": examples},
+        "application/zip": {"schema": file},
         "video/*": {"schema": file},
     }
 
@@ -192,14 +225,16 @@ def _answer() -> dict[str, Any]:
         "headers": {
             "Server-Timing": {
                 "description": "Milliseconds of queue, decode, preprocess, inference, postprocess "
-                "and total; of several images the slowest of each.",
+                "and total; of several images the slowest of each. Not of a zip file.",
                 "schema": {"type": "string"},
             }
         },
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/Predictions"}},
+            "application/x-ndjson": {"schema": {"type": "string"}},
             "image/jpeg": picture,
             "image/png": picture,
+            "application/zip": picture,
         },
     }
 
@@ -208,13 +243,24 @@ def predicted_schemas() -> dict[str, Any]:
     """The schemas of an answer."""
     answer = {
         "model": _said({"type": "string"}, "The model's name."),
-        "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
+        "predictions": {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"$ref": "#/components/schemas/Prediction"},
+                    {"$ref": "#/components/schemas/FileError"},
+                ]
+            },
+        },
+        "archive": _said({"$ref": "#/components/schemas/Archive"}, "Of a zip file."),
         "video": _said({"$ref": "#/components/schemas/Video"}, "What a video says of itself."),
     }
     size = ["width", "height"]
     return {
         "Predictions": _object(answer, ["model", "predictions"]),
         "Prediction": _object(_prediction(), size),
+        "FileError": _object(_FILE_ERROR, list(_FILE_ERROR)),
+        "Archive": _object(_ARCHIVE, list(_ARCHIVE)),
         "Depth": _object(_DEPTH, list(_DEPTH)),
         "Video": _object(_VIDEO, list(_VIDEO)),
     }
@@ -238,6 +284,7 @@ def _prediction() -> dict[str, Any]:
         "depth": _said({"$ref": "#/components/schemas/Depth"}, "Of a depth model."),
         "width": _said(_COUNT, "Of the image, in pixels."),
         "height": _said(_COUNT, "Of the image, in pixels."),
+        "name": _NAME,
         "frame": _said(_COUNT, "Of a video: the frame's number, from 0."),
         "time_s": _said(
             {"type": ["number", "null"]}, "Of a video: when the frame is shown; null: not known."

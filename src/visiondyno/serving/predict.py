@@ -16,13 +16,15 @@ from starlette.types import Receive, Scope, Send
 
 from visiondyno.api.problems import FieldProblem, problem_response
 from visiondyno.errors import SpecError, VisionDynoError
+from visiondyno.serving.archive_answers import LINES, answer_in, lines
+from visiondyno.serving.archives import Archives
 from visiondyno.serving.asgi import unless_gone
 from visiondyno.serving.asked import Asked, options_of, read_asked
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference, server_timing
 from visiondyno.serving.inputs import Fetch, Inputs, Sent, read_head
 from visiondyno.serving.pool import Predicted
-from visiondyno.serving.spooled import SpooledVideo
+from visiondyno.serving.spooled import SpooledFile
 from visiondyno.serving.tracked import with_tracks
 from visiondyno.serving.video import PredictedVideo, Videos
 from visiondyno.serving.wire import DEFAULT_CONFIDENCE, Item, Kind, Media
@@ -47,6 +49,7 @@ class PredictEndpoint:
         self._config = config
         self._inputs = Inputs(config, fetch)
         self._videos = Videos(inference, config)
+        self._archives = Archives(inference, config)
         self._wishes: dict[tuple[bytes, str], Wishes] = {}
         self._sets_options = any(
             value is not None for value in (config.conf, config.iou, config.classes or None)
@@ -63,10 +66,15 @@ class PredictEndpoint:
             raise
         try:
             self._check(asked, sent)
+            if sent.archive is not None:
+                form = answer_in(asked.form, self._opening)
+                answering = self._archives.answer(sent.archive, form, options, send)
+                await unless_gone(answering, receive, scope)
+                return
             if sent.video is not None:
                 work = self._predict_video(sent.video, asked, options)
                 video = await unless_gone(work, receive, scope)
-                await self._answer_video(video, scope, receive, send)
+                await self._answer_video(video, asked, scope, receive, send)
                 return
             items = [Item(Kind.IMAGE, image, options) for image in sent.images]
             predicted = await unless_gone(self._inference.predict(items), receive, scope)
@@ -74,6 +82,10 @@ class PredictEndpoint:
             sent.close()
         if any(one.answer.status >= 400 for one in predicted):
             await problem_of(predicted, scope["path"])(scope, receive, send)
+            return
+        if asked.form == "ndjson":
+            content = lines(self._opening, b"", [one.answer.body for one in predicted])
+            await respond(content, LINES, predicted, send)
             return
         media = predicted[0].answer.media
         content = self.whole(predicted) if media is Media.JSON else predicted[0].answer.body
@@ -97,7 +109,7 @@ class PredictEndpoint:
         if asked.needs_model or self._sets_options:
             options = options_of(asked, self._config, await self._inference.pool.described())
         else:
-            options = {} if asked.form == "json" else {"format": asked.form}
+            options = asked.of_items
         if len(query) + len(accept) <= _LONGEST_KEPT:
             if len(self._wishes) >= _KEPT:
                 self._wishes.clear()
@@ -112,10 +124,10 @@ class PredictEndpoint:
         """
         if sent.video is None and asked.of_video:
             wrong = SpecError(f"'{asked.of_video[0]}' chooses frames of a video; this is none.")
-        elif asked.form != "json" and (sent.video is not None or len(sent.images) > 1):
+        elif asked.of_items and (sent.video is not None or len(sent.images) > 1):
             wrong = SpecError(
                 f"A picture is the answer to one image; leave 'format={asked.form}' (or the Accept "
-                "header) away, or send one image."
+                "header) away, or send one image, or several in a zip file."
             )
         else:
             return
@@ -123,7 +135,7 @@ class PredictEndpoint:
         raise wrong
 
     async def _predict_video(
-        self, video: SpooledVideo, asked: Asked, options: dict[str, Any]
+        self, video: SpooledFile, asked: Asked, options: dict[str, Any]
     ) -> PredictedVideo:
         if not asked.track:
             return await self._videos.predict(video, asked.frames, options)
@@ -133,7 +145,7 @@ class PredictEndpoint:
         return await asyncio.to_thread(with_tracks, found, asked.frames, least)
 
     async def _answer_video(
-        self, video: PredictedVideo, scope: Scope, receive: Receive, send: Send
+        self, video: PredictedVideo, asked: Asked, scope: Scope, receive: Receive, send: Send
     ) -> None:
         predicted = [frame.predicted for frame in video.frames]
         failed = next((one for one in video.frames if one.predicted.answer.status >= 400), None)
@@ -149,8 +161,11 @@ class PredictEndpoint:
             % (frame.number, _seconds(frame.time_s), frame.predicted.answer.body[1:])
             for frame in video.frames
         ]
-        said = b'"video":' + to_json(video.said)
-        content = self._opening + said + b',"predictions":[' + b",".join(bodies) + b"]}"
+        said = b'"video":' + to_json(video.said) + b","
+        if asked.form == "ndjson":
+            await respond(lines(self._opening, said, bodies), LINES, predicted, send)
+            return
+        content = self._opening + said + b'"predictions":[' + b",".join(bodies) + b"]}"
         await respond(content, _MEDIA_TYPES[Media.JSON], predicted, send)
 
 

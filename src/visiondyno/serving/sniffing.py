@@ -1,5 +1,6 @@
 """What a body is, by its content: names and declared types are often wrong."""
 
+from visiondyno.datasets.image_archive import ZIP_BEGINS
 from visiondyno.errors import SpecError, TooLarge, UnsupportedMedia
 from visiondyno.vision.announced import announced_size, is_known_image
 from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, STILL_BRANDS, is_video
@@ -8,10 +9,16 @@ __all__ = ["LONGEST_BEGIN_BYTES", "TAKEN", "check_image", "is_video"]
 
 TAKEN = (
     "Images are taken as JPEG, PNG, WebP or BMP (any Content-Type), as multipart/form-data, or in "
-    "application/json as base64 or URL; videos as MP4, MOV, MKV, WebM, AVI or MPEG."
+    "application/json as base64 or URL, or in a zip file; videos as MP4, MOV, MKV, WebM, AVI or "
+    "MPEG."
 )
 
 _MAX_SIDE_PIXELS = 16_384
+_OTHERS = {
+    (b"GIF87a", b"GIF89a"): "a GIF file",
+    (b"II*\0", b"MM\0*"): "a TIFF file",
+    ZIP_BEGINS: "a zip file among images (it comes alone, and isn't looked for in another)",
+}
 
 
 def check_image(data: bytes, name: str, max_pixels: float) -> None:
@@ -40,10 +47,9 @@ def check_image(data: bytes, name: str, max_pixels: float) -> None:
 def _other_kind(data: bytes) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in STILL_BRANDS:
         return "an HEIC or AVIF file"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "a GIF file"
-    if data.startswith((b"II*\0", b"MM\0*")):
-        return "a TIFF file"
+    for begins, found in _OTHERS.items():
+        if data.startswith(begins):
+            return found
     if is_video(data[:LONGEST_BEGIN_BYTES]):
         return "a video"
     if data.lstrip()[:1] in (b"{", b"["):

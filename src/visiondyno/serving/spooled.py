@@ -1,4 +1,4 @@
-"""Videos on their way into the server: files of a bounded number and size, gone after their use."""
+"""Large files on their way into the server: of a bounded number and size, gone after their use."""
 
 import contextlib
 import tempfile
@@ -9,18 +9,19 @@ from typing import Self
 
 from visiondyno.errors import RateLimited, StorageFull, TooLarge
 
-MOST_VIDEOS = 16
-"""Held at once, so that the disk they may take is known: 16 times `--max-video-mb`."""
+MOST_HELD = 16
+"""Of one kind at once, so that the disk they may take is known: 16 times `--max-video-mb`."""
 _RETRY_AFTER_S = 5.0
 
 
-class SpooledVideo:
-    """A video in a file of its own. May be written in a thread."""
+class SpooledFile:
+    """What came, in a file of its own. May be written in a thread."""
 
-    def __init__(self, room: "VideoRoom") -> None:
-        self._room: VideoRoom | None = room
-        self._file = tempfile.NamedTemporaryFile(prefix="visiondyno-video-")  # noqa: SIM115 - see close
-        self._most_bytes = room.most_bytes
+    def __init__(self, room: "SpoolRoom") -> None:
+        self._room: SpoolRoom | None = room
+        self._kind = room
+        self.what = room.what
+        self._file = tempfile.NamedTemporaryFile(prefix="visiondyno-upload-")  # noqa: SIM115 - see close
         self.size_bytes = 0
 
     @property
@@ -32,16 +33,16 @@ class SpooledVideo:
         """Append.
 
         Raises:
-            TooLarge: it has more bytes than a video may.
+            TooLarge: it has more bytes than one of its kind may.
             StorageFull: the disk is full.
         """
         self.size_bytes += len(data)
-        if self.size_bytes > self._most_bytes:
-            raise too_large_video(self._most_bytes)
+        if self.size_bytes > self._kind.most_bytes:
+            raise self._kind.too_large()
         try:
             self._file.write(data)
         except OSError as error:
-            raise _full(error) from error
+            raise self._kind.full(error) from error
 
     def flush(self) -> None:
         """Have all of it in the file.
@@ -52,7 +53,7 @@ class SpooledVideo:
         try:
             self._file.flush()
         except OSError as error:
-            raise _full(error) from error
+            raise self._kind.full(error) from error
 
     def close(self) -> None:
         """Delete it. Calling it again does nothing."""
@@ -75,17 +76,25 @@ class SpooledVideo:
         self.close()
 
 
-class VideoRoom:
-    """Room for `MOST_VIDEOS` of at most `most_bytes`. May be asked by several threads."""
+class SpoolRoom:
+    """Room for `MOST_HELD` files of one kind. May be asked by several threads.
 
-    def __init__(self, most_bytes: int, most: int = MOST_VIDEOS) -> None:
+    Attributes:
+        what: they are: `video`, `zip file`.
+        most_bytes: of one.
+    """
+
+    def __init__(self, what: str, most_bytes: int, option: str, most: int = MOST_HELD) -> None:
+        """`option` is the flag that sets `most_bytes`."""
+        self.what = what
         self.most_bytes = most_bytes
+        self._option = option
         self._most = most
         self._taken = 0
         self._lock = threading.Lock()
 
-    def take(self) -> SpooledVideo:
-        """A file for one video.
+    def take(self) -> SpooledFile:
+        """A file for one of them.
 
         Raises:
             RateLimited: there are too many already.
@@ -94,33 +103,33 @@ class VideoRoom:
         with self._lock:
             if self._taken >= self._most:
                 raise RateLimited(
-                    f"{self._taken} videos are being received or predicted already, and no more "
-                    "are held at once; come again later.",
+                    f"{self._taken} {self.what}s are being received or predicted already, and no "
+                    "more are held at once; come again later.",
                     retry_after_s=_RETRY_AFTER_S,
                 )
             self._taken += 1
         try:
-            return SpooledVideo(self)
+            return SpooledFile(self)
         except OSError as error:
             self.left()
-            raise _full(error) from error
+            raise self.full(error) from error
 
     def left(self) -> None:
         """One is gone."""
         with self._lock:
             self._taken -= 1
 
+    def too_large(self) -> TooLarge:
+        """The refusal of one with more bytes."""
+        advice = "Cut or compress it" if self.what == "video" else "Send several"
+        return TooLarge(
+            f"The {self.what} is larger than the {self.most_bytes / 1e6:g} MB that are taken. "
+            f"{advice}, or raise {self._option}."
+        )
 
-def too_large_video(most_bytes: int) -> TooLarge:
-    """The refusal of one with more bytes."""
-    return TooLarge(
-        f"The video is larger than the {most_bytes / 1e6:g} MB that are taken. Cut or compress it, "
-        "or raise --max-video-mb."
-    )
-
-
-def _full(error: OSError) -> StorageFull:
-    return StorageFull(
-        f"The video can't be kept while it is read ({error.strerror}); make room in the server's "
-        "folder for temporary files (TMPDIR)."
-    )
+    def full(self, error: OSError) -> StorageFull:
+        """The refusal where the disk has no room."""
+        return StorageFull(
+            f"The {self.what} can't be kept while it is read ({error.strerror}); make room in the "
+            "server's folder for temporary files (TMPDIR)."
+        )

@@ -11,8 +11,7 @@ import math
 import os
 import struct
 import sys
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,10 +26,11 @@ from visiondyno.job import JobError
 from visiondyno.sandbox.limits import scrubbed
 from visiondyno.sandbox.video import MEMORY_BYTES
 from visiondyno.sandbox.video_child import FRAME, RECORD
+from visiondyno.serving.ahead import in_order, most_ahead, room_in_queue
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inference import Inference
 from visiondyno.serving.pool import Predicted
-from visiondyno.serving.spooled import SpooledVideo
+from visiondyno.serving.spooled import SpooledFile
 from visiondyno.serving.wire import Item, Kind
 from visiondyno.vision.video_form import FrameChoice
 
@@ -38,8 +38,6 @@ DECODED_AT_ONCE = 2
 _CPU_S = 600
 _ENVELOPE_BYTES = 1_000_000
 _BUFFER_BYTES = 1 << 20
-_LOOK_EVERY_S = 0.02
-_MOST_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +87,10 @@ class Videos:
         self._inference = inference
         self._config = config
         self._turns = asyncio.Semaphore(DECODED_AT_ONCE)
-        # Enough to keep the replicas busy, and at most a quarter of the queue.
-        wanted = config.replicas_most * (config.max_batch or 1) + 1
-        self._ahead = max(1, min(wanted, config.queue // 4, _MOST_AHEAD))
+        self._ahead = most_ahead(config)
 
     async def predict(
-        self, video: SpooledVideo, choice: FrameChoice, options: Mapping[str, Any]
+        self, video: SpooledFile, choice: FrameChoice, options: Mapping[str, Any]
     ) -> PredictedVideo:
         """The chosen frames' predictions.
 
@@ -124,41 +120,27 @@ class Videos:
         self, records: AsyncIterator[dict[str, Any] | Frame], options: Mapping[str, Any]
     ) -> PredictedVideo:
         said: dict[str, Any] = {}
-        done: list[PredictedFrame] = []
-        running: deque[asyncio.Task[PredictedFrame]] = deque()
-        try:
+
+        async def works() -> AsyncGenerator[Coroutine[Any, Any, PredictedFrame], None]:
             async for record in records:
                 if isinstance(record, dict):
-                    said |= record
-                    continue
-                if len(running) == self._ahead:
-                    done.append(await running.popleft())
-                running.append(asyncio.create_task(self._predict_frame(record, options)))
-            while running:
-                done.append(await running.popleft())
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-        return PredictedVideo(said, done)
+                    said.update(record)
+                else:
+                    yield self._predict_frame(record, options)
+
+        frames = in_order(works(), self._ahead)
+        async with contextlib.aclosing(frames):
+            return PredictedVideo(said, [frame async for frame in frames])
 
     async def _predict_frame(self, frame: Frame, options: Mapping[str, Any]) -> PredictedFrame:
         size = {"height": frame.height, "width": frame.width}
         item = Item(Kind.PIXELS, frame.pixels, {**options, **size})
-        await self._room_in_queue()
+        await room_in_queue(self._inference.pool, self._config.time_limit_s)
         (predicted,) = await self._inference.predict([item])
         return PredictedFrame(frame.number, frame.time_s, predicted)
 
-    async def _room_in_queue(self) -> None:
-        """Until another may wait; after the time limit the pool itself is asked, and refuses."""
-        pool = self._inference.pool
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + self._config.time_limit_s
-        while pool.depth >= pool.limits.queue and loop.time() < end_s:
-            await asyncio.sleep(_LOOK_EVERY_S)
-
     async def _decoded(
-        self, video: SpooledVideo, choice: FrameChoice
+        self, video: SpooledFile, choice: FrameChoice
     ) -> AsyncGenerator[dict[str, Any] | Frame, None]:
         """What the video says of itself, then its frames."""
         most_pixels = int(self._config.max_megapixels * 1e6)
