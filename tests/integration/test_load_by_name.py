@@ -22,6 +22,9 @@ PUBLISHED = {
 
 NOTHING_PUBLISHED = {
     "onnx",
+    "cuda-graph",
+    "tensorrt",
+    "tensorrt-fp16",
     "fake",
     "torch",
     "openvino",

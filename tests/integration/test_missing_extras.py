@@ -13,6 +13,8 @@ from visiondyno.runtimes.references import RuntimeName
 from visiondyno.runtimes.registry import runtime
 
 ALWAYS_HERE = {"onnx", "fake"}
+# Files of the first, by providers of ONNX Runtime that it has on GPUs: tests of their own.
+ON_GPUS = {"cuda-graph", "tensorrt", "tensorrt-fp16"}
 
 # A runtime, the package that it needs and the extra that brings it.
 NEEDS: list[tuple[RuntimeName, str, str]] = [
@@ -75,7 +77,7 @@ def block(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 
 def test_every_runtime_is_covered() -> None:
-    covered = {name for name, _, _ in NEEDS} | ALWAYS_HERE | {"detectron2"}
+    covered = {name for name, _, _ in NEEDS} | ALWAYS_HERE | ON_GPUS | {"detectron2"}
     assert covered == set(get_args(RuntimeName))
 
 

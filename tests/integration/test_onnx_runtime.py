@@ -18,10 +18,12 @@ from onnx_builder import build_model
 from visiondyno.class_names import COCO_80
 from visiondyno.errors import ModelError, SpecError, Unavailable
 from visiondyno.predictions import Classification, Detections
+from visiondyno.runtimes import onnx as onnx_runtime
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.fake import FakeRuntime
 from visiondyno.runtimes.model_cards import guess_card
 from visiondyno.runtimes.onnx import OnnxRuntime
+from visiondyno.runtimes.onnx_binding import BoundSession
 from visiondyno.runtimes.registry import load_model
 from visiondyno.vision.decode import decode_image
 
@@ -29,6 +31,17 @@ from visiondyno.vision.decode import decode_image
 class TestOnnxRuntime(RuntimeContract):
     @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
+        return Target(OnnxRuntime(), write_detectors(tmp_path), "no-such-model.onnx")
+
+
+class TestOnnxRuntimeOnBoundMemory(RuntimeContract):
+    """What runs on a GPU, with its memory on the processor's side."""
+
+    @pytest.fixture
+    def target(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
+        monkeypatch.setattr(
+            onnx_runtime, "_bound", lambda session, _: BoundSession(session, "cpu", captures=True)
+        )
         return Target(OnnxRuntime(), write_detectors(tmp_path), "no-such-model.onnx")
 
 
@@ -256,8 +269,9 @@ def test_a_provider_that_did_not_start_is_an_error(
     path = write_detectors(tmp_path)[0]
     real = onnxruntime.InferenceSession
 
-    def falls_back(path: str, options: object, providers: object) -> object:
+    def falls_back(path: str, options: object, providers: object, **said: object) -> object:
         # What ONNX Runtime does where CUDA is built in but can't start.
+        assert said == {"enable_fallback": 0}
         assert providers == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
         return real(path, options, providers=["CPUExecutionProvider"])
 

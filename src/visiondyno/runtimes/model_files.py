@@ -13,6 +13,7 @@ from visiondyno.specs.trained_model import RECORD, WEIGHTS
 
 _METADATA = "metadata.yaml"
 _OWN_FORMAT = (".xml", ".bin")
+_ALSO_ONNX = ("openvino", "openvino-bf16", "cuda-graph", "tensorrt", "tensorrt-fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,7 @@ def _of_folder(resolved: ResolvedReference, folder: Path, name: str) -> Iterator
 def _is_onnx(resolved: ResolvedReference, path: Path) -> bool:
     if resolved.runtime == "onnx":
         return True
-    by_openvino = resolved.runtime in ("openvino", "openvino-bf16")
-    return by_openvino and path.suffix.lower() not in _OWN_FORMAT
+    return resolved.runtime in _ALSO_ONNX and path.suffix.lower() not in _OWN_FORMAT
 
 
 def _external_weights(path: Path) -> Iterator[tuple[str, Path]]:

@@ -13,6 +13,9 @@ from visiondyno.specs.trained_model import RECORD
 
 RuntimeName = Literal[
     "onnx",
+    "cuda-graph",
+    "tensorrt",
+    "tensorrt-fp16",
     "fake",
     "torch",
     "ultralytics",
@@ -40,9 +43,12 @@ _BY_NAME: dict[str, RuntimeName] = {
     "detectron2": "detectron2",
     "openvino": "openvino",
     "openvino-bf16": "openvino-bf16",
+    "cuda-graph": "cuda-graph",
+    "tensorrt": "tensorrt",
+    "tensorrt-fp16": "tensorrt-fp16",
 }
 """Prefixes before a colon. `openvino:model.onnx` runs a file that another runtime reads too,
-`openvino-bf16:` in lower precision."""
+`openvino-bf16:` in lower precision; so do `cuda-graph:`, `tensorrt:` and `tensorrt-fp16:`."""
 
 _PREFIXES = (SHIPPED_PREFIX, FAKE_PREFIX, "family", *_BY_NAME)
 

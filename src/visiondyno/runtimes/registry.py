@@ -13,6 +13,9 @@ from visiondyno.runtimes.references import (
 
 _CLASSES: dict[RuntimeName, str] = {
     "onnx": "visiondyno.runtimes.onnx:OnnxRuntime",
+    "cuda-graph": "visiondyno.runtimes.onnx:CudaGraphRuntime",
+    "tensorrt": "visiondyno.runtimes.onnx:TensorRtRuntime",
+    "tensorrt-fp16": "visiondyno.runtimes.onnx:TensorRtFp16Runtime",
     "fake": "visiondyno.runtimes.fake:FakeRuntime",
     "torch": "visiondyno.runtimes.pytorch.programs:TorchRuntime",
     "ultralytics": "visiondyno.runtimes.pytorch.ultralytics:UltralyticsRuntime",
