@@ -19,6 +19,7 @@ from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.registry import load_model
 from visiondyno.runtimes.trained_models import read_trained, write_trained
 from visiondyno.specs.trained_model import RECORD, TrainedModel
+from visiondyno.state import from_tensors, to_safetensors
 from visiondyno.worker import run
 
 torch = pytest.importorskip("torch")
@@ -254,6 +255,32 @@ def test_a_detector_of_torchvision_loses_channels_of_its_backbone(tmp_path: Path
     assert len(answers(tmp_path / "pruned")) == len(IMAGES)
 
 
+def test_published_weights_are_pruned_for_the_classes_of_the_data(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("VISIONDYNO_OFFLINE", "1")
+    name, commit = "test_efficientnet.r160_in1k", "0" * 40
+    place = tmp_path / "hub" / f"models--timm--{name}"
+    (place / "snapshots" / commit).mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    weights = to_safetensors(from_tensors(timm.create_model(name).state_dict()))
+    (place / "snapshots" / commit / "model.safetensors").write_bytes(weights)
+    fields = {"level": "image", "image_size": SIDE, "ratio": 0.5}
+    output = pruned_into(
+        tmp_path / "pruned", pruning(Path("timm:test_efficientnet"), blocks, **fields)
+    )
+    told = output["pruning"]
+    assert told["parameters_after"] < 0.6 * told["parameters_before"]
+    # The classifier was fresh: what the model found before means nothing.
+    assert told["metrics_before"] is told["metrics_pruned"] is None
+    assert any("began fresh" in note for note in output["notes"])
+    assert len(answers(tmp_path / "pruned")[0].probabilities) == len(CLASSES)
+
+
 def test_layers_that_are_named_keep_their_channels(detector: Path) -> None:
     output = run(pruning(detector, keep_layers=["model.2", "model.4.cv1"]), OperationContext())
     narrowed = {layer["name"] for layer in output["pruning"]["layers"]}
@@ -277,6 +304,11 @@ def test_what_cannot_be_pruned_says_so_in_a_sentence(
     assert "needs 'data'" in refused(pruning(Path("ultralytics:yolov8n")), SpecError)
     assert "can't be pruned" in refused(pruning(Path("visiondyno:street-n")), SpecError)
     assert "is a detector" in refused(pruning(detector, level="image"), SpecError)
+    record = read_trained(detector).model_dump(mode="json", by_alias=True)
+    other_kind = tmp_path / "transformers"
+    other_kind.mkdir()
+    (other_kind / RECORD).write_text(json.dumps({**record, "family": "transformers"}))
+    assert "a model of transformers" in refused(pruning(other_kind), SpecError)
     source = torchvision_folder(
         tmp_path / "ssd",
         "ssdlite320_mobilenet_v3_large",

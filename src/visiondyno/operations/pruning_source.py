@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 _OF_THE_TRAINER = frozenset({"nc", "num_classes"})
+_FILES = (".pt", ".yaml", ".yml")
 _SIZES = frozenset({"min_size", "max_size"})
 _ALIKE = ("epochs", "batch_size", "learning_rate", "seed", "device", "threads", "max_images")
 _OF_DATA = ("validation_data", "validation_share", "skip_bad")
@@ -99,7 +100,7 @@ def _trained_folder(reference: str) -> Path | None:
 
 def _published(spec: PruneInput) -> PruningSource:
     library, _, name = spec.model.partition(":")
-    if library not in ("ultralytics", "torchvision", "timm") or "." in name:
+    if library not in ("ultralytics", "torchvision", "timm") or name.endswith(_FILES):
         raise SpecError(
             f"'model': {spec.model} can't be pruned. Give the folder of a model that 'dyno train' "
             "made, or published weights such as ultralytics:yolov8n or torchvision:resnet18 with "
