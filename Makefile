@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-exhaustive test-core chaos chaos-serving check docs format pairs train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
+.PHONY: help demo test test-exhaustive test-core chaos chaos-serving check docs format pairs variants train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -53,6 +53,9 @@ bench-serving bench-load: setup-peers # their peers, beside what bench-% sets up
 
 pairs: setup-dev ## train a model of each family on street scenes, compare the four standing pairs (CPU, minutes)
 	@$(BIN)/python scripts/pairs.py
+
+variants: setup-dev ## one detector in fp32, bf16, fp16, int8 and pruned: one report (CPU, minutes)
+	@$(BIN)/python scripts/variants.py
 
 train-street: setup-dev ## train the two shipped detectors anew (CPU, minutes)
 	@$(BIN)/python scripts/train_street.py

@@ -102,7 +102,7 @@ def quantize(payload: dict[str, Any], emit: Emit) -> dict[str, Any]:
         with _telling("can't be quantized"):
             notes += _quantize_dynamic(work, graph, kept)
     made = onnx.load(str(work.quantized)).graph
-    counted = count_quantized(made)
+    counted = count_quantized(made, kept)
     _require_weights(counted, graph, payload)
     return {"quantized": counted, "kept_float": why_float(graph, made, kept), "notes": notes}
 

@@ -99,14 +99,19 @@ def check_excluded(exclude: Sequence[str], graphs: Iterable[Any]) -> None:
         )
 
 
-def count_quantized(graph: Any) -> dict[str, int]:
-    """How many nodes of which type compute with integers in a quantized graph, most first."""
+def count_quantized(graph: Any, kept: Kept) -> dict[str, int]:
+    """How many nodes of which type compute with integers in a quantized graph, most first.
+
+    What was kept in floating point counts as such, also where it shares its weights with a node
+    that wasn't, and so finds them quantized.
+    """
+    float_names = kept.head | kept.excluded
     counts: Counter[str] = Counter()
     flow = _Flow(graph)
     for node in graph.node:
         if node.op_type in _INTEGER:
             counts[_INTEGER[node.op_type]] += 1
-        elif flow.is_integer(node):
+        elif node.name not in float_names and flow.is_integer(node):
             counts[node.op_type] += 1
     return dict(counts.most_common())
 
@@ -126,7 +131,7 @@ def why_float(graph: Any, quantized: Any, kept: Kept) -> list[dict[str, Any]]:
         found = left.get(node.name)
         if found is None or node.op_type in _UNCOUNTED or found.op_type in _INTEGER:
             continue
-        if not flow.is_integer(found):
+        if node.name in kept.head | kept.excluded or not flow.is_integer(found):
             counts[node.op_type, _reason(node.name, kept)] += 1
     return [
         {"type": kind, "count": count, "reason": reason}
