@@ -4,6 +4,7 @@ import pytest
 
 from visiondyno.operations import profile_torch_peaks
 from visiondyno.probes import peaks
+from visiondyno.runtimes.openvino_profile import openvino_runs
 
 
 def test_the_best_repeat_counts_and_the_first_does_not():
@@ -31,15 +32,21 @@ def test_memory_is_copied_and_both_ways_count(tmp_path, threads):
     assert f"{threads} thread" in found.method
 
 
-@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("threads", [None, 1])
-def test_each_library_multiplies_and_convolves(monkeypatch, library, threads):
-    pytest.importorskip(library)
+def test_onnx_runtime_multiplies_and_convolves(monkeypatch, threads):
     monkeypatch.setattr(peaks, "SIDE", 64)
-    found = peaks.compute_peak(library, threads)
+    found = peaks.compute_peak(threads)
     assert found.per_s > 1e6
-    assert library in found.method
-    assert "64²" in found.method
+    assert "64² matrices" in found.method
+    assert "by onnxruntime" in found.method
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_openvino_multiplies_and_convolves(threads):
+    pytest.importorskip("openvino")
+    found = peaks.best_of(openvino_runs(peaks.graphs(64), threads), "openvino", 64)
+    assert found.per_s > 1e6
+    assert "by openvino" in found.method
 
 
 @pytest.mark.torch

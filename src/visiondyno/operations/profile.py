@@ -1,6 +1,7 @@
 """`profile`: where a model's time goes, operator by operator, and how near the machine's limits."""
 
 import re
+from collections.abc import Callable
 from statistics import median, quantiles
 from typing import Any
 
@@ -9,15 +10,23 @@ from visiondyno.operations.profile_advice import Findings, advice_of
 from visiondyno.operations.profile_rows import kind_rows, operator_rows
 from visiondyno.operations.profile_runs import MOST_PROFILED, ProfiledRuns, measure_runs
 from visiondyno.operations.profile_torch_peaks import torch_compute_peak, torch_memory_peak
+from visiondyno.probes import peaks
 from visiondyno.probes.kernel_files import usable_cpus_here
 from visiondyno.probes.machine import capture_environment
-from visiondyno.probes.peaks import compute_peak, memory_peak
+from visiondyno.probes.peaks import Peak, best_of, compute_peak, graphs, memory_peak
 from visiondyno.probes.quiet import QuietMonitor, Quietness
 from visiondyno.report.profile_result import Peaks, Profile, Times
 from visiondyno.runtimes.base import ModelDescription
+from visiondyno.runtimes.openvino_profile import openvino_runs
 from visiondyno.specs.model_changes import ProfileInput
 
-_LIBRARIES = ("onnxruntime", "openvino", "torch")
+_LIBRARIES: dict[str, Callable[[ProfileInput], Peak]] = {
+    "onnxruntime": lambda spec: compute_peak(spec.threads),
+    "openvino": lambda spec: best_of(
+        openvino_runs(graphs(peaks.SIDE), spec.threads), "openvino", peaks.SIDE
+    ),
+    "torch": lambda spec: torch_compute_peak(spec.device, spec.threads),
+}
 
 
 def run(spec: ProfileInput, context: OperationContext) -> dict[str, Any]:
@@ -34,9 +43,9 @@ def run(spec: ProfileInput, context: OperationContext) -> dict[str, Any]:
     monitor = QuietMonitor()
     monitor.start()
     measured = measure_runs(spec, context)
-    peaks = _peaks(measured.description, spec, context)
+    limits = _peaks(measured.description, spec, context)
     quietness = monitor.stop()
-    found = _profile(spec, measured, peaks, quietness)
+    found = _profile(spec, measured, limits, quietness)
     return {
         "operation": "profile",
         "status": "success",
@@ -45,16 +54,16 @@ def run(spec: ProfileInput, context: OperationContext) -> dict[str, Any]:
 
 
 def _profile(
-    spec: ProfileInput, measured: ProfiledRuns, peaks: Peaks, quietness: Quietness
+    spec: ProfileInput, measured: ProfiledRuns, limits: Peaks, quietness: Quietness
 ) -> Profile:
     description = measured.description
-    roofline = peaks.roofline if description.precision == "fp32" else None
+    roofline = limits.roofline if description.precision == "fp32" else None
     rows = operator_rows(measured.operators, measured.profiled_runs, roofline)
     times = _times(measured, sum(row.ms for row in rows))
     others = {threads: 1e3 * median(found) for threads, found in measured.other_threads.items()}
     findings = Findings(
         spec.model, spec.data, spec.device, description.precision, spec.batch_size, spec.threads,
-        times, peaks, rows, others, usable_cpus_here(),
+        times, limits, rows, others, usable_cpus_here(),
     )  # fmt: skip
     environment = capture_environment()
     return Profile(
@@ -69,14 +78,14 @@ def _profile(
         threads=spec.threads,
         runs=spec.runs,
         times_ms=times,
-        peaks=peaks,
+        peaks=limits,
         operators=rows,
         kinds=kind_rows(rows),
         other_threads=others,
         advice=advice_of(findings),
         quiet=quietness.quiet,
         disturbances=quietness.reasons,
-        notes=(*_notes(spec, description, peaks), *description.notes),
+        notes=(*_notes(spec, description, limits), *description.notes),
     )
 
 
@@ -100,11 +109,7 @@ def _peaks(description: ModelDescription, spec: ProfileInput, context: Operation
     gflop_per_s, method = None, f"nothing here measures what {description.runtime} can compute"
     library = next((name for name in _LIBRARIES if _runs_by(name, description.runtime)), None)
     if library is not None:
-        compute = (
-            torch_compute_peak(spec.device, spec.threads)
-            if library == "torch"
-            else compute_peak(library, spec.threads)
-        )
+        compute = _LIBRARIES[library](spec)
         gflop_per_s, method = compute.per_s / 1e9, compute.method
     return Peaks(
         gflop_per_s=gflop_per_s,
@@ -122,7 +127,7 @@ def _machine(model: str, count: int) -> str:
     return f"{model}, {count} processor{'s' * (count > 1)}"
 
 
-def _notes(spec: ProfileInput, description: ModelDescription, peaks: Peaks) -> tuple[str, ...]:
+def _notes(spec: ProfileInput, description: ModelDescription, limits: Peaks) -> tuple[str, ...]:
     notes = []
     if spec.runs > MOST_PROFILED:
         notes.append(f"{MOST_PROFILED} of the {spec.runs} runs were repeated with the profiler.")
@@ -131,6 +136,6 @@ def _notes(spec: ProfileInput, description: ModelDescription, peaks: Peaks) -> t
             f"It computes in {description.precision}, and the peaks are of fp32: no operator is "
             "measured against them."
         )
-    elif peaks.gflop_per_s is None:
-        notes.append(f"No limit is known: {peaks.compute_method}.")
+    elif limits.gflop_per_s is None:
+        notes.append(f"No limit is known: {limits.compute_method}.")
     return tuple(notes)

@@ -98,15 +98,13 @@ def last_level_cache_bytes(root: Path = ROOT) -> int | None:
     return max(found, default=None)
 
 
-def compute_peak(library: str, threads: int | None) -> Peak:
-    """Floating-point operations a second in fp32, of matrix products and convolutions.
+def compute_peak(threads: int | None) -> Peak:
+    """Floating-point operations a second in fp32 by ONNX Runtime, on the processor.
 
     Args:
-        library: that runs them, on the processor: `onnxruntime` or `openvino`.
-        threads: inside one of them; the library's own default if None.
+        threads: inside one operator; the library's own default if None.
     """
-    runs = {"onnxruntime": _onnxruntime, "openvino": _openvino}[library]
-    return best_of(runs(threads, SIDE), library, SIDE)
+    return best_of(_onnxruntime(threads, SIDE), "onnxruntime", SIDE)
 
 
 Work = Sequence[tuple[Callable[[], Any], float]]
@@ -130,30 +128,13 @@ def _onnxruntime(threads: int | None, side: int) -> Work:
     if threads is not None:
         options.intra_op_num_threads = threads
     work = []
-    for graph, feed, flop in _graphs(side):
+    for graph, feed, flop in graphs(side):
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         work.append((lambda s=session, f=feed: s.run(None, {"x": f}), flop))
     return work
 
 
-def _openvino(threads: int | None, side: int) -> Work:
-    import openvino
-
-    config: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": openvino.Type.f32,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    work = []
-    for graph, feed, flop in _graphs(side):
-        request = core.compile_model(core.read_model(graph), "CPU", config).create_infer_request()
-        work.append((lambda r=request, f=feed: r.infer([f]), flop))
-    return work
-
-
-def _graphs(side: int) -> list[tuple[bytes, Any, float]]:
+def graphs(side: int) -> list[tuple[bytes, Any, float]]:
     """An ONNX graph, its input `x`, and the operations that it takes."""
     from onnx import TensorProto, helper, numpy_helper
 
