@@ -172,9 +172,9 @@ def test_operators_elsewhere_are_told() -> None:
     plan = Execution(((TENSORRT, {}), (CUDA, {})), 0)
     found = Counter({(TENSORRT, "Conv"): 90, (CUDA, "TopK"): 2})
     found.update({(CPU, kind): 1 for kind in ("Shape", "Gather", "Cast", "Less", "Range", "Loop")})
+    named = "Shape, Gather, Cast, Less, Range, …"
     assert onnx_gpu.placement_notes(found, plan) == (
-        f"6 of 98 operators run by {CPU} instead of {TENSORRT}: "
-        + "Shape, Gather, Cast, Less, Range, ….",
+        f"6 of 98 operators run by {CPU} instead of {TENSORRT}: {named}.",
         f"2 of 98 operators run by {CUDA} instead of {TENSORRT}: TopK.",
     )
     assert onnx_gpu.placement_notes(found, Execution(((CPU, {}),))) == ()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pynvml
-from scipy.special import stdtrit
 
 from visiondyno.errors import OperationFailed, Unavailable
 from visiondyno.measurements.measure import Interval, Measure, Measures, measured, not_measured
@@ -232,6 +231,9 @@ def energy_joules_per_image(windows: Sequence[tuple[Measure, int]]) -> Measure:
 def _t_interval(ratios: Sequence[float]) -> Interval | None:
     if len(ratios) < 3:
         return None
+    # Reading counters doesn't need it, and a bare machine may lack it.
+    from scipy.special import stdtrit
+
     mean = statistics.fmean(ratios)
     error = statistics.stdev(ratios) / len(ratios) ** 0.5
     reach = float(stdtrit(len(ratios) - 1, 0.975)) * error

@@ -290,9 +290,8 @@ def _without_tf32() -> str:
             f"{_TF32_VARIABLE}=0: NVIDIA's libraries that start after it don't round fp32 to "
             "TensorFloat-32."
         )
-    return (
-        f"{_TF32_VARIABLE}={os.environ[_TF32_VARIABLE]}: TensorRT may round fp32 to TensorFloat-32."
-    )
+    said = os.environ[_TF32_VARIABLE]
+    return f"{_TF32_VARIABLE}={said}: TensorRT may round fp32 to TensorFloat-32."
 
 
 def _limit_notes(limit_bytes: int | None) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +53,8 @@ def _suppress(
     rectangles_xywh: NDArray[np.float64], class_ids: IntArray, iou_threshold: float
 ) -> IntArray:
     """Ranks of the kept boxes, ascending; boxes come best first."""
+    import cv2
+
     keep = np.zeros(len(class_ids), np.bool_)
     by_class = np.argsort(class_ids, kind="stable")
     edges = np.flatnonzero(np.diff(class_ids[by_class])) + 1

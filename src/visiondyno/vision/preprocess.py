@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,11 +11,12 @@ from visiondyno.errors import ModelError
 from visiondyno.predictions import FloatArray, Image
 from visiondyno.specs.model_card import InputCard
 
+# OpenCV is imported where images are resized: models run without it on tensors made elsewhere.
 _INTERPOLATION = {
-    "linear": cv2.INTER_LINEAR,
-    "area": cv2.INTER_AREA,
-    "cubic": cv2.INTER_CUBIC,
-    "nearest": cv2.INTER_NEAREST,
+    "linear": "INTER_LINEAR",
+    "area": "INTER_AREA",
+    "cubic": "INTER_CUBIC",
+    "nearest": "INTER_NEAREST",
 }
 _MOST_SCALED_PIXELS = 100_000_000
 _CHANNEL_ORDER = {"bgr": (0, 1, 2), "rgb": (2, 1, 0)}
@@ -241,7 +241,10 @@ class Preprocessor:
     def _scaled(self, image: Image, width: int, height: int) -> Image:
         if image.shape[:2] == (height, width):
             return image
-        scaled: Image = cv2.resize(image, (width, height), interpolation=self._interpolation)
+        import cv2
+
+        interpolation = getattr(cv2, self._interpolation)
+        scaled: Image = cv2.resize(image, (width, height), interpolation=interpolation)
         return scaled
 
     def _place(
@@ -256,10 +259,15 @@ class Preprocessor:
         if image.shape[:2] == scaled:
             place[:] = image
         else:
-            cv2.resize(image, (width, height), dst=place, interpolation=self._interpolation)
+            import cv2
+
+            interpolation = getattr(cv2, self._interpolation)
+            cv2.resize(image, (width, height), dst=place, interpolation=interpolation)
         return canvas
 
     def _write(self, canvas: Image, target: NDArray[Any]) -> None:
+        import cv2
+
         planes = cv2.split(canvas)
         for channel, source in enumerate(self._order):
             into = target[channel] if self._card.layout == "nchw" else target[..., channel]

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from visiondyno.errors import MissingExtra, Unavailable
 from visiondyno.measurements.operators import OperatorRun
@@ -82,6 +84,20 @@ class TorchDevice:
         finally:
             if wanted != before:
                 torch.set_num_threads(before)
+
+    def moved(self, array: NDArray[Any]) -> "torch.Tensor":
+        """The array as a tensor on the device; of the processor it shares the array's memory.
+
+        On its way to a GPU it is copied to page-locked memory, from where the GPU reads it at the
+        full speed of the bus, while operators are being queued. torch's allocator keeps that memory
+        for the next one, and doesn't hand it out before the GPU is done with it.
+        """
+        import torch
+
+        tensor = torch.from_numpy(array)
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def operator_times(self) -> Callable[[], list[OperatorRun]] | None:
         """What `LoadedModel.operator_times` is of a model that runs here from now on."""

@@ -39,11 +39,9 @@ class TorchModel(CardModel):
         self.operator_times = on.operator_times()
 
     def _run(self, tensor: NDArray[Any]) -> list[Output]:
-        import torch
-
         assert self._module is not None
         with self._on.running(), no_surprise(self.description.reference):
-            outputs = self._module(torch.from_numpy(tensor).to(self._on.device))
+            outputs = self._module(self._on.moved(tensor))
             # Reading them waits for the GPU: the time taken is that of the computation.
             arrays = [_as_array(output) for output in flat_tensors(outputs)]
         # Names are for messages; a module need not say any.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import cv2
 import numpy as np
 
 from visiondyno.errors import ModelError
@@ -68,5 +67,7 @@ def _on_image(depth: FloatArray, card: InputCard, geometry: Geometry) -> FloatAr
 def _resized(depth: FloatArray, width: int, height: int) -> FloatArray:
     if depth.shape == (height, width):
         return depth
+    import cv2
+
     resized: FloatArray = cv2.resize(depth, (width, height), interpolation=cv2.INTER_LINEAR)
     return resized
