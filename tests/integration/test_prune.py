@@ -172,6 +172,18 @@ def test_a_folder_built_again_answers_as_the_network_that_was_pruned(
         assert torch.equal(pruned(noise)[0], network(narrow[0])(noise)[0])
 
 
+def test_a_pruned_model_is_exported_and_says_that_it_was_pruned(
+    narrow: tuple[Path, Json],
+) -> None:
+    folder, output = narrow
+    exported = run({"operation": "export", "model": str(folder)}, OperationContext())
+    # Nothing but float32 weights makes up the most of it.
+    assert exported["size_bytes"] < 4.5 * output["pruning"]["parameters_after"]
+    assert exported["max_abs_difference"] < 0.01
+    with load_model(str(folder)) as model:
+        assert any("Pruned: " in note for note in model.description.notes)
+
+
 def test_a_stopped_pruning_goes_on_and_comes_to_the_same(blocks: Path, detector: Path) -> None:
     job_input = pruning(detector, blocks, epochs=2)
     stages: list[Json] = []

@@ -91,6 +91,9 @@ def _notes(said: tuple[str, ...], record: TrainedModel) -> tuple[str, ...]:
         f"{record.best_epoch} of {record.epochs}."
     )
     notes = [learned]
+    if record.pruned:
+        left, had = record.pruned.parameters_after, record.pruned.parameters_before
+        notes.append(f"Pruned: {left:,} of {had:,} parameters were left.")
     if record.license and not any(record.license in note for note in said):
         notes.append(f"Its weights are under {record.license}.")
     return (*said, *notes)
