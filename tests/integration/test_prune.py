@@ -151,9 +151,9 @@ def test_channels_are_removed_as_it_says(detector: Path, narrow: tuple[Path, Jso
 def test_a_folder_built_again_answers_as_the_network_that_was_pruned(
     detector: Path, narrow: tuple[Path, Json]
 ) -> None:
-    from visiondyno.runtimes.pytorch.trained import read_weights
     from visiondyno.runtimes.pytorch.ultralytics_networks import build_network, named_architecture
-    from visiondyno.training.vision.layer_sizes import resize
+    from visiondyno.runtimes.trained_models import read_weights
+    from visiondyno.state.layer_sizes import resize
     from visiondyno.training.vision.pruning import HowToPrune, prune
 
     def network(folder: Path) -> Any:

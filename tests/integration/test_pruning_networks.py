@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from visiondyno.errors import MissingExtra, ModelError, SpecError
-from visiondyno.training.vision.layer_sizes import resize, sizes_of
+from visiondyno.state.layer_sizes import resize, sizes_of
 from visiondyno.training.vision.pruning import HowToPrune, Pruned, prune, same_answers
 
 torch = pytest.importorskip("torch")

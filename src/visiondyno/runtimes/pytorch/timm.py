@@ -25,7 +25,7 @@ from visiondyno.runtimes.weights import missing
 from visiondyno.specs.model_card import InputCard, ModelCard
 from visiondyno.specs.trained_model import TrainedModel
 from visiondyno.state import from_module, identity
-from visiondyno.training.vision.layer_sizes import resize
+from visiondyno.state.layer_sizes import resize
 from visiondyno.vision.image_level_input import image_level_input
 from visiondyno.whole_file import file_sha256
 

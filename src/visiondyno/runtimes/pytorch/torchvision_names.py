@@ -14,7 +14,7 @@ from visiondyno.errors import MissingExtra, ModelError
 from visiondyno.runtimes.pytorch.module import reason
 from visiondyno.runtimes.weights import WeightsFile
 from visiondyno.specs.trained_model import LayerSize
-from visiondyno.training.vision.layer_sizes import resize
+from visiondyno.state.layer_sizes import resize
 
 if TYPE_CHECKING:
     import torch

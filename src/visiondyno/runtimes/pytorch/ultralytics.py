@@ -26,7 +26,7 @@ from visiondyno.runtimes.pytorch.ultralytics_networks import (
 from visiondyno.runtimes.references import ResolvedReference, resolve_reference
 from visiondyno.runtimes.weights import fetch_weights, find_weights, verify
 from visiondyno.specs.trained_model import TrainedModel
-from visiondyno.training.vision.layer_sizes import resize
+from visiondyno.state.layer_sizes import resize
 from visiondyno.vision.ultralytics_library import import_ultralytics
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import ModelError
 from visiondyno.specs.trained_model import LayerSize
-from visiondyno.training.vision.layer_sizes import put_size
+from visiondyno.state.layer_sizes import put_size
 
 if TYPE_CHECKING:
     import torch

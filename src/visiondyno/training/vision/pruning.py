@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from visiondyno.errors import MissingExtra, ModelError, SpecError
 from visiondyno.specs.trained_model import Family, LayerSize
+from visiondyno.state.layer_sizes import changed_sizes, sizes_of
 from visiondyno.training.arguments import one_line
-from visiondyno.training.vision.layer_sizes import changed_sizes, sizes_of
 from visiondyno.training.vision.prunable import Prunable, prunable
 
 if TYPE_CHECKING:

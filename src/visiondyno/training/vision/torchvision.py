@@ -10,13 +10,13 @@ import numpy as np
 
 from visiondyno.errors import MissingExtra, SpecError
 from visiondyno.predictions import Detections, Image, Predictions
+from visiondyno.state.layer_sizes import resize
 from visiondyno.training.arguments import one_line
 from visiondyno.training.names import suggestion
 from visiondyno.training.offline import offline
 from visiondyno.training.precision import choose_device
 from visiondyno.training.vision.augmentation import AugmentedImage
 from visiondyno.training.vision.base import Begun, EpochDone, Trained, TrainingPlan, VisionTrainer
-from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
 from visiondyno.training.vision.torch_epochs import (
     SETTINGS,

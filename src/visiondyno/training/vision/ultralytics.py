@@ -7,6 +7,7 @@ from typing import Any
 
 from visiondyno.errors import SpecError
 from visiondyno.predictions import Image, Predictions
+from visiondyno.state.layer_sizes import resize
 from visiondyno.training.arguments import one_line
 from visiondyno.training.precision import choose_device
 from visiondyno.training.vision.base import (
@@ -17,7 +18,6 @@ from visiondyno.training.vision.base import (
     VisionTrainer,
 )
 from visiondyno.training.vision.checkpoint import FolderCheckpoint
-from visiondyno.training.vision.layer_sizes import resize
 from visiondyno.training.vision.process import process_as_it_was, seed_everything
 from visiondyno.training.vision.torch_epochs import begin_with
 from visiondyno.training.vision.ultralytics_names import architecture
