@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.middleware.cors import CORSMiddleware
 
 from visiondyno import __version__
-from visiondyno.api import benchmark, blobs, docs, health, jobs, metrics, runpod, submit
+from visiondyno.api import benchmark, blobs, docs, health, jobs, metrics, predict, runpod, submit
 from visiondyno.api.edge import Edge
 from visiondyno.api.events import JobEventView
 from visiondyno.api.gate import Gate
@@ -30,6 +30,7 @@ unless a name says `_ms` or it is RunPod's `delayTime` and `executionTime` (mill
 _TAGS = [
     {"name": "jobs (RunPod's API)", "description": "Run operations, as on RunPod serverless."},
     {"name": "comparisons", "description": "Compare models; results are found again by content."},
+    {"name": "predictions", "description": "Predict uploaded images, as a zip file or one by one."},
     {"name": "submissions", "description": "Hand in models to evaluation tasks."},
     {"name": "jobs", "description": "Every job of this server, however it was asked for."},
     {"name": "workers", "description": "Who runs the jobs."},
@@ -77,6 +78,7 @@ def make_api(
     for router in (
         runpod.router,
         benchmark.router,
+        predict.router,
         submit.open_router,
         submit.router,
         jobs.router,

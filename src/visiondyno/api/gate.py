@@ -63,7 +63,7 @@ class Gate:
 def body_limit(path: str, settings: Settings) -> int:
     """How many bytes a request's body may have at this address."""
     parts = path.strip("/").split("/")
-    if parts[0] == "submit":
+    if parts[0] == "submit" or parts[:2] == ["api", "predict"]:
         return settings.max_upload_bytes + _ENVELOPE_BYTES
     if parts[0] == "blobs":
         return settings.max_upload_bytes

@@ -20,19 +20,28 @@ _Part = tuple[str, str | None]  # the field's name, and the file's if it is one
 
 
 class Upload:
-    """One `multipart/form-data` body with one file, in the order in which it arrives.
+    """One `multipart/form-data` body with a file or several, in the order in which it arrives.
 
-    The fields must stand before the file: they are known when its first byte comes, and nothing
-    has to be kept until they are.
+    The fields must stand before the first file: they are known when its first byte comes, and
+    nothing has to be kept until they are.
 
         upload = Upload(request, file_field="file", fields=("name",))
         await upload.open()
         upload.fields, upload.file_name
         async for chunk in upload.chunks(): ...
+
+    Of several, `await upload.next_file()` goes on after the chunks of one.
     """
 
-    def __init__(self, request: Request, file_field: str, fields: tuple[str, ...]) -> None:
-        """Needs no more than the headers.
+    def __init__(
+        self,
+        request: Request,
+        file_field: str,
+        fields: tuple[str, ...],
+        most_files: int = 1,
+        example: str = "model.onnx",
+    ) -> None:
+        """Needs no more than the headers; `example` is a file that could be sent.
 
         Raises:
             HTTPException: 415, the body is of another type.
@@ -43,7 +52,10 @@ class Upload:
         self._file_field = file_field
         self._known = fields
         self._body = request.stream()
-        self._wire = _Wire(_boundary(request))
+        self._files_left = most_files
+        self._most_files = most_files
+        self._curl = f"curl -F {file_field}=@{example}"
+        self._wire = _Wire(_boundary(request, self._curl), _FIELDS + most_files - 1)
 
     async def open(self) -> None:
         """Read to the file's first byte.
@@ -56,16 +68,16 @@ class Upload:
             name, file_name = part
             if name == self._file_field and file_name is not None:
                 self.file_name = file_name
+                self._files_left -= 1
                 return
             self._check_field(name, file_name)
             self.fields[name] = await self._read_field(name)
         raise SpecError(
-            f"The form has no file in its field '{self._file_field}'; "
-            f"send it so: curl -F {self._file_field}=@model.onnx"
+            f"The form has no file in its field '{self._file_field}'; send it so: {self._curl}"
         )
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The file's bytes; ends once the whole form has arrived and is well-formed.
+        """The file's bytes; ends once the form has arrived, or the next of several files may begin.
 
         Raises:
             BadBody: the body ends early or isn't multipart.
@@ -73,11 +85,31 @@ class Upload:
         """
         async for data in self._part_data():
             yield data
+        if self._most_files == 1:
+            await self.next_file()
+
+    async def next_file(self) -> bool:
+        """Go on to the next file, `file_name` then being its; False: the form has ended.
+
+        Raises:
+            BadBody: the body ends early or isn't multipart.
+            SpecError: a field follows, or one more file than may.
+        """
         part = await self._next_part()
-        if part is not None:
+        if part is None:
+            return False
+        name, file_name = part
+        if name != self._file_field or file_name is None or self._most_files == 1:
             raise SpecError(
-                f"The field '{part[0]}' follows the file '{self._file_field}'; send it before."
+                f"The field '{name}' follows the file '{self._file_field}'; send it before."
             )
+        if not self._files_left:
+            raise SpecError(
+                f"The form has more than {self._most_files:,} files; send several requests."
+            )
+        self._files_left -= 1
+        self.file_name = file_name
+        return True
 
     async def _next_part(self) -> _Part | None:
         while not self._wire.parts:
@@ -129,7 +161,8 @@ class _Wire:
     more than one chunk is kept.
     """
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, most_parts: int) -> None:
+        self._most_parts = most_parts
         self.parts: deque[_Part] = deque()
         self.data: deque[bytes | None] = deque()
         self.complete = False
@@ -173,8 +206,8 @@ class _Wire:
 
     def _headers_finished(self) -> None:
         self._begun += 1
-        if self._begun > _FIELDS:
-            raise SpecError(f"The form has more than {_FIELDS} parts.")
+        if self._begun > self._most_parts:
+            raise SpecError(f"The form has more than {self._most_parts} parts.")
         encoding = self._headers.get("content-transfer-encoding", b"binary").lower()
         if encoding not in {b"binary", b"8bit", b"7bit"}:
             raise SpecError("The file must be sent as it is, without a transfer encoding.")
@@ -193,12 +226,10 @@ class _Wire:
         self.complete = True
 
 
-def _boundary(request: Request) -> bytes:
+def _boundary(request: Request, curl: str) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
-        raise HTTPException(
-            415, "Send the file as multipart/form-data: curl -F file=@model.onnx URL"
-        )
+        raise HTTPException(415, f"Send the file as multipart/form-data: {curl} URL")
     boundary = options.get(b"boundary")
     if not boundary:
         raise BadBody("The Content-Type has no boundary; let your HTTP library write it.")

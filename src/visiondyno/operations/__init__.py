@@ -7,6 +7,7 @@ from typing import Any
 
 from visiondyno.errors import SpecError
 from visiondyno.operations.context import OperationContext
+from visiondyno.specs.archive import PredictArchiveInput
 from visiondyno.specs.model_changes import (
     ExportInput,
     ProfileInput,
@@ -88,6 +89,11 @@ ON_VIDEOS: dict[str, Operation] = {
 }
 """What takes its place where the input has a `video`."""
 
+ON_ARCHIVES: dict[str, Operation] = {
+    "predict": Operation("predict", PredictArchiveInput, "predict_archive"),
+}
+"""What takes its place where the input has an `archive`."""
+
 
 def find_operation(job_input: dict[str, Any]) -> Operation:
     """The operation that `job_input` names.
@@ -103,6 +109,8 @@ def find_operation(job_input: dict[str, Any]) -> Operation:
         return ON_MODULES.get(name, OPERATIONS[name])
     if "video" in job_input:
         return ON_VIDEOS.get(name, OPERATIONS[name])
+    if "archive" in job_input:
+        return ON_ARCHIVES.get(name, OPERATIONS[name])
     if "model" in job_input:
         return ON_REFERENCES.get(name, OPERATIONS[name])
     return OPERATIONS[name]
