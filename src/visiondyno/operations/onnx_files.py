@@ -39,7 +39,7 @@ def to_half(model: Any) -> Any:
 
     sys.path[:] = before  # its package puts its own folder there, full of common names
     try:
-        return float16.convert_float_to_float16(
+        half = float16.convert_float_to_float16(
             model,
             keep_io_types=True,
             op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_KEPT_IN_FP32],
@@ -49,6 +49,22 @@ def to_half(model: Any) -> Any:
             f"The model can't be converted to fp16 ({type(error).__name__}: {error}); take "
             "'precision': 'fp32'."
         ) from error
+    _drop_repeated(half.graph)
+    return half
+
+
+def _drop_repeated(graph: Any) -> None:
+    """Remove casts that the converter made again, for a weight that two kept operators share."""
+    made: set[tuple[str, ...]] = set()
+    once = []
+    for node in graph.node:
+        outputs = tuple(node.output)
+        if node.op_type == "Cast" and outputs in made:
+            continue
+        made.add(outputs)
+        once.append(node)
+    del graph.node[:]
+    graph.node.extend(once)
 
 
 def serialized(model: Any) -> bytes:
