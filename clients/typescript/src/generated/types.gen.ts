@@ -758,6 +758,78 @@ export type Policy = {
 };
 
 /**
+ * PredictionAccepted
+ *
+ * A prediction of images that was asked for; its job has the same id.
+ */
+export type PredictionAccepted = {
+    /**
+     * Id
+     */
+    id: string;
+    links: PredictionLinks;
+    status: JobState;
+};
+
+/**
+ * PredictionLinks
+ *
+ * Where a prediction can be read and stopped: itself, its events, its cancelling.
+ */
+export type PredictionLinks = {
+    /**
+     * Cancel
+     */
+    cancel: string;
+    /**
+     * Events
+     */
+    events: string;
+    /**
+     * Self
+     */
+    self: string;
+};
+
+/**
+ * PredictionView
+ *
+ * A prediction of images.
+ *
+ * Attributes:
+ * created_at: seconds since the epoch.
+ * progress: what the operation said last.
+ * output: once it is done: `predictions` with a `name` each, or the blob of JSON lines that
+ * has them, `predictions_file`; `images`, `errors`, `skipped`.
+ * error: why it failed.
+ */
+export type PredictionView = {
+    /**
+     * Created At
+     */
+    created_at: number;
+    error: JobError | null;
+    /**
+     * Id
+     */
+    id: string;
+    links: PredictionLinks;
+    /**
+     * Output
+     */
+    output: {
+        [key: string]: unknown;
+    } | null;
+    /**
+     * Progress
+     */
+    progress: {
+        [key: string]: unknown;
+    } | null;
+    status: JobState;
+};
+
+/**
  * Problem
  *
  * A problem document (RFC 9457).
@@ -1852,6 +1924,156 @@ export type RetryJobResponses = {
 };
 
 export type RetryJobResponse = RetryJobResponses[keyof RetryJobResponses];
+
+export type SubmitPredictionData = {
+    body: {
+        /**
+         * Names or ids of those that are returned, as `a,b`.
+         */
+        classes?: string;
+        /**
+         * Lowest score returned; 0.25 without it.
+         */
+        confidence?: number;
+        /**
+         * A zip file of images, or images, each in a field `file`.
+         */
+        file: Blob | File;
+        /**
+         * A model reference. The fields stand before the files.
+         */
+        model: string;
+    };
+    headers?: {
+        /**
+         * Idempotency-Key
+         *
+         * The same key with the same request answers with what it made the first time.
+         */
+        'Idempotency-Key'?: string | null;
+    };
+    path?: never;
+    query?: never;
+    url: '/api/predict';
+};
+
+export type SubmitPredictionErrors = {
+    /**
+     * Bad Request
+     */
+    400: Problem;
+    /**
+     * Unauthorized
+     */
+    401: Problem;
+    /**
+     * Forbidden
+     */
+    403: Problem;
+    /**
+     * Conflict
+     */
+    409: Problem;
+    /**
+     * Request Entity Too Large
+     */
+    413: Problem;
+    /**
+     * Unsupported Media Type
+     */
+    415: Problem;
+    /**
+     * Unprocessable Entity
+     */
+    422: Problem;
+    /**
+     * Too Many Requests
+     */
+    429: Problem;
+    /**
+     * Internal Server Error
+     */
+    500: Problem;
+    /**
+     * Service Unavailable
+     */
+    503: Problem;
+    /**
+     * Insufficient Storage
+     */
+    507: Problem;
+};
+
+export type SubmitPredictionError = SubmitPredictionErrors[keyof SubmitPredictionErrors];
+
+export type SubmitPredictionResponses = {
+    /**
+     * Successful Response
+     */
+    202: PredictionAccepted;
+};
+
+export type SubmitPredictionResponse = SubmitPredictionResponses[keyof SubmitPredictionResponses];
+
+export type GetPredictionData = {
+    body?: never;
+    path: {
+        /**
+         * Prediction Id
+         *
+         * The id that asking answered.
+         */
+        prediction_id: string;
+    };
+    query?: never;
+    url: '/api/predict/{prediction_id}';
+};
+
+export type GetPredictionErrors = {
+    /**
+     * Unauthorized
+     */
+    401: Problem;
+    /**
+     * Forbidden
+     */
+    403: Problem;
+    /**
+     * Not Found
+     */
+    404: Problem;
+    /**
+     * Request Entity Too Large
+     */
+    413: Problem;
+    /**
+     * Unprocessable Entity
+     */
+    422: Problem;
+    /**
+     * Too Many Requests
+     */
+    429: Problem;
+    /**
+     * Internal Server Error
+     */
+    500: Problem;
+    /**
+     * Service Unavailable
+     */
+    503: Problem;
+};
+
+export type GetPredictionError = GetPredictionErrors[keyof GetPredictionErrors];
+
+export type GetPredictionResponses = {
+    /**
+     * Successful Response
+     */
+    200: PredictionView;
+};
+
+export type GetPredictionResponse = GetPredictionResponses[keyof GetPredictionResponses];
 
 export type ListWorkersData = {
     body?: never;
