@@ -15,16 +15,11 @@ from visiondyno.api.auth import Owner
 from visiondyno.api.problems import problems
 from visiondyno.api.routing import Api, IdempotencyKey, guarded_router
 from visiondyno.api.uploads import Upload
-from visiondyno.datasets.image_archive import ArchiveLimits, ImageArchive, is_zip
+from visiondyno.datasets.image_archive import JOB_LIMITS, ImageArchive, is_zip
 from visiondyno.errors import NotFound, SpecError, StorageFull, UnsupportedMedia
 from visiondyno.job import JobError, JobRequest, JobState
 from visiondyno.service import Service
-from visiondyno.specs.archive import (
-    LARGEST_BYTES,
-    LARGEST_IMAGE_BYTES,
-    MOST_IMAGES,
-    PredictArchiveInput,
-)
+from visiondyno.specs.archive import PredictArchiveInput
 from visiondyno.specs.operations import parse
 from visiondyno.store.records import JobRecord
 from visiondyno.vision.announced import is_known_image
@@ -35,7 +30,6 @@ _MOST_FILES = 1000
 _BEGIN_BYTES = 16
 _BLOCK_BYTES = 1 << 20
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
-_LIMITS = ArchiveLimits(MOST_IMAGES, LARGEST_BYTES, LARGEST_IMAGE_BYTES, "Send several zip files.")
 _ANY_BLOB = "sha256:" + "0" * 64
 _FORM: dict[str, Any] = {
     "requestBody": {
@@ -252,7 +246,7 @@ async def _write(file: IO[bytes], begin: bytes, chunks: AsyncIterator[bytes]) ->
 
 
 def _check(file: IO[bytes]) -> None:
-    with ImageArchive(Path(file.name), _LIMITS):
+    with ImageArchive(Path(file.name), JOB_LIMITS):
         file.seek(0)
 
 

@@ -50,6 +50,15 @@ class ArchiveLimits:
     advice: str
 
 
+JOB_LIMITS = ArchiveLimits(
+    most_images=10_000,
+    most_bytes=4_000_000_000,
+    most_image_bytes=200_000_000,
+    advice="Send several zip files.",
+)
+"""Of an archive that one job predicts."""
+
+
 class ImageArchive:
     """A zip file of images, never unpacked but one file at a time. Not for several threads at once.
 

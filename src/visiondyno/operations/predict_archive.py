@@ -5,25 +5,15 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from visiondyno.datasets.image_archive import ArchiveLimits, ImageArchive
+from visiondyno.datasets.image_archive import JOB_LIMITS, ImageArchive
 from visiondyno.errors import DatasetError, TooLarge
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.predicted import as_json
+from visiondyno.operations.predicted import INLINE_BYTES, as_json
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
-from visiondyno.specs.archive import (
-    LARGEST_BYTES,
-    LARGEST_IMAGE_BYTES,
-    MOST_IMAGES,
-    PredictArchiveInput,
-)
+from visiondyno.specs.archive import PredictArchiveInput
 from visiondyno.vision.chosen_classes import class_ids
 from visiondyno.vision.decode import decode_image
-
-INLINE_BYTES = 2_000_000
-"""Predictions whose JSON is no longer are in the answer; longer ones are a blob."""
-
-LIMITS = ArchiveLimits(MOST_IMAGES, LARGEST_BYTES, LARGEST_IMAGE_BYTES, "Send several zip files.")
 
 
 def run(spec: PredictArchiveInput, context: OperationContext) -> dict[str, Any]:
@@ -43,7 +33,7 @@ def run(spec: PredictArchiveInput, context: OperationContext) -> dict[str, Any]:
     path = files.fetch(spec.archive, "The zip file", context.check)
     options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
     with (
-        ImageArchive(path, LIMITS) as archive,
+        ImageArchive(path, JOB_LIMITS) as archive,
         tempfile.NamedTemporaryFile("w+b", prefix="visiondyno-") as lines,
         context.model(spec.model, options) as model,
     ):

@@ -14,7 +14,7 @@ import numpy as np
 
 from visiondyno.errors import SpecError
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.predicted import as_json
+from visiondyno.operations.predicted import INLINE_BYTES, as_json
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.predictions import Classification, Detections, IntArray, Predictions
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
@@ -26,9 +26,6 @@ from visiondyno.vision.tracking import UNTRACKED, Tracker, frames_of_a_second
 from visiondyno.vision.video_file import VideoHeader, frames_expected
 from visiondyno.vision.video_form import LOW_SCORE, FrameChoice, chosen_per_second
 from visiondyno.vision.video_writer import VideoWriter
-
-INLINE_BYTES = 2_000_000
-"""Predictions whose JSON is no longer are in the answer; longer ones are a blob."""
 
 _TOLD_EVERY_S = 0.2
 _COMPLETE_SHARE = 0.98

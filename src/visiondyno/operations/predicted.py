@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from visiondyno.errors import SpecError
 from visiondyno.predictions import Classification, Detections, Predictions
 
+INLINE_BYTES = 2_000_000
+"""Predictions of many images whose JSON is no longer are in the answer; longer ones are a blob."""
+
 TOP = 5
 """A classifier answers with its five best classes."""
 

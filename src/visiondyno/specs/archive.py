@@ -6,14 +6,6 @@ from pydantic import Field
 
 from visiondyno.specs.operations import OperationInput
 
-MOST_IMAGES = 10_000
-"""In one zip file."""
-
-LARGEST_BYTES = 4_000_000_000
-"""All images of one zip file together, unpacked."""
-
-LARGEST_IMAGE_BYTES = 200_000_000
-
 
 class PredictArchiveInput(OperationInput):
     """Run a model on each image of a zip file.
