@@ -332,6 +332,29 @@ class TrainerContract:
         fitted = run(target, other)
         assert fitted.trained.notes, "what doesn't fit must be told"
 
+    def test_shows_its_network_before_the_first_step(
+        self,
+        target: Target,
+        plan_in: Callable[[Path], TrainingPlan],
+        falling: Told,
+        tmp_path: Path,
+    ) -> None:
+        plan = replace(plan_in(tmp_path), initial=falling.trained.state)
+        before = global_settings()
+        image = np.full((80, 96, 3), 90, np.uint8)
+        with target.trainer.begun(plan, lambda: None) as begun:
+            assert not begun.module.training
+            assert begun.arguments == falling.trained.arguments
+            assert begun.versions == falling.trained.versions
+            state = begun.module.state_dict()
+            assert all(
+                torch.equal(state[name], tensor) for name, tensor in falling.trained.state.items()
+            )
+            (prediction,) = begun.predict([image])
+            self.check_prediction(prediction)
+        assert global_settings() == before
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_loss_that_is_not_finite_ends_it(
         self, target: Target, plan_in: Callable[[Path], TrainingPlan], tmp_path: Path
     ) -> None:
