@@ -168,9 +168,12 @@ def _write(
 
 
 def _commit() -> str:
-    """HEAD, and whether anything but earlier results differs from it."""
-    changed = _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)benchmarks/results")
-    return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    """HEAD, and whether anything but earlier results differs from it; of a bare copy, that."""
+    try:
+        changed = _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)benchmarks/results")
+        return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: no git repository"
 
 
 def _git(*arguments: str) -> str:
