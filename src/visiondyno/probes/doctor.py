@@ -5,9 +5,8 @@ import importlib.resources
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -16,30 +15,13 @@ import pynvml
 from visiondyno.errors import Unavailable
 from visiondyno.probes.clock import examine_clock
 from visiondyno.probes.energy import EnergyProbe
+from visiondyno.probes.finding import Finding, Status
 from visiondyno.probes.gpu import GpuProbe
+from visiondyno.probes.gpu_findings import gpu_findings
 from visiondyno.probes.kernel_files import ROOT
 from visiondyno.probes.memory import MemoryProbe
 from visiondyno.probes.nvml import Nvml
 from visiondyno.probes.rapl import PERMISSION_FIX
-
-Status = Literal["ok", "missing", "limited"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        topic: e.g. `peak memory`, `extra torch`.
-        status: `ok`; `limited` works in part; `missing` doesn't.
-        detail: what is there, or what is not and why.
-        fix: the command or step that adds it, or None where there is none.
-    """
-
-    topic: str
-    status: Status
-    detail: str
-    fix: str | None = None
 
 
 def examine(
@@ -63,6 +45,7 @@ def examine(
         _gpu(root, library, environ),
         _energy(root, library, environ),
         *_devices(library),
+        *gpu_findings(library, environ),
         *_extras(),
         *_shipped_models(),
     ]
