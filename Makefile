@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-exhaustive test-core chaos chaos-serving check docs format pairs variants train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
+.PHONY: help bench-gpu demo test test-exhaustive test-core chaos chaos-serving check docs format pairs variants train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -48,6 +48,9 @@ format: setup-check ## apply the formatter and the safe lint fixes
 
 bench-%: setup-dev ## run benchmarks/NAME.py and write benchmarks/results/NAME.json
 	@$(BIN)/python benchmarks/$(subst -,_,$*).py
+
+bench-gpu: ## measure on an NVIDIA GPU, by the environment that is here or the system's Python; nothing is installed
+	@PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
 
 bench-serving bench-load: setup-peers # their peers, beside what bench-% sets up
 
