@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.predictions import Classification, DepthMap, Detections, Predictions
-from visiondyno.vision.accuracy.matching import overlap
+from visiondyno.vision.accuracy.matching import overlap, to_xywh
 
 CONFIDENCE = 0.25
 """Boxes of the source from this score on are looked for; see `FEWEST_BOXES`."""
@@ -94,7 +94,7 @@ def _matches(
     if not len(other) or not len(wanted):
         return []
     no_crowd = np.zeros(len(other), np.bool_)
-    mine, theirs = one.boxes_xyxy[wanted].astype(np.float64), other.boxes_xyxy.astype(np.float64)
+    mine, theirs = to_xywh(one.boxes_xyxy[wanted]), to_xywh(other.boxes_xyxy)
     ious = overlap(mine, theirs, no_crowd)
     ious = np.where(one.class_ids[wanted, None] == other.class_ids[None], ious, 0)
     found = []

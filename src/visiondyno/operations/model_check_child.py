@@ -15,6 +15,7 @@ from visiondyno.errors import ModelError
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.pipeline import predict_each
 from visiondyno.measuring.prediction_files import save_predictions
+from visiondyno.operations.onnx_files import FP32_TOLERANCE
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.runtimes.registry import load_model
 from visiondyno.vision.preprocess import PreparedBatch
@@ -25,7 +26,7 @@ _ORDERED = frozenset({"end_to_end", "detr", "boxes_scores_classes"})
 """Heads whose rows come in the order of scores: two nearly equal ones may change places."""
 _LEAST_PAIRED = 0.9
 """Share of all rows that must have their counterpart: at the cut-off others may come in."""
-_PAIRED_WITHIN = {True: 0.01, False: 0.1}
+_PAIRED_WITHIN = {True: FP32_TOLERANCE, False: 0.1}
 """Of the largest number of its output, by whether the same numbers are wanted."""
 
 
@@ -198,7 +199,7 @@ def _nearest(one: Array, other: Array) -> tuple[NDArray[np.int64], NDArray[np.fl
     """For each row of `one` the row of `other` that is nearest by the largest difference."""
     found = np.arange(len(one))
     distances = np.abs(one - other).max(axis=1, initial=0.0)
-    for row in np.flatnonzero(distances > _PAIRED_WITHIN[True] / 10):
+    for row in np.flatnonzero(distances > FP32_TOLERANCE / 10):
         apart = np.abs(other - one[row]).max(axis=1)
         found[row] = int(apart.argmin())
         distances[row] = apart[found[row]]
