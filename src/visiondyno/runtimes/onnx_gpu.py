@@ -209,7 +209,7 @@ def require_providers(session: Any, plan: Execution, device: str) -> None:
 def placement(session: Any) -> Counter[tuple[str, str]] | None:
     """How many nodes of which type each provider runs, as (provider, type); None: it isn't told.
 
-    Of a session made with `RECORD_PLACEMENT`, by ONNX Runtime 1.24 or later. A node that a
+    Of a session made with `RECORD_PLACEMENT`, by a recent ONNX Runtime. A node that a
     provider compiles counts as those that it was made of.
     """
     told = getattr(session, "get_provider_graph_assignment_info", None)
