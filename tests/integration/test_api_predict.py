@@ -4,8 +4,10 @@ import base64
 import hashlib
 import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -162,6 +164,15 @@ def test_a_field_after_the_file_is_refused(client: httpx.Client) -> None:
     answer = client.post("/api/predict", data={"model": "fake:detection"}, files=files)
     assert answer.status_code == 422
     assert "'classes' follows the file" in answer.json()["detail"]
+
+
+def test_no_room_for_an_upload_is_said(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    answer = ask(client, ("a.png", PNG))
+    assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+    assert "make room" in answer.json()["detail"]
 
 
 def test_what_fails_says_why(client: httpx.Client) -> None:

@@ -122,6 +122,19 @@ def test_other_requests_have_lines_too(client: httpx.Client, alone: dict[str, An
     assert found == [{"model": "detection"}, alone["day 1/a.png"], alone["b.jpg"]]
 
 
+def test_a_video_has_a_line_a_frame(client: httpx.Client, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(PIXELS)
+    writer.release()
+    whole = client.post("/predict", content=clip.read_bytes()).json()
+    answer = client.post("/predict?format=ndjson", content=clip.read_bytes())
+    first, *frames = [json.loads(line) for line in answer.text.splitlines()]
+    assert first == {"model": "detection", "video": whole["video"]}
+    assert frames == whole["predictions"]
+
+
 @pytest.mark.parametrize(
     ("form", "endings"),
     [
