@@ -153,7 +153,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[VisionDynoError], str]] = {
     "empty": (lambda: zipped({}), SpecError, "holds no file; put"),
     "only junk": (lambda: zipped({"__MACOSX/._a.png": b"1"}), SpecError, "no file but __MACOSX"),
     "before": (lambda: misplaced(16, 5000), DatasetError, "an entry lies before its beginning"),
-    "long list": (lambda: misplaced(12, 2**30), DatasetError, "its list lies outside of it"),
+    "long list": (lambda: misplaced(12, 2**30), DatasetError, "damaged or none"),
     "cut": (lambda: ONE[:-10], DatasetError, "damaged or none"),
     "name of no text": (
         lambda: ONE.replace(b"a.png", b"\xff.png").replace(

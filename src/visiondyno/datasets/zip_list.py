@@ -1,6 +1,5 @@
 """The list of a zip file from elsewhere, judged whole before anything in the file is read."""
 
-import errno
 import io
 import stat
 import zipfile
@@ -70,11 +69,8 @@ class ZipList:
             self._file.has_list = True
             self._check_room(most_files)
             self.entries = self._checked(methods)
-        except BaseException as error:
+        except BaseException:
             self._file.close()
-            # A place before the file's beginning.
-            if isinstance(error, OSError) and error.errno == errno.EINVAL:
-                raise zipfile.BadZipFile("its list lies outside of it") from error
             raise
 
     def open(self, entry: ZipEntry) -> IO[bytes]:
