@@ -21,6 +21,7 @@ from visiondyno.report.write import read_report
 from visiondyno.runtimes.model_cards import METADATA_KEY
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.references import resolve_reference
+from visiondyno.sandbox import run_in_child
 from visiondyno.specs.model_changes import QuantizeInput
 from visiondyno.specs.operations import parse
 
@@ -187,6 +188,7 @@ def test_fp16_takes_weights_that_two_operators_share_which_stay_float(home, tmp_
             numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice"),
             numpy_helper.from_array(np.ones((3, 5), np.float32), "weights"),
         ],
+        value_info=[helper.make_tensor_value_info("twice", TensorProto.FLOAT, [4])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(model, CARD)
@@ -232,6 +234,33 @@ def test_a_model_without_weights_has_nothing_to_quantize(home, tmp_path):
     for given in ({"method": "dynamic_int8"}, {"calibration_data": "street:demo"}):
         with pytest.raises(ModelError, match="nothing that int8 makes smaller"):
             quantized(path, **given, **({} if "method" in given else {"calibration_images": 1}))
+
+
+def in_child(folder, *nodes, opset=17, **given):
+    """What the child answers of a graph that takes images of 8 × 8 pixels."""
+    graph = helper.make_graph(
+        list(nodes),
+        "odd",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, 8, 8])],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    path = folder / "odd.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), str(path))
+    payload = {"folder": str(folder), "model": str(path), "method": "dynamic_int8",
+               "per_channel": True, "exclude": [], "keep_head": True}  # fmt: skip
+    return run_in_child("visiondyno.operations.quantize_child:quantize", {**payload, **given})
+
+
+def test_products_without_constants_cannot_be_quantized(tmp_path):
+    with pytest.raises(ModelError, match=r"\(it has MatMul\) could be quantized; take 'method'"):
+        in_child(tmp_path, helper.make_node("MatMul", ["images", "images"], ["output"]))
+
+
+def test_a_graph_that_cannot_be_prepared_is_one_sentence(tmp_path):
+    odd = helper.make_node("Unheard", ["images"], ["output"])
+    with pytest.raises(ModelError, match=r"can't be prepared for quantization \(.*Unheard"):
+        in_child(tmp_path, odd, opset=11, method="static_int8")
 
 
 def test_a_cancel_stops_the_child(home):

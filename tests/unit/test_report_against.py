@@ -88,6 +88,16 @@ def test_a_difference_is_turned_with_its_interval():
     assert low < float(cells["mAP 50–95"].text.replace("−", "-")) < high
 
 
+def test_no_difference_has_no_sign():
+    comparison = detector_comparison()
+    same = tuple(
+        one.model_copy(update={"value": 0.0, "interval": (0.0, 0.0), "tie": True})
+        for one in comparison.differences
+    )
+    cell = cells_of(comparison.model_copy(update={"differences": same}), 0)["mAP 50–95"]
+    assert (cell.text, cell.interval, cell.tie) == ("0", "[0, 0]", True)
+
+
 def test_estimated_energy_is_marked_and_has_no_interval():
     cell = cells_of(detector_comparison(energy="estimated"), 0)["Energy ×"]
     assert cell.text.startswith("≈ ")

@@ -107,10 +107,12 @@ def _turned(found: Difference, reference: str) -> tuple[float, Interval | None]:
     """The difference as `reference` minus the other."""
     if found.a == reference:
         return found.value, found.interval
+    # Subtracted from 0: the negative of 0 would be shown as −0.
+    value = 0.0 - found.value
     if found.interval is None:
-        return -found.value, None
+        return value, None
     low, high = found.interval
-    return -found.value, (None if high is None else -high, None if low is None else -low)
+    return value, (None if high is None else 0.0 - high, None if low is None else 0.0 - low)
 
 
 def _speed(source: ModelReport, model: ModelReport, name: str) -> Cell:
