@@ -10,9 +10,9 @@ Everything goes below `out/variants`; what is there already isn't made again.
 
 Environment:
     VARIANTS_OUT          folder of it all [out/variants]
-    VARIANTS_IMAGES       street scenes to learn from [200]
+    VARIANTS_IMAGES       street scenes to learn from [300]
     VARIANTS_VALIDATION   scenes to be scored on [100]
-    VARIANTS_EPOCHS       of the training [10]
+    VARIANTS_EPOCHS       of the training [15]
     VARIANTS_IMGSZ        side of the images, pixels [256]
     VARIANTS_CALIBRATION  scenes to find ranges on, of those that were learned [64]
     VARIANTS_RATIO        share of the channels that pruning removes [.3]
@@ -60,7 +60,7 @@ def train(folder: Path) -> Path:
     """The detector in fp32."""
     if (folder / RECORD).is_file():
         return folder
-    sizes = ("--epochs", setting("EPOCHS", "10"), "--imgsz", setting("IMGSZ", "256"))
+    sizes = ("--epochs", setting("EPOCHS", "15"), "--imgsz", setting("IMGSZ", "256"))
     run("train", "--model", _MODEL, *learned(), *sizes, *_YOLO, "--device", "cpu",
         "--out", str(folder))  # fmt: skip
     return folder
@@ -95,7 +95,7 @@ def quantize(source: Path, out: Path) -> list[Path]:
 
 def learned() -> tuple[str, ...]:
     """What a training learns from, and what its epochs are scored on."""
-    images = setting("IMAGES", "200")
+    images = setting("IMAGES", "300")
     return ("--data", f"street:train:{images}", "--validation", validation())
 
 
