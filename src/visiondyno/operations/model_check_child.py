@@ -24,8 +24,9 @@ Array = NDArray[Any]
 
 _ORDERED = frozenset({"end_to_end", "detr", "boxes_scores_classes"})
 """Heads whose rows come in the order of scores: two nearly equal ones may change places."""
-_LEAST_PAIRED = 0.9
-"""Share of all rows that must have their counterpart: at the cut-off others may come in."""
+_LEAST_PAIRED = 0.8
+"""Share of all rows that must have their counterpart. At the cut-off others may come in, and where
+queries look at each other, one that is another changes all of its image's a little."""
 _PAIRED_WITHIN = {True: FP32_TOLERANCE, False: 0.1}
 """Of the largest number of its output, by whether the same numbers are wanted."""
 

@@ -76,7 +76,8 @@ def export_onnx(
     except ImportError as error:
         raise MissingExtra("torch", "Export to ONNX") from error
     was_training = module.training
-    module.eval()
+    if was_training:  # an exported program has no such mode, and refuses to be asked
+        module.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _silent():
             answering = _answering(module) if len(form.output_names) == 1 else module
@@ -95,7 +96,8 @@ def export_onnx(
             f"{form.instead}."
         ) from error
     finally:
-        module.train(was_training)
+        if was_training:
+            module.train()
     _forget_origins(graph)
     return graph
 
@@ -136,7 +138,9 @@ def _answering(module: "nn.Module") -> "nn.Module":
         def forward(self, features: Any) -> Any:
             return logits_of(self.answering(features))
 
-    return Answering().eval()
+    made = Answering()
+    made.training = False  # its own alone: the module's mode is set by who calls
+    return made
 
 
 def _forget_origins(model: "onnx.ModelProto") -> None:

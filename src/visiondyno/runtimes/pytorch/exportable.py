@@ -196,7 +196,9 @@ def _calling(model: TorchModel) -> "nn.Module":
             found = called(images)
             return found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
 
-    return Calling().eval()
+    made = Calling()
+    made.training = False  # its own alone: an exported program refuses to be asked
+    return made
 
 
 def _networks_in(function: Any) -> "list[nn.Module]":
