@@ -21,8 +21,14 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Who may import what, at the top of a module or inside a function.
 ONLY_HERE = {
     "faster_coco_eval": ("vision/accuracy/",),
-    "onnxruntime": ("runtimes/", "probes/", "operations/onnx_"),
-    "onnx": ("runtimes/", "probes/", "operations/export.py", "training/onnx_export.py"),
+    "onnxruntime": (
+        *("runtimes/", "probes/", "operations/onnx_", "operations/quantize"),
+        "operations/export_formats.py",
+    ),
+    "onnx": (
+        *("runtimes/", "probes/", "operations/export", "operations/quantize"),
+        "training/onnx_export.py",
+    ),
     "pynvml": ("probes/",),
     "click": ("cli/",),
     "jinja2": ("report/", "dashboard/"),
@@ -39,7 +45,8 @@ ONLY_HERE = {
         "vision/ultralytics_library.py",
     ),
     "keras": ("training/keras_", "runtimes/keras_conversion.py"),
-    "openvino": ("runtimes/openvino",),
+    "openvino": ("runtimes/openvino", "operations/export_formats.py"),
+    "torch_pruning": ("training/vision/",),
     "ai_edge_litert": ("runtimes/litert",),
     "tensorflow": ("runtimes/saved_model_conversion.py",),
     "tf2onnx": ("runtimes/saved_model_conversion.py",),
@@ -57,7 +64,7 @@ NEVER_AT_TOP = {
     *("torch", "torchvision", "ultralytics", "onnxscript", "timm", "transformers"),
     *("keras", "mlflow", "wandb", "IPython", "optuna", "grpc", "opentelemetry"),
     *("openvino", "ai_edge_litert", "tensorflow", "tf2onnx", "h5py"),
-    *("huggingface_hub", "PIL", "detectron2"),
+    *("huggingface_hub", "PIL", "detectron2", "torch_pruning"),
 }
 # Extras that the development environment does without.
 NOT_DEVELOPED_WITH = {"gpu", "tensorflow"}
@@ -255,6 +262,7 @@ def test_dependencies_are_those_that_are_imported() -> None:
         "pynvml": "nvidia-ml-py",
         "python_multipart": "python-multipart",
         "sse_starlette": "sse-starlette",
+        "torch_pruning": "torch-pruning",
         "yaml": "PyYAML",
     }
 

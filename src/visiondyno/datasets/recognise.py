@@ -57,6 +57,7 @@ def open_folder(folder: Path, options: OpenOptions) -> IndexedDataset:
 def _open_bare(folder: Path, options: OpenOptions) -> IndexedDataset:
     """A folder without a file of labels: its folders may be classes."""
     if options.unlabelled and _is_unlabelled(folder):
+        _about_json(folder)  # labels that can't be read aren't taken for none
         return open_images(folder, options)
     _explain_unlabelled(folder)
     _explain_splits(folder)

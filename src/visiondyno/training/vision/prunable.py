@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from visiondyno.errors import ModelError
 from visiondyno.specs.trained_model import Family
 from visiondyno.training.arguments import one_line
-from visiondyno.training.vision.c2f_halves import taken_apart
+from visiondyno.training.vision.ultralytics_c2f import taken_apart
 
 if TYPE_CHECKING:
     import torch
