@@ -126,7 +126,7 @@ def _half(source: SourceGraph) -> _Made:
     data = serialized(to_half(half))
     note = (
         "Processors without half-precision arithmetic widen fp16 to float32 while it runs: there "
-        "it is smaller, and slower. It is meant for GPUs."
+        "it is smaller, and no faster. It is meant for GPUs."
     )
     return _Made(data, {}, (note,))
 
