@@ -13,13 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_builder import build_model
 from visiondyno import worker
 from visiondyno.errors import MissingExtra, ModelError, SpecError, Unavailable
-from visiondyno.operations import export_formats
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.export import stem_of
 from visiondyno.operations.model_check import MadeFile, check_made
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.base import LoadOptions
 from visiondyno.runtimes.model_cards import METADATA_KEY
+from visiondyno.runtimes.onnx_gpu import TENSORRT
 from visiondyno.runtimes.registry import load_model
 
 CARD = {
@@ -185,7 +185,7 @@ def test_without_a_provider_tensorrt_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = onnxruntime.get_available_providers()
-    if export_formats.TENSORRT_PROVIDER in here:
+    if TENSORRT in here:
         pytest.skip("this machine has TensorRT")
     expected = Unavailable if "CUDAExecutionProvider" in here else MissingExtra
     with pytest.raises(expected, match="'format': 'tensorrt' needs"):

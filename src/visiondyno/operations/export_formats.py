@@ -1,8 +1,9 @@
 """An ONNX graph as the files of a format: ONNX itself, OpenVINO's IR, a TensorRT engine in ONNX."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visiondyno.errors import MissingExtra, ModelError, Unavailable
 from visiondyno.operations.export_graph import carry_card
@@ -13,7 +14,6 @@ from visiondyno.specs.model_card import ModelCard
 if TYPE_CHECKING:
     import onnx
 
-TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 _FATAL_ONLY = 4
 _LONGEST_REASON = 200
 
@@ -92,7 +92,11 @@ def write_tensorrt(
     import onnx
     import onnxruntime
 
-    _require_tensorrt(onnxruntime)
+    from visiondyno.runtimes.onnx_gpu import TENSORRT, preload_libraries, without_tf32
+
+    _require_tensorrt(onnxruntime.get_available_providers())
+    preload_libraries()
+    tf32_note = without_tf32()
     source, path = folder / "source.onnx", folder / f"{stem}.onnx"
     source.write_bytes(serialized(graph))
     options = onnxruntime.SessionOptions()
@@ -102,13 +106,13 @@ def write_tensorrt(
     settings = {"device_id": "0", "trt_fp16_enable": "1" if precision == "fp16" else "0"}
     try:
         session = onnxruntime.InferenceSession(
-            str(source), options, providers=[(TENSORRT_PROVIDER, settings)]
+            str(source), options, providers=[(TENSORRT, settings)], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise ModelError(f"TensorRT can't build an engine: {_one_line(error)}.") from error
     finally:
         source.unlink()
-    if TENSORRT_PROVIDER not in session.get_providers() or not path.is_file():
+    if TENSORRT not in session.get_providers() or not path.is_file():
         raise Unavailable(
             "ONNX Runtime couldn't start its TensorRT provider; check the GPU driver and "
             "TensorRT's libraries ('dyno doctor')."
@@ -120,14 +124,15 @@ def write_tensorrt(
         "The engine inside is for this machine's GPU, driver and TensorRT: export it again on "
         "another machine."
     )
-    return WrittenFiles((path,), device="cuda", notes=(note,))
+    return WrittenFiles((path,), device="cuda", notes=(note, tf32_note))
 
 
-def _require_tensorrt(onnxruntime: Any) -> None:
-    providers = onnxruntime.get_available_providers()
-    if TENSORRT_PROVIDER in providers:
+def _require_tensorrt(providers: Sequence[str]) -> None:
+    from visiondyno.runtimes.onnx_gpu import CUDA, TENSORRT
+
+    if TENSORRT in providers:
         return
-    if "CUDAExecutionProvider" not in providers:
+    if CUDA not in providers:
         raise MissingExtra("gpu", "'format': 'tensorrt'")
     raise Unavailable(
         "'format': 'tensorrt' needs ONNX Runtime's TensorRT provider, which isn't in this "

@@ -113,7 +113,7 @@ def execution(options: LoadOptions, engine: Engine, facts: GraphFacts) -> Execut
         cuda[1]["enable_cuda_graph"] = "1"
         return Execution((cuda,), number, captures=True, notes=(*notes, _CAPTURE_NOTE))
     is_half = engine == "tensorrt-fp16"
-    tf32_note = _without_tf32()
+    tf32_note = without_tf32()
     settings = tensorrt_settings(
         number, is_half=is_half, digest=facts.digest, limit_bytes=options.gpu_memory_limit_bytes
     )
@@ -279,7 +279,7 @@ def _require_capturable(facts: GraphFacts) -> None:
         )
 
 
-def _without_tf32() -> str:
+def without_tf32() -> str:
     """Have TensorRT compute fp32 as fp32 unless the user said otherwise; what came of it, in words.
 
     ONNX Runtime's TensorRT provider has no setting for it, and NVIDIA's libraries read the variable
