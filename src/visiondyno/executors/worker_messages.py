@@ -18,8 +18,8 @@ def outcome_of(kind: str, rest: str, execution_ms: int) -> Outcome:
 def timed_out(execution_ms: int) -> Outcome:
     """The outcome of a job that was killed at its limit."""
     error = TimeLimitExceeded(
-        "The job ran past its executionTimeout and was killed; raise the policy's limit or ask "
-        "for less."
+        "The job ran past its executionTimeout and was killed; raise the policy's limit "
+        "(--time-limit), or ask for less."
     )
     return Outcome(JobState.TIMED_OUT, execution_ms, error=JobError.from_exception(error, None))
 
