@@ -50,8 +50,8 @@ class OperationContext:
             raise Cancelled("The job was cancelled.")
         if self._deadline_s is not None and time.monotonic() > self._deadline_s:
             raise TimeLimitExceeded(
-                "The job ran past its executionTimeout; raise the policy's limit (--time-limit), or "
-                "ask for less."
+                "The job ran past its executionTimeout; raise the policy's limit (--time-limit), "
+                "or ask for less."
             )
 
     def progress(self, stage: str, **facts: Any) -> None:
