@@ -25,10 +25,12 @@ os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache")
 # minutes for what one does in seconds. Must stand before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Where the tests run in the background of a shell without job control, SIGINT is ignored, and every
-# process that they start would ignore it too.
+# Where the tests run in the background of a shell without job control, SIGINT is ignored, under
+# nohup SIGHUP, and every process that they start would ignore it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED_TESTDATA = Path(__file__).resolve().parents[2] / "shared" / "testdata"
 

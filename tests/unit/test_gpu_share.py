@@ -117,7 +117,10 @@ def sessions_of(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     real = onnxruntime.InferenceSession
 
     class OnCpu:
-        def __init__(self, path: str, options: object, providers: Any) -> None:
+        def __init__(
+            self, path: str, options: object, providers: Any, enable_fallback: int
+        ) -> None:
+            assert not enable_fallback
             ((_, provider_options),) = providers
             asked.append(provider_options)
             self._session = real(path, options, providers=["CPUExecutionProvider"])

@@ -8,13 +8,16 @@ import pytest
 from onnx import TensorProto, helper
 
 from visiondyno.errors import Unavailable
+from visiondyno.measurements.operators import OperatorRun
 from visiondyno.runtimes.onnx_profile import (
     NodeFacts,
     OnnxProfile,
     node_facts,
     operators_of,
     scope_of,
+    without_profiler,
 )
+from visiondyno.runtimes.onnx_profiler_cost import ProfilerCost, profiler_cost
 from visiondyno.runtimes.pytorch.profiled_shapes import output_shape, pooled_window, resize_mode
 
 
@@ -222,3 +225,27 @@ def test_windows_and_modes_of_torch():
     assert resize_mode("aten::upsample_bilinear2d") == "linear"
     assert resize_mode("aten::upsample_nearest2d") == "nearest"
     assert resize_mode("aten::add") is None
+
+
+def test_what_the_profiler_adds_is_taken_off_each_operator_and_leaves_the_least():
+    cost = ProfilerCost(added_s=2e-6, least_s=0.5e-6)
+    took_us = {"large": [100, 110], "small": [2, 3], "tiny": [0, 1]}
+    found = [
+        OperatorRun(run, name, "Relu", microseconds / 1e6)
+        for name, times in took_us.items()
+        for run, microseconds in enumerate(times)
+    ]
+    left = without_profiler(found, cost)
+    by_name = {name: [1e6 * one.seconds for one in left if one.name == name] for name in took_us}
+    assert by_name["large"] == pytest.approx([98, 108])
+    assert by_name["small"] == pytest.approx([0.5, 1.5])  # 1.5 µs of the fastest can be taken off
+    assert by_name["tiny"] == pytest.approx([0, 1])  # nothing
+    assert [(one.run, one.name) for one in left] == [(one.run, one.name) for one in found]
+
+
+def test_the_profiler_s_cost_is_measured_here():
+    cost = profiler_cost()
+    # Microseconds: no operator is faster than a function's call, and no profiler that slow.
+    assert 1e-8 < cost.least_s < 1e-3
+    assert 0 <= cost.added_s < 1e-3
+    assert profiler_cost() is cost

@@ -22,7 +22,7 @@ _COMMANDS = {
     "train": "Train a model from a YAML file or from options; write weights, curves and history.",
     "export": "Write a model as ONNX, OpenVINO or TensorRT, checked against it.",
     "quantize": "Write a model in int8 or fp16, and compare it with what it was.",
-    "prune": "Remove channels of a trained model, train it on, and compare.",
+    "prune": "Remove channels of a trained model, train what is left, and compare the two.",
     "profile": "Find out where a model's time goes, operator by operator.",
     "tune": "Search hyperparameters with many workers at once.",
     "evaluate": "Score one model's accuracy on a data set, without timing.",

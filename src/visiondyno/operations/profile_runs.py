@@ -65,11 +65,12 @@ def measure_runs(spec: ProfileInput, context: OperationContext) -> ProfiledRuns:
         with _profiled(spec.model, options) as profiled:
             turns = _Turns(plain, profiled, prepared, context)
             turns.run(spec.warm_up_runs, spec.runs)
+            # With what its profiler has to say of itself.
+            description = profiled.description
         answered = plain.infer(prepared)
         postprocess_s = [
             _timed(lambda: plain.postprocess(answered, prepared)) for _ in range(_OTHER_RUNS)
         ]
-        description = plain.description
         others = _other_threads(spec, options, prepared, context)
     return ProfiledRuns(
         description,

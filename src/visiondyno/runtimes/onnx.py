@@ -106,13 +106,14 @@ def open_onnx(
     session = _session(path, options, plan, profile)
     require_providers(session, plan, options.device)
     placed = placement_notes(None if plan.device_id is None else placement(session), plan)
+    of_profile = () if profile is None else (profile.note,)
     description = graph.describe(
         reference,
         options,
         runtime=f"onnxruntime {onnxruntime.__version__}",
         provider=plan.provider,
         precision="mixed" if engine == "tensorrt-fp16" else None,
-        notes=(*plan.notes, *placed, *notes),
+        notes=(*plan.notes, *placed, *of_profile, *notes),
     )
     return _OnnxModel(description, graph, session, _bound(session, plan), profile)
 
