@@ -125,6 +125,9 @@ def sessions_of(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
             asked.append(provider_options)
             self._session = real(path, options, providers=["CPUExecutionProvider"])
 
+        # It would tell that all runs on the processor.
+        get_provider_graph_assignment_info = None
+
         def __getattr__(self, name: str) -> Any:
             return getattr(self._session, name)
 
@@ -133,6 +136,8 @@ def sessions_of(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnCpu)
+    # There is no GPU to keep its inputs on.
+    monkeypatch.setattr("visiondyno.runtimes.onnx._bound", lambda *_: None)
     return asked
 
 
