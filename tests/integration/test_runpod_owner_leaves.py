@@ -24,7 +24,7 @@ from visiondyno import Client
 client = Client("runpod")
 job_id = client.submit({"operation": "any"}, policy={"executionTimeout": 300_000})
 """
-_LONGEST_S = 60
+_LONGEST_S = 120
 
 
 @pytest.fixture(scope="module")
