@@ -20,9 +20,10 @@ ARGUMENTS: dict[str, Json] = {
     "GPSampler": {"n_startup_trials": 4},
 }
 NAMES = (
-    "BruteForceSampler", "GPSampler", "GridSampler", "NSGAIISampler", "NSGAIIISampler",
-    "PartialFixedSampler", "QMCSampler", "RandomSampler", "TPESampler",
-)  # fmt: skip
+    pytest.param("GPSampler", marks=pytest.mark.torch),
+    *("BruteForceSampler", "GridSampler", "NSGAIISampler", "NSGAIIISampler"),
+    *("PartialFixedSampler", "QMCSampler", "RandomSampler", "TPESampler"),
+)
 
 
 class Mixed:
