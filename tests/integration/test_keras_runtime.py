@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import onnx
 import pytest
@@ -28,6 +27,8 @@ from visiondyno.runtimes.saved_model_conversion import chosen_signature
 from visiondyno.runtimes.tensorflow import TensorFlowRuntime
 
 pytestmark = pytest.mark.torch
+
+h5py = pytest.importorskip("h5py", reason="the extra 'keras' isn't installed")
 
 SIDE = 16
 CARD = """\

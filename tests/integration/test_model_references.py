@@ -39,7 +39,17 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param(
+            name,
+            # The libraries themselves say what they have.
+            marks=pytest.mark.torch if name.startswith(("torchvision:", "timm:")) else (),
+        )
+        for name in REFERENCES
+    ],
+)
 def test_references_that_name_no_model(reference: str) -> None:
     with pytest.raises(ModelError, match=REFERENCES[reference]):
         load_model(reference)
