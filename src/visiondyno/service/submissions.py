@@ -282,6 +282,9 @@ class SubmissionService:
             job = await self._job_of(record)
             if job is None:
                 return record
+            if job.state == JobState.COMPLETED:
+                # Its end may not be written down yet: who reads of it finds it ranked too.
+                await self._keep(job)
             record = _followed(record, job)
         task = self.tasks.get(record.task)
         if task is None:  # its file is gone: nobody can say what may be shown
