@@ -11,6 +11,8 @@ is over the mean of the two. The order of servers rotates from round to round.
 
 - `ratio_to_raw_at_1`, `ratio_to_raw_at_8`: `dyno serve` over the raw loop.
 - `ratio_to_PEER_at_8`: `dyno serve` over the peer, each over its own raw loops.
+- `raw_in_huge_pages_at_8`: the raw loop with its memory in huge pages, as replicas of `dyno serve`
+  have theirs, over the raw loop: the part of the ratios that this makes.
 - figures: percentiles, processor time per request at eight connections (client excluded), memory
   (PSS of all processes), seconds from the start to the first answer.
 
@@ -34,6 +36,7 @@ from record import Figure, Ratio, record
 from serving_arms import BIN, COMMANDS, Given, Raw, Server, started
 from visiondyno.measurements.percentiles import percentile
 from visiondyno.probes.quiet import QuietMonitor
+from visiondyno.serving.huge_pages import with_huge_pages
 
 PEERS = Path(__file__).parent / "serving_peers"
 OURS = "dyno_serve"
@@ -97,12 +100,14 @@ def run_raw(raw: Raw, durations: Durations) -> tuple[dict[int, float], list[floa
 
 def run_rounds(
     given: Given, names: Sequence[str], rounds: int, durations: Durations
-) -> tuple[dict[str, Found], list[float]]:
-    """Every server in its turn, round by round; and each raw image's time, ms."""
+) -> tuple[dict[str, Found], list[float], list[tuple[float, float]]]:
+    """Every server in its turn, round by round; each raw image's time, ms; with huge pages."""
     found = {name: Found() for name in names}
-    raw = Raw(given)
-    raw.run(2, WARM_UP_S)
+    raw, huge = Raw(given, given.environ), Raw(given, with_huge_pages(given.environ))
+    for loop in (raw, huge):
+        loop.run(2, WARM_UP_S)
     raw_ms: list[float] = []
+    in_huge_pages: list[tuple[float, float]] = []
     begin = time.monotonic()
     for number in range(rounds):
         if number >= 2 and (time.monotonic() - begin) * (number + 1) / number > LIMIT_S:
@@ -122,8 +127,11 @@ def run_rounds(
                 found[name].raw_rates[connections].append(mean)
             _tell(number, name, found[name])
             before = after
+        rate, _ = huge.run(2, durations.raw[8])
+        in_huge_pages.append((rate, after[8]))
     raw.close()
-    return found, raw_ms
+    huge.close()
+    return found, raw_ms, in_huge_pages
 
 
 def _tell(number: int, name: str, found: Found) -> None:
@@ -243,8 +251,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="visiondyno-serving-") as folder:
         given = Given(Path(folder) / "detector.onnx", Path(folder) / "a.jpg", Path(folder))
         inputs = make_inputs(Path(folder))
-        found, raw_ms = run_rounds(given, names, rounds, durations)
+        found, raw_ms, in_huge_pages = run_rounds(given, names, rounds, durations)
     ratios, figures = ratios_of(found), figures_of(found)
+    ratios["raw_in_huge_pages_at_8"] = Ratio(
+        in_huge_pages, "images/s", "raw loop with its memory in huge pages over raw loop", "none"
+    )
     figures["raw_ms"] = Figure(
         [percentile(raw_ms, 0.5)], "ms", "one image in one process of the raw loop, median"
     )
@@ -266,6 +277,8 @@ def main() -> None:
         "replicas": "two of each (processes, or threads of one process); fastapi_def: the pool of"
         " threads that Starlette has",
         "intra_op_threads": 1,
+        "memory": "replicas of dyno serve in huge pages, as they are by themselves; the raw loop's"
+        " and the peers' as their programs find it",
         "peers": versions(),
     }
     record("serving", ratios, settings, monitor, figures, facts)

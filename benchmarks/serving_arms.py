@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,9 @@ class Given:
         return os.environ | {
             "SERVING_BENCHMARK_MODEL": str(self.model),
             "SERVING_BENCHMARK_JPEG": str(self.jpeg),
-            "PYTHONPATH": str(PEERS),
+            "PYTHONPATH": os.pathsep.join(
+                [str(PEERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "BENTOML_DO_NOT_TRACK": "true",
             "DO_NOT_TRACK": "1",
             "BENTOML_HOME": str(self.folder / "bentoml"),
@@ -191,12 +193,12 @@ class Raw:
         answer: its prediction.
     """
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: Given, environ: Mapping[str, str]) -> None:
         command = [str(BIN / "python"), str(PEERS / "raw.py"), str(given.jpeg)]
         self._processes = [
             subprocess.Popen(
                 command,
-                env=given.environ,
+                env=dict(environ),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -20,6 +20,8 @@ import numpy as np
 import psutil
 import pytest
 
+from visiondyno.serving.huge_pages import with_huge_pages
+
 PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 
 
@@ -132,6 +134,14 @@ def test_it_says_how_to_try_it_and_ends_well(server: ServeProcess) -> None:
     code, said = server.ended()
     assert code == 0
     assert said.endswith("Stopped; every request that was accepted was answered.\n")
+
+
+def test_its_models_memory_is_in_huge_pages_where_they_are_for_the_asking(
+    server: ServeProcess,
+) -> None:
+    (replica,) = psutil.Process(server.process.pid).children()
+    asked = with_huge_pages(os.environ).get("GLIBC_TUNABLES")
+    assert replica.environ().get("GLIBC_TUNABLES") == asked
 
 
 def test_a_request_that_has_begun_is_answered(server: ServeProcess) -> None:

@@ -5,6 +5,7 @@ process ends at once. What it prints goes where the front's goes.
 """
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from visiondyno.serving.wire import answers_frame, frame, read_batch
 
 if TYPE_CHECKING:
-    from visiondyno.runtimes.base import LoadedModel
+    from visiondyno.runtimes.base import LoadedModel, LoadOptions
     from visiondyno.serving.batches import Batches, Prepared
     from visiondyno.serving.tensor_batches import PreparedTensors
     from visiondyno.serving.wire import Answer, Item
@@ -41,8 +42,19 @@ def main(arguments: list[str]) -> None:
     except Exception as error:
         _tell(front, _failure(error))
         os._exit(1)
+    _leave_packages_to_themselves()
     _tell(front, frame(b"R", ready))
     _serve(front, frames, batches, ahead=ahead)
+
+
+def _leave_packages_to_themselves() -> None:
+    """Have the garbage collector pass over what lives as long as the process.
+
+    Those are a hundred thousand objects, most of them of imported packages: walking through them
+    now and then cost a replica 0.6 % of its inferences of 29 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _tell(front: socket.socket, told: bytes) -> None:
@@ -78,16 +90,13 @@ def _make_ready(config: dict[str, Any], entered_ns: int) -> tuple[dict[str, Any]
     """Load and warm up; what is told of it, and whether batches are prepared ahead."""
     import cv2
 
-    from visiondyno.runtimes.base import LoadOptions
-    from visiondyno.runtimes.card_file import read_card
     from visiondyno.runtimes.registry import load_model
     from visiondyno.serving.batches import Batches
 
     # The model's threads are what the user chose; a pool of OpenCV's would be in their way.
     cv2.setNumThreads(1)
     imported_ns = time.monotonic_ns()
-    card = None if config["card"] is None else read_card(Path(config["card"]))
-    options = LoadOptions(config["device"], config["threads"], card)
+    options = _load_options(config)
     model = load_model(config["model"], options)
     loaded_ns = time.monotonic_ns()
     first_ns = _warm_up(model, config["max_batch"])
@@ -101,6 +110,19 @@ def _make_ready(config: dict[str, Any], entered_ns: int) -> tuple[dict[str, Any]
         "model": _facts(model),
     }
     return ready, Batches(model), options.device != "cpu"
+
+
+def _load_options(config: dict[str, Any]) -> "LoadOptions":
+    from visiondyno.probes.gpu_share import gpu_share
+    from visiondyno.runtimes.base import LoadOptions
+    from visiondyno.runtimes.card_file import read_card
+
+    card = None if config["card"] is None else read_card(Path(config["card"]))
+    share = gpu_share(config["device"])
+    if share is not None and share.reason is not None:
+        sys.stderr.write(f"{share.reason}\n")
+    limit_bytes = None if share is None else share.limit_bytes
+    return LoadOptions(config["device"], config["threads"], card, limit_bytes)
 
 
 def _warm_up(model: "LoadedModel", max_batch: int | None) -> int:

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from visiondyno.api.listening import address_of, listen
 from visiondyno.serving.asked import Asked, options_of
 from visiondyno.serving.config import ServingConfig
+from visiondyno.serving.huge_pages import with_huge_pages
 from visiondyno.serving.metrics import ServingMetrics
 from visiondyno.serving.pool import Pool, PoolLimits
 from visiondyno.serving.replicas import Listener, Readiness, Replica
@@ -152,4 +153,4 @@ def _launch(config: ServingConfig, name: str, to: Listener) -> Replica:
         "card": None if config.card is None else str(config.card),
         "max_batch": config.max_batch,
     }
-    return Replica(name, told, dict(os.environ), to)
+    return Replica(name, told, with_huge_pages(os.environ), to)
