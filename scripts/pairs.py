@@ -70,7 +70,7 @@ TRAININGS = {
         8,
         480,
         (
-            *("--batch-size", "4", "--lr", "0.0005"),
+            *("--batch-size", "4", "--lr", "0.001"),
             *("--set", "arguments.box_batch_size_per_image=32"),
             *("--set", "arguments.rpn_pre_nms_top_n_train=400"),
             *("--set", "arguments.rpn_post_nms_top_n_train=200"),

@@ -70,7 +70,19 @@ def a_profile(
         postprocess=1.0,
     )
     findings = Findings(
-        "runs/detector.onnx", None, "cpu", "fp32", 1, 1, times, peaks, rows, {2: 50.0}, 2
+        "runs/detector.onnx",
+        None,
+        "cpu",
+        "fp32",
+        1,
+        None,
+        1,
+        times,
+        peaks,
+        rows,
+        {2: 50.0},
+        2,
+        False,
     )
     facts = {
         "model": "runs/detector.onnx",

@@ -49,6 +49,11 @@ def test_a_pair_is_trained_compared_and_reported(out: Path) -> None:
     ]
     notes = " ".join(found.notes)
     assert "stands in for detectron2" in notes
+    assert [model.stands_in_for for model in found.models] == [None, "detectron2"]
+    for name in ("report.html", "report.md"):
+        report = (out / "efficientnet_b0-detectron2" / name).read_text()
+        assert report.count("in place of detectron2") == 1, name
+    assert "in place of detectron2" in " ".join(said.split())
     assert "street:train:8" in notes
     # Other scenes than those that were learned from.
     assert "learned from" not in notes

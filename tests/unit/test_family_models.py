@@ -17,7 +17,7 @@ from visiondyno.operations.family_models import (
     pair_models,
     resolve_families,
 )
-from visiondyno.operations.learned_images import learned_images, learned_note
+from visiondyno.operations.learned_images import learned_images, learned_notes
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.runtimes.trained_models import register
 from visiondyno.specs.trained_model import TrainedOn
@@ -262,13 +262,17 @@ def test_a_model_that_is_scored_on_what_it_learned_is_warned_of(data: Path, tmp_
     known = trained(
         tmp_path / "run", "ultralytics", "yolov8n", 1, reference=str(data), digest=dataset.digest
     )
-    said = learned_note(known, dataset)
-    assert said is not None
+    (said,) = learned_notes([known], dataset)
     assert "learned from 3 of the 4 images" in said
+    twin = trained(
+        tmp_path / "twin", "ultralytics", "yolov8n", 1, reference=str(data), digest=dataset.digest
+    )
+    (both,) = learned_notes([known, "nothing.onnx", twin], dataset)
+    assert both == said.replace(known, f"each of {known} and {twin}")
     other = trained(tmp_path / "other", "ultralytics", "yolov8n", 1)
-    assert learned_note(other, dataset) is None
-    assert learned_note("nothing.onnx", dataset) is None
-    assert learned_note("torchvision:resnet18", dataset) is None
+    assert learned_notes([other], dataset) == ()
+    assert learned_notes(["nothing.onnx"], dataset) == ()
+    assert learned_notes(["torchvision:resnet18"], dataset) == ()
 
 
 def test_whose_epoch_was_chosen_by_these_images_is_told(data: Path, tmp_path: Path) -> None:
@@ -276,16 +280,14 @@ def test_whose_epoch_was_chosen_by_these_images_is_told(data: Path, tmp_path: Pa
     scored = {"validation_reference": str(data), "validation_digest": dataset.digest}
     epochs = {"epochs": 9, "best_epoch": 4}
     several = trained(tmp_path / "several", "ultralytics", "yolov8n", 1, epochs, **scored)
-    said = learned_note(several, dataset)
-    assert said is not None
+    (said,) = learned_notes([several], dataset)
     assert "epoch 4 of its 9 was chosen" in said
-    part = learned_note(several, open_dataset(str(data), max_images=2))
-    assert part is not None
+    (part,) = learned_notes([several], open_dataset(str(data), max_images=2))
     assert part == said
     one = trained(tmp_path / "one", "ultralytics", "yolov8n", 1, {"epochs": 1}, **scored)
-    assert learned_note(one, dataset) is None
+    assert learned_notes([one], dataset) == ()
     street = {"validation_reference": "street:val:100", "validation_digest": OTHER}
     elsewhere = trained(tmp_path / "street", "ultralytics", "yolov8n", 1, epochs, **street)
-    assert learned_note(elsewhere, dataset) is None
-    assert learned_note(elsewhere, open_dataset("street:val:2")) is not None
-    assert learned_note(elsewhere, open_dataset("street:demo")) is None
+    assert learned_notes([elsewhere], dataset) == ()
+    assert learned_notes([elsewhere], open_dataset("street:val:2")) != ()
+    assert learned_notes([elsewhere], open_dataset("street:demo")) == ()

@@ -6,7 +6,7 @@ A family's name is what people compare ("YOLOv8 against Faster R-CNN"); this fin
 import importlib.util
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 
@@ -70,10 +70,17 @@ _ZOO = "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModels:
-    """Model references without families, and what a report must say of how they were chosen."""
+    """Model references without families, and what a report must say of how they were chosen.
+
+    Attributes:
+        models: in the order of what was asked for.
+        notes: how each was chosen.
+        stand_ins: of models that aren't of their family but stand in for it: the family's name.
+    """
 
     models: tuple[str, ...]
     notes: tuple[str, ...]
+    stand_ins: dict[str, str] = field(default_factory=dict)
 
 
 def pair_models(pair: str) -> tuple[str, str]:
@@ -135,7 +142,8 @@ def resolve_families(
     missing = [one for one in found if one is None]
     if missing:
         raise SpecError(" ".join(choice.missing))
-    return ResolvedModels(tuple(one for one in found if one is not None), tuple(choice.notes))
+    resolved = tuple(one for one in found if one is not None)
+    return ResolvedModels(resolved, tuple(choice.notes), choice.stand_ins)
 
 
 class _Choice:
@@ -143,6 +151,7 @@ class _Choice:
 
     Attributes:
         notes: how each was chosen.
+        stand_ins: see `ResolvedModels`.
         missing: what to do for the families that nothing stands for.
     """
 
@@ -154,6 +163,7 @@ class _Choice:
         fetch: Fetch,
     ) -> None:
         self.notes: list[str] = []
+        self.stand_ins: dict[str, str] = {}
         self.missing: list[str] = []
         self._reference = data
         self._classes = classes
@@ -186,7 +196,7 @@ class _Choice:
             f"{record.trained_on.images} images of {record.trained_on.reference}, "
             f"{record.created_at}."
         )
-        self._tell_stand_in(family, f"{record.family}:{record.name}")
+        self._tell_stand_in(family, f"{record.family}:{record.name}", str(newest.folder))
         return str(newest.folder)
 
     def _pretrained(self, family: str) -> str | None:
@@ -207,7 +217,7 @@ class _Choice:
             f"{family}: {reference} with its published weights, since no model of the family that "
             f"was trained on {self._reference} is known here."
         )
-        self._tell_stand_in(family, reference)
+        self._tell_stand_in(family, reference, reference)
         return reference
 
     def train_command(self, family: str) -> str:
@@ -221,10 +231,11 @@ class _Choice:
         parts += [f"--level {chosen.level}"] if chosen.level else []
         return " ".join([*parts, f"--epochs 60 {out}"])
 
-    def _tell_stand_in(self, family: str, reference: str) -> None:
-        if family == "detectron2" and reference.startswith("torchvision:"):
+    def _tell_stand_in(self, family: str, architecture: str, reference: str) -> None:
+        if family == "detectron2" and architecture.startswith("torchvision:"):
+            self.stand_ins[reference] = family
             self.notes.append(
-                f"{reference} stands in for detectron2, which isn't on the package index: it is "
+                f"{architecture} stands in for detectron2, which isn't on the package index: it is "
                 "torchvision's Faster R-CNN, the architecture that detectron2 is known for."
             )
 

@@ -132,11 +132,13 @@ class ModelReport(_Value):
 
     `description` is the model card in use with the source of each part, runtime, device,
     precision, provider, digest and size. `measures` holds all names of `MEASURES` that apply.
-    `origin` is the run it was measured in, where several were merged.
+    `origin` is the run it was measured in, where several were merged. `stands_in_for` is the family
+    asked for, where the model isn't of it but in its place.
     """
 
     reference: str
     name: str
+    stands_in_for: str | None = None
     description: dict[str, Any]
     notes: tuple[str, ...] = ()
     measures: dict[str, Measure]

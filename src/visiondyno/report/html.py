@@ -70,8 +70,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
     # Earlier runs of a model stand in the results and its history; all else shows the newest.
     current = comparison.model_copy(update={"models": newest(comparison.models)})
     tables = scenario_tables(current.models, names)
-    past = histories(comparison.models)
     return {
+        **_plots(comparison, current),
         "c": comparison,
         "current": current.models,
         "names": names,
@@ -92,23 +92,30 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "alphas": ALPHAS,
         "gate": ACCURACY_GATE,
         "phases": PHASE_TITLES,
+        "methods": _methods(comparison),
+        "early": _early_stopping(current),
+        "scenarios": tables,
+        "kinds_of_row": KINDS,
+        "scenario_plots": figures.scenario_figures(current, [t.scenario for t in tables]),
+        "environments": _environments(comparison),
+        "main_accuracy": title(ACCURACY_OF.get(scored_as(comparison.dataset), "accuracy")),
+        "yaml": dump_spec(comparison.spec),
+        "has_images": any(model.worst_images for model in current.models),
+    }
+
+
+def _plots(comparison: Comparison, current: Comparison) -> dict[str, Any]:
+    """Figures, and the tables of those that show earlier runs; `current` has none of these."""
+    past = histories(comparison.models)
+    return {
         "pareto": figures.pareto_figures(current),
         "latency": figures.latency_figures(current),
         "accuracy": figures.accuracy_figures(current),
         "confusion": figures.confusion_figures(current),
         "bars": figures.bar_figures(current),
         "forests": figures.difference_figures(current),
-        "methods": _methods(comparison),
-        "early": _early_stopping(current),
-        "scenarios": tables,
-        "kinds_of_row": KINDS,
-        "scenario_plots": figures.scenario_figures(current, [t.scenario for t in tables]),
         "histories": [_history_table(found) for found in past],
         "history_plots": figures.history_figures(past, comparison.models),
-        "environments": _environments(comparison),
-        "main_accuracy": title(ACCURACY_OF.get(scored_as(comparison.dataset), "accuracy")),
-        "yaml": dump_spec(comparison.spec),
-        "has_images": any(model.worst_images for model in current.models),
     }
 
 

@@ -28,7 +28,7 @@ from visiondyno.report.layout import (
     main_measures,
     subtitle,
 )
-from visiondyno.report.model_facts import count_text, model_facts
+from visiondyno.report.model_facts import ModelFacts, count_text, model_facts
 from visiondyno.report.origins import newest
 from visiondyno.report.scenarios import KINDS, RATE, scenario_tables
 from visiondyno.report.yaml_spec import dump_spec
@@ -77,6 +77,10 @@ def _winners(comparison: Comparison) -> str:
     return "## Winners\n\n" + _table(["Category", "Winner", "Why"], rows)
 
 
+def _in_place(facts: ModelFacts) -> str:
+    return f" (in place of {facts.stands_in_for})" if facts.stands_in_for else ""
+
+
 def _main_table(comparison: Comparison) -> str:
     if not comparison.models:
         return "No model could be measured."
@@ -88,7 +92,7 @@ def _main_table(comparison: Comparison) -> str:
     for model in comparison.models:
         said = facts[model.reference]
         row = [
-            _escape(names[model.reference]),
+            _escape(names[model.reference] + _in_place(said)),
             _escape(said.precision or "–"),
             "–" if said.file_bytes is None else number(said.file_bytes / MIB),
             "–" if said.parameters is None else count_text(said.parameters),

@@ -16,18 +16,21 @@ class ModelFacts:
         precision: what most of its arithmetic is computed in, e.g. `int8`.
         file_bytes: of its files together.
         parameters: number of weights.
+        stands_in_for: the family that it takes the place of.
     """
 
     precision: str | None
     file_bytes: int | None
     parameters: int | None
+    stands_in_for: str | None = None
 
     def lines(self) -> list[str]:
-        """For people, in at most two short lines."""
+        """For people, in at most three short lines."""
         size = None if self.file_bytes is None else bytes_text(self.file_bytes)
         first = " · ".join(part for part in (self.precision, size) if part)
         second = "" if self.parameters is None else f"{count_text(self.parameters)} parameters"
-        return [line for line in (first, second) if line]
+        third = self.stands_in_for and f"in place of {self.stands_in_for}"
+        return [line for line in (first, second, third) if line]
 
 
 def model_facts(model: ModelReport) -> ModelFacts:
@@ -37,6 +40,7 @@ def model_facts(model: ModelReport) -> ModelFacts:
         precision if isinstance(precision, str) and precision else None,
         _count(model, "file_bytes"),
         _count(model, "parameters"),
+        model.stands_in_for,
     )
 
 
