@@ -41,16 +41,20 @@ def test_a_trained_detector_is_pruned_trained_on_and_compared(
     asked = ("--model", "ultralytics:yolov8n", "--data", "blocks", "--imgsz", "64")
     assert dyno("train", *asked, *SMALL, "--out", "first") == 0
     capsys.readouterr()
+    Path("blocks/images/val/8.png").write_bytes(b"no image any more")
     asked = ("first", "--ratio", ".4", "--data", "blocks", "--epochs", "1", "--duration", ".2")
-    assert dyno("prune", *asked, *SMALL, "--out", "second") == 0
+    # What is left out of the training is left out of the comparison.
+    assert dyno("prune", *asked, *SMALL, "--skip-bad", "--out", "second") == 0
     said = capsys.readouterr()
     assert "Learning from blocks:train, scored on blocks:val" in said.err
     for line in ("Pruned ", "Parameters ", "FLOPs ", "Layers ", "Model "):
         assert any(found.startswith(line) for found in said.out.splitlines()), line
     assert "right after pruning" in said.out
+    assert "Next         dyno export second --format onnx" in said.out
     pruning = json.loads(Path("second/pruning.json").read_text(encoding="utf-8"))
     pruned = read_trained(Path("second")).pruned
     assert pruned is not None
+    assert pruned.epochs_after == 1
     assert pruned.parameters_after == pruning["parameters_after"] < pruning["parameters_before"]
     report: dict[str, Any] = json.loads(Path("second/report/report.json").read_text("utf-8"))
     first, second = report["models"]

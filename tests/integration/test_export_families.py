@@ -1,8 +1,10 @@
 """Models of each library, exported: the file answers what the library does, card inside."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from visiondyno import worker
@@ -10,7 +12,9 @@ from visiondyno.errors import ModelError, SpecError
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.base import LoadOptions
+from visiondyno.runtimes.pytorch.exportable import exportable
 from visiondyno.runtimes.registry import load_model
+from visiondyno.vision.preprocess import Preprocessor
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -173,3 +177,76 @@ def test_what_torch_cannot_follow_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("VISIONDYNO_TRUST_CODE", "1")
     with pytest.raises(ModelError, match="can't be exported to ONNX"):
         exported(tmp_path, model="torch:wayward_nets:Wayward", data=None)
+
+
+def test_a_size_that_a_network_is_not_for_is_a_sentence(
+    tmp_path: Path, transformers_folders: dict[str, Path]
+) -> None:
+    with pytest.raises(ModelError, match=r"can't take images of 96x96 pixels: .*'image_size'"):
+        exported(tmp_path, model=str(transformers_folders["vit"]), image_size=96, data=None)
+
+
+def with_processor(folder: Path, source: Path, processor: Any) -> str:
+    """A copy of a model's folder whose images another processor prepares."""
+    shutil.copytree(source, folder)
+    (folder / "preprocessor_config.json").unlink()
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["MobileViT", "EfficientNet", "ConvNext"])
+def test_what_a_processor_really_does_is_in_the_card(
+    kind: str, tmp_path: Path, transformers_folders: dict[str, Path]
+) -> None:
+    import transformers as t
+
+    processors = {
+        # Turns the channels round; normalises twice; crops without saying so by the usual name.
+        "MobileViT": lambda: t.MobileViTImageProcessor(
+            size={"shortest_edge": 80}, crop_size={"height": 64, "width": 64}
+        ),
+        "EfficientNet": lambda: t.EfficientNetImageProcessor(
+            size={"height": 64, "width": 64}, include_top=True
+        ),
+        "ConvNext": lambda: t.ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.8),
+    }
+    path = with_processor(tmp_path / kind, transformers_folders["vit"], processors[kind]())
+    found = exportable(path)
+    with found.model as model:
+        card = found.card.input
+        # Smooth, so that it doesn't matter who resizes.
+        ramp = np.linspace(20, 230, 80, dtype=np.uint8)
+        image = np.stack([np.tile(ramp, (80, 1)), np.tile(ramp[:, None], (1, 80)),
+                          np.full((80, 80), 200, np.uint8)], axis=-1)  # fmt: skip
+        (group,) = model.preprocess([image])
+        theirs = group.inputs["pixel_values"].numpy()
+    ours = Preprocessor(card)([image]).tensor
+    assert np.abs(ours - theirs).max() < 0.03 * np.ptp(theirs)
+
+
+def test_a_processor_that_no_card_describes_is_refused(
+    tmp_path: Path, transformers_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from visiondyno.runtimes.pytorch.transformers_models import TransformersModel
+
+    plain = TransformersModel._features
+
+    def squared(self: TransformersModel, image: Any) -> dict[str, Any]:
+        return {name: one * one for name, one in plain(self, image).items()}
+
+    monkeypatch.setattr(TransformersModel, "_features", squared)
+    with pytest.raises(SpecError, match="makes of pixels what a model card can't say"):
+        exportable(str(transformers_folders["vit"]))
+
+
+def test_a_dense_detector_keeps_as_many_candidates_as_torchvision() -> None:
+    pytest.importorskip("torchvision")
+    found = exportable("torchvision:ssdlite320_mobilenet_v3_large@none")
+    with found.model as model:
+        own = model.description.card.detection
+        assert own is not None
+        assert found.card.detection is not None
+        # Torchvision takes so many of each class.
+        assert found.card.detection.max_candidates == own.max_candidates * len(found.card.classes)
+        assert found.card.input.resize == "stretch"
+        assert not any("padded" in note for note in found.notes)

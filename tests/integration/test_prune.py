@@ -184,6 +184,22 @@ def test_a_pruned_model_is_exported_and_says_that_it_was_pruned(
         assert any("Pruned: " in note for note in model.description.notes)
 
 
+def test_scores_without_training_are_told_and_stay_out_of_the_record(
+    blocks: Path, detector: Path, tmp_path: Path
+) -> None:
+    output = pruned_into(tmp_path / "pruned", pruning(detector, blocks, epochs=0))
+    assert set(output["pruning"]["metrics_pruned"]) == {"map_50_95", "map_50", "map_75"}
+    record = read_trained(tmp_path / "pruned")
+    # It says on what data its metrics were measured: not on these.
+    assert record.metrics == {}
+    assert record.trained_on == read_trained(detector).trained_on
+    assert record.pruned is not None
+    assert record.pruned.epochs_after == 0
+    assert "torch_pruning" in record.versions
+    with load_model(str(tmp_path / "pruned")) as model:
+        assert any("nothing was trained since" in note for note in model.description.notes)
+
+
 def test_a_stopped_pruning_goes_on_and_comes_to_the_same(blocks: Path, detector: Path) -> None:
     job_input = pruning(detector, blocks, epochs=2)
     stages: list[Json] = []

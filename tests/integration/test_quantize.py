@@ -11,13 +11,14 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_builder import build_model
-from visiondyno.cli import dyno
+from visiondyno.cli import dyno, quantize
 from visiondyno.datasets.registry import open_dataset
 from visiondyno.errors import Cancelled, DatasetError, ModelError, SpecError
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.quantize import run
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.report.write import read_report
+from visiondyno.runtimes.made_model import read_made
 from visiondyno.runtimes.model_cards import METADATA_KEY
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.references import resolve_reference
@@ -215,6 +216,16 @@ def test_what_the_user_excludes_stays_float(home):
         ({"model": "fake:detection"}, SpecError, "can't be exported"),
         ({"calibration_data": None}, SpecError, "needs 'calibration_data'"),
         ({"method": "fp16"}, SpecError, "is not calibrated"),
+        (
+            {"method": "fp16", "calibration_data": None, "exclude": ["Add"]},
+            SpecError,
+            "has no 'exclude'",
+        ),
+        (
+            {"method": "dynamic_int8", "calibration_data": None, "weight_bits": 7},
+            SpecError,
+            "has no 'weight_bits'",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(home, given, error, sentence):
@@ -317,7 +328,8 @@ def test_the_command_answers_json_for_programs(home, tmp_path):
         (["--no-compare"], "give --calibrate"),
         (["--to", "int4"], "'int4' is none of static-int8"),
         (["--to", "fp16", "--no-compare", "--calibrate", "street"], "for static-int8 only"),
-        (["--to", "bf16", "--data", "street:demo"], "none; write it as one with 'dyno export"),
+        (["--to", "bf16", "--data", "street:demo"], "fake:detection can't be exported"),
+        (["--to", "fp16", "--no-compare", "--exclude", "Add"], "are of int8"),
     ],
 )
 def test_the_command_refuses_before_it_works(arguments, sentence):
@@ -325,6 +337,60 @@ def test_the_command_refuses_before_it_works(arguments, sentence):
     result = CliRunner().invoke(dyno, ["quantize", model, *arguments])
     told = f"{result.output} {getattr(result.exception, 'message', '')}"
     assert sentence in told
+
+
+def test_a_form_that_cannot_be_made_leaves_the_others(home, tmp_path):
+    path = build_model(tmp_path / "plain.onnx", np.zeros((1, 5), np.float32), metadata=CARD)
+    result = CliRunner().invoke(
+        dyno,
+        ["quantize", str(path), "--to", "dynamic-int8,fp16", "--no-compare", "--out",
+         str(tmp_path / "made")],
+    )  # fmt: skip
+    assert isinstance(result.exception, ModelError)
+    assert "1 of the forms weren't made" in result.exception.message
+    assert "dynamic-int8 wasn't made: None of the model's convolutions" in result.stderr
+    assert [one.name for one in (tmp_path / "made").iterdir()] == ["plain-fp16.onnx"]
+
+
+def test_bf16_alone_says_how_it_is_run(home, tmp_path):
+    result = CliRunner().invoke(
+        dyno, ["quantize", MODEL, "--to", "bf16", "--no-compare", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0
+    assert "run it as openvino-bf16:" in result.stdout
+
+
+@pytest.mark.torch
+def test_a_model_of_torch_is_compared_with_what_it_is_exported_to(home, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    program = torch.export.export(
+        module.eval(), (torch.zeros(2, 3, 32, 32),),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )  # fmt: skip
+    path = tmp_path / "program.pt2"
+    torch.export.save(program, path)
+    card = json.loads(CARD[METADATA_KEY])
+    (tmp_path / "program.model.yaml").write_text(json.dumps(card))
+    asked = []
+    monkeypatch.setattr(quantize, "compare_after", lambda *given, **_: asked.append(given))
+    made = tmp_path / "made"
+    result = CliRunner().invoke(
+        dyno,
+        ["quantize", str(path), "--to", "dynamic-int8", "--data", "digits:val:16",
+         "--check-images", "2", "--out",
+         str(made)],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    source, results, *_ = asked[0]
+    assert source == str(made / "program-fp32.onnx")
+    assert results == [str(path), str(made / "program-dynamic-int8.onnx")]
+    said = read_made(read_onnx(made / "program-dynamic-int8.onnx").metadata)
+    assert said.source == "program-fp32.onnx"
+    assert said.source_digest == read_onnx(made / "program-fp32.onnx").digest
 
 
 CARD = {

@@ -12,13 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_builder import build_model
 from visiondyno import worker
-from visiondyno.errors import MissingExtra, ModelError, SpecError, Unavailable
+from visiondyno.errors import DatasetError, MissingExtra, ModelError, SpecError, Unavailable
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.export import stem_of
 from visiondyno.operations.model_check import MadeFile, check_made
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.base import LoadOptions
-from visiondyno.runtimes.model_cards import METADATA_KEY
+from visiondyno.runtimes.made_model import read_made
+from visiondyno.runtimes.model_cards import METADATA_KEY, read_graph_file
+from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.onnx_gpu import TENSORRT
 from visiondyno.runtimes.registry import load_model
 
@@ -133,8 +135,8 @@ def test_a_file_with_other_weights_is_refused(tmp_path: Path) -> None:
     onnx.save(changed, wrong)
     with load_model(str(path), LoadOptions()) as source:
         with pytest.raises(ModelError, match=r"differs by up to 0\.01 from its source's"):
-            check_made(source, MadeFile(wrong, "fp32"), None, 8, OperationContext())
-        told = check_made(source, MadeFile(wrong, "fp16"), None, 8, OperationContext())
+            check_made(source, MadeFile(wrong, "fp32"), None, OperationContext())
+        told = check_made(source, MadeFile(wrong, "fp16"), None, OperationContext())
     assert told.flat["max_abs_difference"] == pytest.approx(0.01, rel=1e-3)
 
 
@@ -144,7 +146,7 @@ def test_a_file_that_answers_infinity_is_refused(tmp_path: Path) -> None:
     metadata = {METADATA_KEY: json.dumps(CARD)}
     wrong = build_model(tmp_path / "wrong.onnx", base, slope=BASE, metadata=metadata)
     with load_model(str(path), LoadOptions()) as source, pytest.raises(ModelError, match="NaN or"):
-        check_made(source, MadeFile(wrong, "fp16"), None, 8, OperationContext())
+        check_made(source, MadeFile(wrong, "fp16"), None, OperationContext())
 
 
 def test_boxes_and_scores_are_compared_on_real_images() -> None:
@@ -230,3 +232,68 @@ def test_an_opset_that_onnx_cannot_convert_to_is_told() -> None:
 )
 def test_files_are_called_as_their_model(reference: str, stem: str) -> None:
     assert stem_of(reference) == stem
+
+
+def test_a_folder_is_called_by_its_whole_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "detector-v1.2"
+    folder.mkdir()
+    assert stem_of(str(folder)) == "detector-v1.2"
+    monkeypatch.chdir(folder)
+    assert stem_of(".") == "detector-v1.2"
+
+
+def test_a_free_size_is_fixed_at_the_cards_own(tmp_path: Path) -> None:
+    answer = export(model=str(classifier(tmp_path, batch=None, size=(None, None))), image_size=32)
+    dims = graph_of(answer).graph.input[0].type.tensor_type.shape.dim
+    assert [dims[2].dim_value, dims[3].dim_value] == [32, 32]
+
+
+def test_a_free_size_with_channels_last_is_fixed_too(tmp_path: Path) -> None:
+    card = {**CARD, "input": {**CARD["input"], "layout": "nhwc"}}  # type: ignore[dict-item]
+    path = build_model(
+        tmp_path / "last.onnx", BASE, slope=BASE, batch=None, size=(None, None), layout="nhwc",
+        metadata={METADATA_KEY: json.dumps(card)},
+    )  # fmt: skip
+    dims = graph_of(export(model=str(path), image_size=48)).graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in dims.dim][1:] == [48, 48, 3]
+
+
+def test_batches_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    free = classifier(tmp_path, batch=None, size=(None, None))
+    with pytest.raises(SpecError, match=r"1024 images of 4096x4096 are 17,180 million pixels"):
+        export(model=str(free), image_size=4096, batch_size=1024)
+
+
+def test_wrong_data_are_found_before_the_work(tmp_path: Path) -> None:
+    stages: list[str] = []
+    context = OperationContext(on_progress=lambda told: stages.append(told["stage"]))
+    payload = {"operation": "export", "model": str(classifier(tmp_path)), "data": "nowhere"}
+    with pytest.raises(DatasetError, match="nowhere"):
+        worker.run(payload, context)
+    assert "reading the model" not in stages
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_files_say_what_they_were_made_of(form: str, tmp_path: Path) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino")
+    source = classifier(tmp_path)
+    answer = export(model=str(source), format=form)
+    (tmp_path / "made").mkdir()
+    paths = [tmp_path / "made" / name for name in answer["files"]]
+    for path, reference in zip(paths, answer["files"].values(), strict=True):
+        path.write_bytes(WorkerFiles.of_this_worker().read(reference, "A file"))
+    made = read_made(read_graph_file(paths[0]).metadata)
+    assert made is not None
+    assert made.source == "three.onnx"
+    assert made.source_digest == answer["source_digest"] == read_onnx(source).digest
+    assert made.how == {"format": form, "precision": "fp32"}
+    assert str(tmp_path).encode() not in paths[0].read_bytes()
+
+
+@pytest.mark.torch
+def test_half_precision_says_where_it_is_no_faster(tmp_path: Path) -> None:
+    answer = export(model=str(classifier(tmp_path)), precision="fp16")
+    assert any("no faster" in note for note in answer["notes"])

@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from visiondyno.cli import options
-from visiondyno.cli.made_model import run_making, write_made
+from visiondyno.cli.made_model import make_ready, run_making, write_made
 from visiondyno.cli.place import place_options
 from visiondyno.errors import SpecError
 from visiondyno.places import Place
 from visiondyno.specs.model_changes import ExportInput
 from visiondyno.specs.operations import parse
 
-_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".onnx"}
-_SHOWN_METRICS = ("map_50_95", "map_50", "top1", "top5", "abs_rel")
+_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin"), "tensorrt": (".onnx",)}
+"""Of the files of a format, the main one's first."""
+_SHOWN_METRICS = ("map_50_95", "map_50", "image_ap", "top1", "top5", "abs_rel", "delta1")
 _EPILOG = (
     "Example: dyno export runs/street --data street:val. The file carries its model card: give it "
     "to every other command as it is."
@@ -42,7 +43,11 @@ _EPILOG = (
 )
 @click.option("--opset", type=int, metavar="N", help="Of ONNX. [default: the model's own]")
 @click.option(
-    "--batch", "batch_size", type=int, metavar="N", help="Fix the batch size. [default: any]"
+    "--batch",
+    "batch_size",
+    type=int,
+    metavar="N",
+    help="Fix the batch size. [default: any; of tensorrt 1]",
 )
 @click.option(
     "--imgsz",
@@ -96,9 +101,12 @@ def command(
     spec: ExportInput = parse(ExportInput, fields, "The export's options are wrong")
     if report is not None and spec.data is None:
         raise SpecError("--compare measures both on labelled images; name them with --data.")
-    folder, stem = _target(out, spec.format)
+    if report is not None and as_json:
+        raise SpecError("--json prints one document, and --compare a report; ask for one of them.")
+    folder, stem = _target(out, spec)
+    make_ready(folder, [f"{stem}{suffix}" for suffix in _SUFFIXES[spec.format]], model)
     output = run_making(spec, place)
-    paths = write_made(output, place, folder, stem or Path(next(iter(output["files"]))).stem, model)
+    paths = write_made(output, place, folder, stem, model)
     if as_json:
         click.echo(json.dumps({**output, "paths": [str(path) for path in paths]}, indent=1))
     else:
@@ -107,17 +115,19 @@ def command(
         _compare(model, paths[0], spec, report, place)
 
 
-def _target(out: Path | None, form: str) -> tuple[Path, str | None]:
-    """Folder and stem; None: as the operation calls it."""
+def _target(out: Path | None, spec: ExportInput) -> tuple[Path, str]:
+    """Folder, and name without its suffix."""
+    from visiondyno.operations.export import file_stem
+
     if out is None:
-        return Path(), None
-    suffix = out.suffix.lower()
+        return Path(), file_stem(spec)
+    suffix, wanted = out.suffix.lower(), _SUFFIXES[spec.format][0]
     if out.is_dir() or not suffix:
-        return out, None
-    if suffix != _SUFFIXES[form]:
+        return out, file_stem(spec)
+    if suffix != wanted:
         raise SpecError(
-            f"--out {out} ends in {out.suffix}, and {form} is written as {_SUFFIXES[form]}; give "
-            "such a name, or a folder."
+            f"--out {out} ends in {out.suffix}, and {spec.format} is written as {wanted}; give "
+            "such a name, or a folder that is there."
         )
     return out.parent, out.stem
 
@@ -128,7 +138,8 @@ def _print(output: dict[str, Any], paths: list[Path]) -> None:
     if output["source_size_bytes"]:
         size += f" (the source: {output['source_size_bytes'] / 1e6:.2f} MB)"
     click.echo(f"Written: {', '.join(str(path.resolve()) for path in paths)}")
-    click.echo(f"{output['format']}, {output['precision']}, opset {output['opset']}, {size}")
+    opset = f", opset {output['opset']}" if output["format"] == "onnx" else ""
+    click.echo(f"{output['format']}, {output['precision']}{opset}, {size}")
     seen = f"{check['images']} images of {check['data']}" if check["images"] else "noise"
     click.echo(f"Checked on {seen}:")
     _print_outputs(check["outputs"])

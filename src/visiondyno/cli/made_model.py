@@ -1,5 +1,7 @@
 """What commands that make a model do with it: run the job, fetch the files, write them whole."""
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,38 @@ def run_making(spec: OperationInput, place: Place) -> dict[str, Any]:
     return output
 
 
+def make_ready(folder: Path, files: Sequence[str], source: str) -> None:
+    """Find out before the work whether its result can be written.
+
+    Args:
+        folder: made where it isn't there.
+        files: names of what will be written into it.
+        source: reference of the model that it is made of: never overwritten.
+
+    Raises:
+        SpecError: the folder can't be made, or a file would take the source's place.
+    """
+    _refuse_source([folder / name for name in files], source)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(
+            f"{folder} can't be made ({error.strerror}); give --out in one that may be written."
+        ) from error
+
+
 def write_made(
     output: dict[str, Any],
     client_or_place: Client | Place,
     folder: Path,
     stem: str,
-    source: str | None = None,
+    source: str,
 ) -> list[Path]:
     """Fetch the files of an output, and write each whole.
 
     A file that is there with the same content is left alone; one with other content is replaced,
-    and that is said on standard error.
+    and that is said on standard error. Of several files the main one goes first and comes last: if
+    it is there, the others are its own.
 
     Args:
         output: its `files` map names to `sha256:…`, the main file first.
@@ -60,13 +83,7 @@ def write_made(
     targets = {
         folder / f"{stem}{_suffix(name)}": reference for name, reference in output["files"].items()
     }
-    _refuse_source(targets, source)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpecError(
-            f"{folder} can't be made ({error.strerror}); give --out in one that may be written."
-        ) from error
+    make_ready(folder, [path.name for path in targets], source)
     if isinstance(client_or_place, Client):
         _write_all(targets, client_or_place)
     else:
@@ -80,19 +97,23 @@ def _suffix(name: str) -> str:
 
 
 def _write_all(targets: dict[Path, str], client: Client) -> None:
-    for path, reference in targets.items():
-        is_there = path.exists()
-        if is_there and path.is_file() and f"sha256:{file_sha256(path)}" == reference:
-            continue
-        data = client.get_blob(reference)
-        write_whole(path, data, "The model", "give another --out")
-        if is_there:
-            click.echo(f"Note: {path} was there with other content, and was replaced.", err=True)
+    new = {
+        path: client.get_blob(reference)
+        for path, reference in targets.items()
+        if not (path.is_file() and f"sha256:{file_sha256(path)}" == reference)
+    }
+    replaced = [path for path in new if path.exists()]
+    main = next(iter(targets))
+    if main in replaced and len(new) > 1:
+        with contextlib.suppress(OSError):  # writing it says what is wrong
+            main.unlink()
+    for path in reversed(new):
+        write_whole(path, new[path], "The model", "give another --out")
+    for path in replaced:
+        click.echo(f"Note: {path} was there with other content, and was replaced.", err=True)
 
 
-def _refuse_source(targets: dict[Path, str], source: str | None) -> None:
-    if source is None:
-        return
+def _refuse_source(targets: Sequence[Path], source: str) -> None:
     path = resolve_reference(source).path
     if path is None:
         return

@@ -125,7 +125,7 @@ _MAIN = ("map_50_95", "image_ap")
     metavar="DIR",
     help="Where the model goes, and the report, in report/.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; compare nothing.")
 def command(
     *,
     changes: tuple[str, ...],
@@ -173,6 +173,9 @@ def command(
             place,
             duration_s=duration_s,
             threads=spec.threads,
+            # Where it was trained, unless that was left to the worker.
+            device=None if spec.device == "auto" else spec.device,
+            skip_bad=spec.skip_bad,
         )
 
 
@@ -214,8 +217,15 @@ def _lines(watch: TrainingWatch, config: PruningConfig, out: Path) -> list[Line]
         *_scores(watch, told),
         *(run_lines(watch) if watch.history else []),
         ("Model", f"{out.resolve()}{' (weights of the best epoch)' if watch.history else ''}"),
-        ("Next", f"dyno export {shlex.quote(str(out))} --format onnx"),
+        ("Next", _next(watch, out)),
     ]
+
+
+def _next(watch: TrainingWatch, out: Path) -> str:
+    """What can be done with it: detectors of two stages can't be exported."""
+    name = str((watch.result or {})["trained_model"]["name"])
+    folder = shlex.quote(str(out))
+    return f"dyno serve {folder}" if "rcnn" in name else f"dyno export {folder} --format onnx"
 
 
 def _fewer(told: Mapping[str, Any], name: str) -> str:

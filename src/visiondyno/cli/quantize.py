@@ -9,24 +9,27 @@ from rich.console import Console
 
 from visiondyno.cli import options
 from visiondyno.cli.before_after import compare_after
-from visiondyno.cli.made_model import run_making, write_made
+from visiondyno.cli.made_model import make_ready, run_making, write_made
 from visiondyno.cli.place import place_options
 from visiondyno.cli.quantize_summary import print_made
-from visiondyno.errors import SpecError, VisionDynoError
+from visiondyno.errors import ModelError, SpecError
 from visiondyno.places import Place
 from visiondyno.runtimes.references import resolve_reference
-from visiondyno.specs.model_changes import QuantizeInput
-from visiondyno.specs.operations import parse
+from visiondyno.specs.model_changes import ExportInput, QuantizeInput
+from visiondyno.specs.operations import OperationInput, parse
 
 _METHODS = ("static-int8", "dynamic-int8", "fp16", "bf16")
 _STATIC = "static-int8"
 _OPENVINO_BF16 = "openvino-bf16:"
+_EXPORTED = "fp32"
+"""What a model of torch is exported as, to be quantized and compared with."""
 _OUT = Path("dyno-quantized")
 _REPORT = "report"
 _OF_COMPARISON = ("duration_s", "repeat", "max_images", "threads")
 _OF_STATIC = frozenset(
     {"calibration_data", "calibration_images", "calibration", "activations", "weight_bits"}
 )
+_OF_INT8 = frozenset({"per_channel", "exclude", "keep_head"})
 
 
 def _methods(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> list[str]:
@@ -125,7 +128,12 @@ def _methods(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> l
 @options.threads
 @options.offline
 @place_options
-@click.option("--json", "as_json", is_flag=True, help="Print the operations' outputs as JSON.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the operations' outputs as JSON, and compare nothing.",
+)
 def command(
     model: str,
     methods: list[str],
@@ -136,9 +144,10 @@ def command(
 ) -> None:
     """Write a model in int8 or fp16, and compare it with what it was.
 
-    MODEL is an ONNX file in fp32, or the name of a shipped one. Each file carries its model card,
-    takes and answers float32, and is checked against MODEL on the images of --data. The comparison
-    at the end says what was won and lost, with intervals: size, accuracy, time, energy.
+    MODEL is an ONNX file in fp32, the name of a shipped one, or what 'dyno export' can write as
+    one, which is done first. Each file carries its model card, takes and answers float32, and is
+    checked against MODEL on the images of --data. The comparison at the end says what was won and
+    lost, with intervals: size, accuracy, time, energy.
     """
     as_json = given.pop("as_json")
     compare = given.pop("compare") and not as_json
@@ -148,27 +157,109 @@ def command(
             "Which data are the results compared on? Give --data FOLDER (such as street:demo), or "
             "--no-compare."
         )
-    specs = _specs(model, methods, data, options.given(given))
-    outputs: dict[str, Any] = {}
-    references: list[str] = []
-    console = Console()
+    making = _Making(model, out, place, as_json)
+    specs = _specs(making.source, methods, data, options.given(given))
+    making.make_ready([*specs])
+    if making.source != model:
+        making.run(_EXPORTED, _export_spec(model, data, given["check_images"]), must=True)
     for method, spec in specs.items():
-        output = run_making(spec, place)
-        path = write_made(output, place, out, f"{_stem(model)}-{method}", model)[0]
-        outputs[method] = {**output, "path": str(path)}
-        references.append(str(path))
-        if not as_json:
-            print_made(output, path, console)
+        making.run(method, spec, must=len(specs) == 1)
     if "bf16" in methods:
-        references.append(_bf16(model))
+        making.take_bf16()
     if as_json:
-        click.echo(json.dumps(outputs, indent=1))
+        click.echo(json.dumps(making.outputs, indent=1))
+    if len(making.failed) == len(specs) and "bf16" not in methods:
+        making.require_all()
     if compare and data is not None:
-        compare_after(model, references, data, out / _REPORT, place, **measured)
+        results = [one for one in (model, *making.references) if one != making.source]
+        compare_after(making.source, results, data, out / _REPORT, place, **measured)
+    making.require_all()
+
+
+class _Making:
+    """The forms of one model.
+
+    Attributes:
+        source: what is quantized and compared with: the model, or the ONNX file that it is
+            exported to. Against a model of torch, a form would win what ONNX Runtime wins.
+        outputs: by form, the operation's, with `path`; or `error`.
+        references: of the forms that were made.
+        failed: why others weren't.
+    """
+
+    def __init__(self, model: str, out: Path, place: Place, as_json: bool) -> None:
+        from visiondyno.operations.export import stem_of
+
+        self._model, self._out, self._place = model, out, place
+        self._stem = stem_of(model)
+        self._console = None if as_json else Console()
+        self.failed: list[ModelError] = []
+        resolved = resolve_reference(model)
+        is_file = resolved.runtime == "onnx" and resolved.path is not None
+        self.source = model if is_file else str(out / self._name(_EXPORTED))
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self.references: list[str] = []
+
+    def make_ready(self, methods: list[str]) -> None:
+        """Find out before the work whether the files can be written."""
+        exported = [] if self.source == self._model else [_EXPORTED]
+        make_ready(self._out, [self._name(one) for one in (*exported, *methods)], self._model)
+
+    def run(self, form: str, spec: OperationInput, *, must: bool) -> None:
+        """Make one; why it can't be made is told, and the others are made all the same.
+
+        Raises:
+            ModelError: it can't, and `must`.
+        """
+        try:
+            output = run_making(spec, self._place)
+        except ModelError as error:
+            if must:
+                raise
+            self.failed.append(error)
+            self.outputs[form] = {"error": error.message}
+            click.echo(f"{form} wasn't made: {error.message}", err=True)
+            return
+        stem = f"{self._stem}-{form}"
+        path = write_made(output, self._place, self._out, stem, self._model)[0]
+        self.outputs[form] = {**output, "path": str(path)}
+        self.references.append(str(path))
+        if self._console is not None:
+            print_made(output, path, self._console)
+
+    def take_bf16(self) -> None:
+        """The source as OpenVINO runs it in bfloat16: no file of its own."""
+        path = resolve_reference(self.source).path
+        reference = f"{_OPENVINO_BF16}{path}"
+        self.outputs["bf16"] = {"reference": reference}
+        self.references.append(reference)
+        if self._console is not None:
+            click.echo(f"bf16: nothing is written; run it as {reference}")
+
+    def require_all(self) -> None:
+        """End with an error where a form wasn't made.
+
+        Raises:
+            ModelError: says how many.
+        """
+        if self.failed:
+            raise ModelError(
+                f"{len(self.failed)} of the forms weren't made; each one's line says why, and the "
+                "others are whole."
+            )
+
+    def _name(self, form: str) -> str:
+        return f"{self._stem}-{form}.onnx"
+
+
+def _export_spec(model: str, data: str | None, check_images: int | None) -> ExportInput:
+    given = options.given({"model": model, "data": data, "check_images": check_images})
+    spec: ExportInput = parse(ExportInput, given, "The command's options are wrong")
+    return spec
 
 
 def _specs(
-    model: str, methods: list[str], data: str | None, given: dict[str, Any]
+    source: str, methods: list[str], data: str | None, given: dict[str, Any]
 ) -> dict[str, QuantizeInput]:
     """The operation of each method that makes a file, all checked before the first runs."""
     if _STATIC in methods and "calibration_data" not in given:
@@ -178,37 +269,18 @@ def _specs(
         )
     if _STATIC not in methods and _OF_STATIC & set(given):
         raise SpecError("Ranges are found for static-int8 only; add it to --to, or leave them out.")
+    if not any(method.endswith("int8") for method in methods) and _OF_INT8 & set(given):
+        raise SpecError(
+            "--exclude, --quantize-head and --per-tensor are of int8; add static-int8 or "
+            "dynamic-int8 to --to, or leave them out."
+        )
     found = {}
     for method in methods:
         if method == "bf16":
-            _bf16(model)
             continue
         left_out = frozenset() if method == _STATIC else _OF_STATIC
+        left_out |= frozenset() if method.endswith("int8") else _OF_INT8
         own = {name: value for name, value in given.items() if name not in left_out}
-        payload = {"model": model, "data": data, "method": method.replace("-", "_"), **own}
+        payload = {"model": source, "data": data, "method": method.replace("-", "_"), **own}
         found[method] = parse(QuantizeInput, payload, "The command's options are wrong")
     return found
-
-
-def _bf16(model: str) -> str:
-    """The reference by which OpenVINO runs the file in bfloat16.
-
-    Raises:
-        SpecError: it is no ONNX file.
-    """
-    try:
-        resolved = resolve_reference(model)
-    except VisionDynoError as error:
-        raise SpecError(error.message) from error
-    if resolved.path is None or resolved.runtime != "onnx":
-        raise SpecError(
-            f"bf16 is computed by OpenVINO from an ONNX file, and {model} is none; write it as one "
-            f"with 'dyno export {model}' first."
-        )
-    return f"{_OPENVINO_BF16}{resolved.path}"
-
-
-def _stem(model: str) -> str:
-    """What the files are called: the model's own name."""
-    name = model.rsplit(":", 1)[-1]
-    return Path(name).stem

@@ -21,8 +21,9 @@ def print_made(output: dict[str, Any], path: Path, console: Console) -> None:
 
 
 def _lines(output: dict[str, Any], path: Path) -> list[str]:
-    share = output["size_bytes"] / output["source_size_bytes"]
-    sizes = f"{bytes_text(output['size_bytes'])}, {share:.0%} of the source"
+    sizes = bytes_text(output["size_bytes"])
+    if output["source_size_bytes"]:
+        sizes += f", {output['size_bytes'] / output['source_size_bytes']:.0%} of the source"
     lines = [f"{path}: {output['precision']}, {sizes}"]
     if "quantized" in output:
         counted = [f"{count} {kind}" for kind, count in output["quantized"].items()]

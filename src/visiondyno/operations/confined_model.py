@@ -23,6 +23,7 @@ from visiondyno.operations.context import OperationContext
 from visiondyno.operations.scoring import ScoringRules, match_classes
 from visiondyno.operations.untrusted_predictions import load_untrusted, predictions_bytes
 from visiondyno.predictions import Predictions
+from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.sandbox import Limits, Protection, run_in_child
 from visiondyno.specs.model_card import ModelCard
 from visiondyno.specs.operations import ScoreSubmissionInput
@@ -101,7 +102,7 @@ def predict_confined(
     try:
         run_in_child(
             _CHILD,
-            _payload(spec, dataset, model, predictions_file),
+            _payload(spec, dataset, context, model, predictions_file),
             on_event=follower.on_event,
             check=follower.check,
             time_limit_s=limits.time_s,
@@ -122,9 +123,16 @@ def predict_confined(
 
 
 def _payload(
-    spec: ScoreSubmissionInput, dataset: Dataset, model: Path, predictions_file: Path
+    spec: ScoreSubmissionInput,
+    dataset: Dataset,
+    context: OperationContext,
+    model: Path,
+    predictions_file: Path,
 ) -> dict[str, Any]:
     task = spec.task
+    share = gpu_share(task.device)
+    if share is not None and share.reason is not None:
+        context.progress(_STAGES[0], log=share.reason)
     return {
         "model": str(model),
         "images": _images(dataset),
@@ -132,6 +140,7 @@ def _payload(
         "card": None if task.card is None else task.card.model_dump(mode="json", by_alias=True),
         "batch_size": task.batch_size,
         "device": task.device,
+        "gpu_memory_limit_bytes": None if share is None else share.limit_bytes,
         "threads": task.threads,
         "max_bytes": task.limits.upload_bytes,
         "memory_bytes": task.limits.memory_bytes,

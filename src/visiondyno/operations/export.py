@@ -5,17 +5,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from visiondyno.datasets.base import Dataset
 from visiondyno.errors import ModelError
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.export_formats import (
     WrittenFiles,
+    require_format,
     write_onnx,
     write_openvino,
     write_tensorrt,
 )
-from visiondyno.operations.export_graph import opset_of
+from visiondyno.operations.export_graph import carry_origin, opset_of
 from visiondyno.operations.export_source import GraphWanted, SourceGraph, source_graph
-from visiondyno.operations.model_check import MadeFile, ModelCheck, check_made
+from visiondyno.operations.made_of import made_of, own_name
+from visiondyno.operations.model_check import MadeFile, ModelCheck, check_made, images_of
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.specs.model_changes import ExportInput
@@ -29,9 +32,10 @@ def run(spec: ExportInput, context: OperationContext) -> dict[str, Any]:
 
     Returns:
         `files` (name → `sha256:…`, the main file first), `model` (of the main file), `format`,
-        `precision`, `size_bytes`, `source_size_bytes`, `check` (see `ModelCheck`), `notes`; beside
-        them `max_abs_difference`, `mean_abs_difference`, `max_abs_output`, `checked_samples`,
-        `input_name`, `output_names`, `opset`.
+        `precision`, `size_bytes`, `source_size_bytes` (None of weights that lie in no file),
+        `source_digest`, `check` (see `ModelCheck`), `notes`; beside them `max_abs_difference`,
+        `mean_abs_difference`, `max_abs_output`, `checked_samples`, `input_name`, `output_names`,
+        `opset`.
 
     Raises:
         SpecError: the reference is of a kind that can't be exported, or not so.
@@ -40,13 +44,19 @@ def run(spec: ExportInput, context: OperationContext) -> dict[str, Any]:
         DatasetError: the data can't be read.
         Unavailable: what the model or the format needs isn't here.
     """
-    wanted = GraphWanted(spec.opset, spec.batch_size, spec.image_size)
+    require_format(spec.format)
+    dataset = images_of(spec.data, spec.check_images, context)
+    # An engine of TensorRT is built for one size.
+    batch_size = 1 if spec.format == "tensorrt" and not spec.batch_size else spec.batch_size
+    wanted = GraphWanted(spec.opset, batch_size, spec.image_size)
     with source_graph(spec.model, wanted, context) as source, tempfile.TemporaryDirectory() as name:
         context.progress("writing the file", format=spec.format)
         facts = _facts(source)
+        how = {"format": spec.format, "precision": spec.precision}
+        carry_origin(source.graph, made_of(spec.model, source.model, "export", how))
         written = _written(spec, source, Path(name))
         context.progress("checking the file")
-        checked = _checked(spec, source, written, context)
+        checked = _checked(spec, source, written, dataset, context)
         store = WorkerFiles.of_this_worker()
         data = [path.read_bytes() for path in written.paths]
         references = [store.publish(one) for one in data]
@@ -62,6 +72,7 @@ def run(spec: ExportInput, context: OperationContext) -> dict[str, Any]:
             "precision": spec.precision,
             "size_bytes": sum(map(len, data)),
             "source_size_bytes": source.size_bytes,
+            "source_digest": source.model.description.digest,
             "check": checked.report,
             "notes": [*source.notes, *written.notes, *checked.notes],
             **checked.flat,
@@ -69,12 +80,22 @@ def run(spec: ExportInput, context: OperationContext) -> dict[str, Any]:
         }
 
 
+def file_stem(spec: ExportInput) -> str:
+    """What the files of an export are called."""
+    return stem_of(spec.model) + ("-fp16" if spec.precision == "fp16" else "")
+
+
 def stem_of(reference: str) -> str:
     """What files made of a model are called: `yolov8n` of `ultralytics:yolov8n`."""
     resolved = resolve_reference(reference)
-    name = resolved.path.stem if resolved.path is not None else resolved.name
+    name = resolved.name if resolved.path is None else _name_of(resolved.path)
     name = name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
     return re.sub(r"[^\w.-]+", "-", name.rpartition(":")[2]).strip("-.") or "model"
+
+
+def _name_of(path: Path) -> str:
+    """Of a folder the whole name: what follows its dot is no suffix."""
+    return own_name(path) if path.is_dir() else path.stem
 
 
 def _facts(source: SourceGraph) -> dict[str, Any]:
@@ -89,20 +110,24 @@ def _facts(source: SourceGraph) -> dict[str, Any]:
 
 
 def _written(spec: ExportInput, source: SourceGraph, folder: Path) -> WrittenFiles:
-    stem = stem_of(spec.model) + ("-fp16" if spec.precision == "fp16" else "")
+    stem = file_stem(spec)
     if spec.format == "openvino":
         return write_openvino(source.graph, source.card, spec.precision, folder, stem)
     if spec.format == "tensorrt":
-        return write_tensorrt(source.graph, source.card, spec.precision, folder, stem)
+        return write_tensorrt(source.graph, spec.precision, folder, stem)
     return write_onnx(source.graph, spec.precision, folder, stem)
 
 
 def _checked(
-    spec: ExportInput, source: SourceGraph, written: WrittenFiles, context: OperationContext
+    spec: ExportInput,
+    source: SourceGraph,
+    written: WrittenFiles,
+    dataset: Dataset | None,
+    context: OperationContext,
 ) -> ModelCheck:
     made = MadeFile(written.paths[0], spec.precision, written.device)
     try:
-        return check_made(source.model, made, spec.data, spec.check_images, context, source.answers)
+        return check_made(source.model, made, dataset, context, source.answers)
     except ModelError as error:
         if source.doubtful is None:
             raise

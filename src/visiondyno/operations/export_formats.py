@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from visiondyno.errors import MissingExtra, ModelError, Unavailable
-from visiondyno.operations.export_graph import carry_card
-from visiondyno.operations.onnx_files import serialized, to_half
+from visiondyno.errors import MissingExtra, ModelError, SpecError, Unavailable
+from visiondyno.operations.export_graph import carry_metadata
+from visiondyno.operations.onnx_files import HALF_NOTE, serialized, to_half
 from visiondyno.runtimes.model_cards import METADATA_KEY
 from visiondyno.specs.model_card import ModelCard
 
@@ -33,6 +33,21 @@ class WrittenFiles:
     notes: tuple[str, ...] = ()
 
 
+def require_format(form: str) -> None:
+    """Refuse what can't be written here, before anything is done for it.
+
+    Raises:
+        MissingExtra: what writes it isn't installed.
+        Unavailable: there is no GPU, or ONNX Runtime has no TensorRT provider here.
+    """
+    if form == "openvino":
+        _openvino()
+    if form == "tensorrt":
+        import onnxruntime
+
+        _require_tensorrt(onnxruntime.get_available_providers())
+
+
 def write_onnx(graph: "onnx.ModelProto", precision: str, folder: Path, stem: str) -> WrittenFiles:
     """The graph as one file.
 
@@ -40,8 +55,9 @@ def write_onnx(graph: "onnx.ModelProto", precision: str, folder: Path, stem: str
         ModelError: it can't be halved, or is too long for one file.
     """
     path = folder / f"{stem}.onnx"
-    path.write_bytes(serialized(to_half(graph) if precision == "fp16" else graph))
-    return WrittenFiles((path,))
+    is_half = precision == "fp16"
+    path.write_bytes(serialized(to_half(graph) if is_half else graph))
+    return WrittenFiles((path,), notes=(HALF_NOTE,) if is_half else ())
 
 
 def write_openvino(
@@ -53,10 +69,7 @@ def write_openvino(
         MissingExtra: openvino isn't installed.
         ModelError: OpenVINO can't convert it.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtra("openvino", "'format': 'openvino'") from error
+    openvino = _openvino()
     source = folder / "source.onnx"
     source.write_bytes(serialized(graph))
     path = folder / f"{stem}.xml"
@@ -64,7 +77,7 @@ def write_openvino(
         model = openvino.convert_model(str(source))
         model.set_rt_info(card.model_dump_json(by_alias=True), ["framework", METADATA_KEY])
         openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")
-    except RuntimeError as error:
+    except Exception as error:  # those of its frontends share no base class but Exception
         raise ModelError(
             f"OpenVINO can't convert the model: {_one_line(error)}. Take 'format': 'onnx', and run "
             "it as openvino:FILE."
@@ -80,13 +93,14 @@ def write_openvino(
 
 
 def write_tensorrt(
-    graph: "onnx.ModelProto", card: ModelCard, precision: str, folder: Path, stem: str
+    graph: "onnx.ModelProto", precision: str, folder: Path, stem: str
 ) -> WrittenFiles:
     """The graph with the engine that TensorRT builds for this machine's GPU inside.
 
     Raises:
         Unavailable: there is no GPU, or ONNX Runtime has no TensorRT provider here; `MissingExtra`
             where it isn't built for GPUs.
+        SpecError: the graph takes images of several sizes, or batches.
         ModelError: no engine can be built.
     """
     import onnx
@@ -94,10 +108,12 @@ def write_tensorrt(
 
     from visiondyno.runtimes.onnx_gpu import TENSORRT, preload_libraries, without_tf32
 
-    _require_tensorrt(onnxruntime.get_available_providers())
+    _require_fixed(graph)
     preload_libraries()
     tf32_note = without_tf32()
-    source, path = folder / "source.onnx", folder / f"{stem}.onnx"
+    path = folder / f"{stem}.onnx"
+    source = folder / "source" / path.name
+    source.parent.mkdir()
     source.write_bytes(serialized(graph))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -118,11 +134,12 @@ def write_tensorrt(
             "TensorRT's libraries ('dyno doctor')."
         )
     written = onnx.load(str(path))
-    carry_card(written, card)
+    _require_engine(written)
+    carry_metadata(written, graph)
     path.write_bytes(serialized(written))
     note = (
-        "The engine inside is for this machine's GPU, driver and TensorRT: export it again on "
-        "another machine."
+        "The engine inside is for this size of batch, and this machine's GPU, driver and TensorRT: "
+        "export it again for others."
     )
     return WrittenFiles((path,), device="cuda", notes=(note, tf32_note))
 
@@ -140,5 +157,46 @@ def _require_tensorrt(providers: Sequence[str]) -> None:
     )
 
 
+def _require_fixed(graph: "onnx.ModelProto") -> None:
+    """Of free sizes ONNX Runtime builds an engine when it sees the first images, and writes none.
+
+    Raises:
+        SpecError: says which option fixes them.
+    """
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    for tensor in graph.graph.input:
+        dims = tensor.type.tensor_type.shape.dim
+        if tensor.name not in weights and any(dim.dim_value < 1 for dim in dims):
+            raise SpecError(
+                f"'format': 'tensorrt' builds an engine for one size, and the model's input "
+                f"'{tensor.name}' takes any; give 'image_size' and 'batch_size'."
+            )
+
+
+def _require_engine(written: "onnx.ModelProto") -> None:
+    held = [
+        attribute.s
+        for node in written.graph.node
+        for attribute in node.attribute
+        if node.op_type == "EPContext" and attribute.name == "ep_cache_context"
+    ]
+    if not any(held):
+        raise ModelError(
+            "TensorRT built no engine for any part of the model; take 'format': 'onnx', and run it "
+            "with --device cuda."
+        )
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("openvino", "'format': 'openvino'") from error
+    return openvino
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_LONGEST_REASON].rstrip(". ") or type(error).__name__
+    lines = str(error).splitlines() or [type(error).__name__]
+    # OpenVINO says first where in its source code something failed.
+    told = [line for line in lines if not line.startswith(("Check '", "Exception from"))] or lines
+    return " ".join(" ".join(told).split())[:_LONGEST_REASON].rstrip(". ") or type(error).__name__

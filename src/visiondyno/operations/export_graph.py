@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from visiondyno.errors import ModelError
+from visiondyno.runtimes.made_model import MADE_KEY, MadeOf
 from visiondyno.runtimes.model_cards import METADATA_KEY
 from visiondyno.specs.model_card import ModelCard
 
@@ -17,10 +18,26 @@ BATCH = "batch"
 
 def carry_card(graph: "onnx.ModelProto", card: ModelCard) -> None:
     """Write the card into the graph's metadata, in place of another one there."""
-    kept = [prop for prop in graph.metadata_props if prop.key != METADATA_KEY]
+    _carry(graph, METADATA_KEY, card.model_dump_json(by_alias=True))
+
+
+def carry_origin(graph: "onnx.ModelProto", made: MadeOf) -> None:
+    """Write what the graph was made of into its metadata, in place of an earlier origin."""
+    _carry(graph, MADE_KEY, made.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def carry_metadata(graph: "onnx.ModelProto", source: "onnx.ModelProto") -> None:
+    """Give the graph the metadata of its source, and no other."""
+    kept = list(source.metadata_props)
     del graph.metadata_props[:]
     graph.metadata_props.extend(kept)
-    graph.metadata_props.add(key=METADATA_KEY, value=card.model_dump_json(by_alias=True))
+
+
+def _carry(graph: "onnx.ModelProto", key: str, value: str) -> None:
+    kept = [prop for prop in graph.metadata_props if prop.key != key]
+    del graph.metadata_props[:]
+    graph.metadata_props.extend(kept)
+    graph.metadata_props.add(key=key, value=value)
 
 
 def opset_of(graph: "onnx.ModelProto") -> int:
@@ -88,11 +105,14 @@ def set_batch(graph: "onnx.ModelProto", inputs: tuple[str, ...], size: int | Non
     return True
 
 
-def set_size(graph: "onnx.ModelProto", name: str, height: int, width: int) -> None:
-    """Fix the free height and width of the input `name`, in NCHW."""
+def set_size(
+    graph: "onnx.ModelProto", name: str, height: int, width: int, *, is_nchw: bool
+) -> None:
+    """Fix the free height and width of the input `name`, a batch of images."""
     (tensor,) = [one for one in graph.graph.input if one.name == name]
     dims = tensor.type.tensor_type.shape.dim
-    for dim, value in ((dims[2], height), (dims[3], width)):
+    first = 2 if is_nchw else 1
+    for dim, value in ((dims[first], height), (dims[first + 1], width)):
         dim.dim_value = value
     del graph.graph.value_info[:]
 

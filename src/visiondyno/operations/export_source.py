@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from visiondyno.errors import ModelError, SpecError
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.export_graph import carry_card, in_opset, opset_of, set_batch, set_size
+from visiondyno.operations.made_of import source_name
 from visiondyno.operations.model_check import Answers
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.runtimes.graph_facts import GraphFacts
@@ -21,6 +22,7 @@ from visiondyno.runtimes.model_cards import resolve_card
 from visiondyno.runtimes.onnx_file import read_onnx
 from visiondyno.runtimes.references import resolve_reference, shipped_models
 from visiondyno.specs.model_card import ModelCard
+from visiondyno.training.arguments import one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +34,8 @@ _OF_TORCH = frozenset({"torch", "ultralytics", "torchvision", "timm", "transform
 _DEFAULT_EXAMPLES = 2
 _TORCHS_FIRST_OPSET = 18
 _NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+_MOST_PIXELS = 1 << 28
+"""In one batch: 3 GB of float32, and what a network keeps of them is a multiple of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class SourceGraph:
         card: that the graph is fed and read by.
         model: its source, loaded.
         answers: of the source to the graph's input; None: those of `model.infer`.
-        size_bytes: of the source's file or weights.
+        size_bytes: of the source's file or weights; None of weights that lie in no file.
         doubtful: what to say if its answers turn out to be others than the source's; None: nothing
             was changed that could make them so.
         notes: what whoever uses the graph must know.
@@ -62,7 +66,7 @@ class SourceGraph:
     card: ModelCard
     model: LoadedModel
     answers: Answers | None
-    size_bytes: int
+    size_bytes: int | None
     doubtful: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -100,16 +104,10 @@ def source_graph(
 
 
 def with_origin(card: ModelCard, reference: str) -> ModelCard:
-    """The card, saying what it was exported from unless it names its source already.
-
-    Of a path the last name alone: where it lay says nothing to others.
-    """
+    """The card, saying what it was exported from unless it names its source already."""
     if card.source is not None:
         return card
-    path = resolve_reference(reference).path
-    return card.model_copy(
-        update={"source": f"exported from {reference if path is None else path.name}"}
-    )
+    return card.model_copy(update={"source": f"exported from {source_name(reference)}"})
 
 
 def _of_file(reference: str, path: Path, model: LoadedModel, wanted: GraphWanted) -> SourceGraph:
@@ -123,6 +121,7 @@ def _of_file(reference: str, path: Path, model: LoadedModel, wanted: GraphWanted
     card = resolve_card(facts).card
     graph = onnx.load(str(path))  # with the weights that lie beside it
     card = _sized(reference, graph, facts, card, wanted.image_size)
+    _require_room(wanted.batch_size, card)
     graph = in_opset(graph, wanted.opset, reference)
     doubtful = _batched(reference, graph, facts, wanted.batch_size)
     card = with_origin(card, reference)
@@ -134,14 +133,14 @@ def _sized(
     reference: str, graph: Any, facts: GraphFacts, card: ModelCard, image_size: int | None
 ) -> ModelCard:
     found = image_input(facts)
-    if image_size is None or (card.input.height, card.input.width) == (image_size, image_size):
+    if image_size is None or (found.height, found.width) == (image_size, image_size):
         return card
-    if found.height is not None or found.width is not None or found.layout != "nchw":
+    if found.height is not None or found.width is not None or not found.has_batch_axis:
         raise SpecError(
             f"'image_size': {reference} takes {card.input.height}x{card.input.width} pixels, which "
             "is fixed in its graph; leave 'image_size' out."
         )
-    set_size(graph, found.name, image_size, image_size)
+    set_size(graph, found.name, image_size, image_size, is_nchw=found.layout == "nchw")
     size = {"height": image_size, "width": image_size}
     if card.input.resize == "letterbox_to_stride":
         size |= {"resize": "letterbox", "stride": None}  # type: ignore[dict-item]
@@ -185,12 +184,13 @@ def _of_torch(
             f"'batch_size': {reference} takes batches of {own} and no others; leave it out."
         )
     size = own or wanted.batch_size
+    _require_room(size, found.card)
     context.progress("exporting", model=reference)
     side = found.card.input
     example = torch.zeros(size or _DEFAULT_EXAMPLES, 3, side.height, side.width)
     form = GraphForm(INPUT_NAME, found.outputs, size is None, reference, "take another model")
     with torch.no_grad(), _without_tracers_checks():
-        found.module(example[:1] if size is None else example)  # what a first call sets up
+        _call_once(found.module, example[:1] if size is None else example, reference)
         graph = export_onnx(found.module, example, wanted.opset, form)
     if wanted.opset not in (None, opset_of(graph)):
         raise ModelError(
@@ -202,7 +202,39 @@ def _of_torch(
     description = found.model.description
     notes = (*found.notes, *description.notes)
     answers = _answers(found.module)
-    return SourceGraph(graph, card, found.model, answers, description.file_bytes, None, notes)
+    size_bytes = description.file_bytes or None
+    return SourceGraph(graph, card, found.model, answers, size_bytes, None, notes)
+
+
+def _require_room(batch_size: int | None, card: ModelCard) -> None:
+    """Refuse what would fill the memory of whatever runs it.
+
+    Raises:
+        SpecError: says how much it is.
+    """
+    pixels = (batch_size or 1) * card.input.height * card.input.width
+    if pixels > _MOST_PIXELS:
+        raise SpecError(
+            f"'batch_size': {batch_size or 1} images of {card.input.height}x{card.input.width} are "
+            f"{pixels / 1e6:,.0f} million pixels, and one batch holds at most "
+            f"{_MOST_PIXELS / 1e6:,.0f} million; give a smaller batch, or smaller images."
+        )
+
+
+def _call_once(module: Any, example: Any, reference: str) -> None:
+    """Have the network set up what its first call does, such as its grids of anchors.
+
+    Raises:
+        ModelError: it can't take images of that size.
+    """
+    try:
+        module(example)
+    except Exception as error:  # whatever a network makes of a size that it isn't for
+        height, width = example.shape[2:]
+        raise ModelError(
+            f"{reference} can't take images of {height}x{width} pixels: {one_line(error)}. Give "
+            "another 'image_size', or leave it out."
+        ) from error
 
 
 @contextmanager

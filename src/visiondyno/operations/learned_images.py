@@ -1,16 +1,23 @@
 """How many of the images that a trained model is scored on it has learned from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from visiondyno.datasets.base import Dataset
 from visiondyno.datasets.registry import builtin_dataset, open_dataset
-from visiondyno.errors import DatasetError, ModelError
+from visiondyno.errors import DatasetError, ModelError, Unavailable
+from visiondyno.report.format import listed
+from visiondyno.runtimes.made_model import Learned, learned_by, read_made
+from visiondyno.runtimes.onnx_file import read_onnx
+from visiondyno.runtimes.openvino_file import read_openvino
 from visiondyno.runtimes.registry import resolve_reference
 from visiondyno.runtimes.trained_models import read_trained
-from visiondyno.specs.trained_model import TrainedModel, TrainedOn
+from visiondyno.specs.trained_model import TrainedOn
 
 MOST_LOOKED_THROUGH = 20_000
 """Images of training data that are opened again to compare them."""
+
+_WHO = "{models}"
 
 
 def learned_images(on: TrainedOn, dataset: Dataset) -> int:
@@ -45,39 +52,67 @@ def _shared(reference: str, digest: str | None, images: int, dataset: Dataset) -
     return sum(_file(dataset, index) in files for index in range(len(dataset)))
 
 
-def learned_note(reference: str, dataset: Dataset) -> str | None:
-    """A warning for whoever reads a trained model's accuracy on images that it has learned.
+def learned_notes(references: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
+    """Warnings for whoever reads trained models' accuracy on images that they have learned.
 
-    Or on those by which its best epoch was chosen. None for other models, and for images that are
-    new to it as far as is known.
+    Or on those by which their best epoch was chosen. Files that were exported from one, or
+    quantized, say it too. None of other models, and of images that are new to them as far as is
+    known. Models of which the same is true, as all forms of one, are told of together.
     """
+    told: dict[str, list[str]] = {}
+    for reference in references:
+        sentence = _learned(reference, dataset)
+        if sentence is not None:
+            told.setdefault(sentence, []).append(reference)
+    return tuple(
+        sentence.replace(_WHO, names[0] if len(names) == 1 else f"each of {listed(names)}")
+        for sentence, names in told.items()
+    )
+
+
+def _learned(reference: str, dataset: Dataset) -> str | None:
     try:
-        resolved = resolve_reference(reference)
-        if resolved.runtime != "trained" or resolved.path is None:
-            return None
-        record = read_trained(resolved.path)
-    except ModelError:
+        record = _learned_by(reference)
+    except (ModelError, Unavailable):
+        return None
+    if record is None:
         return None
     count = learned_images(record.trained_on, dataset)
     if not count:
-        return _chosen_note(reference, record, dataset)
+        return _chosen(record, dataset)
     return (
-        f"Warning: {reference} learned from {count} of the {len(dataset)} images that it is scored "
+        f"Warning: {_WHO} learned from {count} of the {len(dataset)} images that it is scored "
         f"on ({record.trained_on.reference}). Its accuracy here says how well it knows them, not "
         "how good it is on new ones; compare it on data that it hasn't seen."
     )
 
 
-def _chosen_note(reference: str, record: TrainedModel, dataset: Dataset) -> str | None:
+def _learned_by(reference: str) -> Learned | None:
+    resolved = resolve_reference(reference)
+    path = resolved.path
+    if path is None:
+        return None
+    if resolved.runtime == "trained":
+        return learned_by(read_trained(path))
+    if path.suffix.lower() == ".onnx":
+        made = read_made(read_onnx(path).metadata)
+    elif resolved.runtime in ("openvino", "openvino-bf16"):
+        made = read_made(read_openvino(path).metadata)
+    else:
+        return None
+    return None if made is None else made.learned
+
+
+def _chosen(record: Learned, dataset: Dataset) -> str | None:
     on = record.trained_on
     if on.validation_reference is None or record.epochs == 1:
         return None
     if not _shared(on.validation_reference, on.validation_digest, on.images, dataset):
         return None
     return (
-        f"{reference} didn't learn from these images, but epoch {record.best_epoch} of its "
+        f"Other images were learned by {_WHO}, but epoch {record.best_epoch} of its "
         f"{record.epochs} was chosen as the best by its score on {on.validation_reference}, which "
-        "they belong to: its accuracy here is somewhat better than on images that nothing was "
+        "these belong to: its accuracy here is somewhat better than on images that nothing was "
         "chosen by."
     )
 

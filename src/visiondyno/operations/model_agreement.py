@@ -58,7 +58,7 @@ def _boxes(
     for one, other in zip(source, made, strict=True):
         chosen = one.scores >= lowest
         looked_for += int(chosen.sum())
-        for index, match in _matches(one, other, np.flatnonzero(chosen)):
+        for index, match in matches(one, other, np.flatnonzero(chosen)):
             edges.append(float(np.abs(one.boxes_xyxy[index] - other.boxes_xyxy[match]).max()))
             differences.append(float(abs(one.scores[index] - other.scores[match])))
     found = {
@@ -87,10 +87,16 @@ def _box_notes(looked_for: int, sure: int, lowest: float) -> tuple[str, ...]:
     return ()
 
 
-def _matches(
-    one: Detections, other: Detections, wanted: NDArray[np.int64]
-) -> list[tuple[int, int]]:
-    """Indices of a box and its counterpart: best scores choose first, each box serves once."""
+def matches(one: Detections, other: Detections, wanted: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Indices of a box and its counterpart, of the same class and IoU ≥ 0.5.
+
+    Best scores choose first, each box serves once.
+
+    Args:
+        one: boxes of an image.
+        other: what is looked through.
+        wanted: indices of the boxes of `one` that are looked for.
+    """
     if not len(other) or not len(wanted):
         return []
     no_crowd = np.zeros(len(other), np.bool_)

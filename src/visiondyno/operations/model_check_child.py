@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from visiondyno.errors import ModelError
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.pipeline import predict_each
 from visiondyno.measuring.prediction_files import save_predictions
+from visiondyno.operations.model_agreement import CONFIDENCE, matches
 from visiondyno.operations.onnx_files import FP32_TOLERANCE
+from visiondyno.predictions import Detections
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.runtimes.registry import load_model
-from visiondyno.vision.preprocess import PreparedBatch
+from visiondyno.specs.model_card import HeadName
+from visiondyno.vision.preprocess import Geometry, PreparedBatch
 
 Array = NDArray[Any]
 
@@ -29,17 +32,41 @@ _LEAST_PAIRED = 0.8
 queries look at each other, one that is another changes all of its image's a little."""
 _PAIRED_WITHIN = {True: FP32_TOLERANCE, False: 0.1}
 """Of the largest number of its output, by whether the same numbers are wanted."""
+_LEAST_SURE = 0.95
+"""Share of the boxes from `CONFIDENCE` on that must be found again where the same are wanted: most
+rows are of nothing, so that their share says little of those that matter."""
+_SAME_SCORE = 0.05
+_COLUMNS: dict[HeadName, int] = {"yolov8": 1, "yolov5": 2, "yolox": 2}
+"""Axis along which an output holds pixels beside scores, each to be judged by its own size."""
 
 
 @dataclass
 class _Difference:
-    """What is summed up of one output."""
+    """What is summed up of one output.
 
-    worst: float = 0.0
+    Attributes:
+        apart: largest difference of each column, or of all numbers together.
+        sizes: of the same, the source's largest.
+    """
+
     total: float = 0.0
     count: int = 0
-    largest: float = 0.0
     comparable: bool = True
+    apart: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    sizes: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+    def add(self, values: Array, errors: Array | None, column_axis: int | None) -> None:
+        """Numbers of the source, and how far the file's are off; None: they aren't alike."""
+        axis = column_axis if column_axis is not None and column_axis < values.ndim else None
+        others = tuple(one for one in range(values.ndim) if one != axis)
+        sizes = np.abs(values).max(axis=others, initial=0.0)
+        self.sizes = np.maximum(self.sizes, sizes)
+        if errors is None:
+            self.comparable = False
+            return
+        self.apart = np.maximum(self.apart, errors.max(axis=others, initial=0.0))
+        self.total += float(errors.sum())
+        self.count += errors.size
 
 
 def write_tensor(folder: Path, number: int, tensor: Array, expected: Sequence[Array]) -> None:
@@ -60,13 +87,14 @@ def answer(payload: dict[str, Any], emit: Any) -> dict[str, Any]:
         rows can't be laid side by side) and `max_abs_source`; and `notes`.
 
     Raises:
-        ModelError: it can't be loaded or run, answers other shapes, NaN or infinity.
+        ModelError: it can't be loaded or run, answers other shapes, NaN or infinity; or, where the
+            same numbers are wanted, others.
     """
     folder = Path(payload["folder"])
     with load_model(payload["model"], LoadOptions(device=payload["device"])) as model:
         compared = _Compared(model, payload["same_within"])
         for tensor, expected in _tensors(folder):
-            compared.add(expected, model.infer(PreparedBatch(tensor, ())))
+            compared.add(tensor, expected, model.infer(PreparedBatch(tensor, ())))
         if payload["images"]:
             images = EncodedImages([Path(path) for path in payload["images"]])
             total = len(images)
@@ -89,11 +117,15 @@ class _Compared:
     def __init__(self, model: LoadedModel, same_within: float | None) -> None:
         self._names = _names(model)
         self._same_within = same_within
-        self._is_ordered = model.description.card.head in _ORDERED
+        card = model.description.card
+        self._is_ordered = card.head in _ORDERED
+        self._column_axis = _COLUMNS.get(card.head)
+        wants_boxes = same_within is not None and card.task == "detection"
+        self._boxes = _SureBoxes(model) if wants_boxes else None
         self._differences: list[_Difference] = []
         self._rows = self._paired = self._moved = 0
 
-    def add(self, expected: Sequence[Array], found: Sequence[Array]) -> None:
+    def add(self, tensor: Array, expected: Sequence[Array], found: Sequence[Array]) -> None:
         """One batch's outputs."""
         if len(expected) != len(found):
             raise ModelError(
@@ -104,7 +136,10 @@ class _Compared:
         for one, other in zip(expected, found, strict=True):
             _check_finite(one, "source answers NaN or infinity; check its weights")
             _check_finite(other, "file answers NaN or infinity; take 'precision': 'fp32'")
-        if self._is_ordered and self._are_rows(expected, found):
+        alike = self._are_alike(expected, found)
+        if alike and self._boxes is not None:
+            self._boxes.add(tensor, expected, found)
+        if alike and self._is_ordered and self._are_rows(expected):
             expected, found = self._in_order(expected, found)
         for kept, one, other in zip(self._differences, expected, found, strict=True):
             self._compare(kept, one, other)
@@ -113,23 +148,43 @@ class _Compared:
         """Each output's differences.
 
         Raises:
-            ModelError: the same numbers are wanted, and too many rows have no counterpart.
+            ModelError: the same numbers are wanted, and too many rows or boxes have no counterpart,
+                or a number is another.
         """
+        if self._boxes is not None:
+            self._boxes.require_found()
         if self._same_within is not None and self._paired < _LEAST_PAIRED * self._rows:
             raise ModelError(
                 f"Only {self._paired} of the {self._rows} rows that the source answers are among "
-                "the file's; it can't be used in its place."
+                "the file's; it can't be used in its place. (Of weights that have learned nothing, "
+                "rows can't be told apart: export trained ones.)"
             )
         names = [*self._names, *(f"output {n}" for n in range(len(self._differences)))]
+        named = list(zip(names, self._differences, strict=False))
+        for name, one in named:
+            self._require_same(name, one)
         return [
             {
                 "name": name,
-                "max_abs_difference": one.worst if one.comparable else None,
+                "max_abs_difference": float(one.apart.max()) if one.comparable else None,
                 "mean_abs_difference": one.total / max(one.count, 1) if one.comparable else None,
-                "max_abs_source": one.largest,
+                "max_abs_source": float(one.sizes.max()),
             }
-            for name, one in zip(names, self._differences, strict=False)
+            for name, one in named
         ]
+
+    def _require_same(self, name: str, one: _Difference) -> None:
+        if self._same_within is None:
+            return
+        over = one.apart - self._same_within * np.maximum(one.sizes, 1.0)
+        worst = int(over.argmax())
+        if over[worst] > 0:
+            column = f", column {worst}," if over.size > 1 else ""
+            raise ModelError(
+                f"The file's output '{name}'{column} differs by up to {one.apart[worst]:.3g} from "
+                f"its source's, whose largest is {one.sizes[worst]:.3g}; it can't be used in its "
+                "place."
+            )
 
     def notes(self) -> list[str]:
         """What the differences don't show."""
@@ -149,23 +204,21 @@ class _Compared:
 
     def _compare(self, kept: _Difference, one: Array, other: Array) -> None:
         values, others = one.astype(np.float64), other.astype(np.float64)
-        kept.largest = max(kept.largest, float(np.abs(values).max(initial=0.0)))
         if one.shape != other.shape:
             if self._same_within is not None or one.ndim != other.ndim:
                 raise ModelError(
                     f"The file answers shape {other.shape}, and its source {one.shape}; it can't "
                     "be used in its place."
                 )
-            kept.comparable = False
+            kept.add(values, None, self._column_axis)
             return
-        errors = np.abs(values - others)
-        kept.worst = max(kept.worst, float(errors.max(initial=0.0)))
-        kept.total += float(errors.sum())
-        kept.count += errors.size
+        kept.add(values, np.abs(values - others), self._column_axis)
 
-    def _are_rows(self, expected: Sequence[Array], found: Sequence[Array]) -> bool:
-        alike = all(one.shape == other.shape for one, other in zip(expected, found, strict=True))
-        return alike and len({one.shape[:2] for one in expected}) == 1 and expected[0].ndim >= 2
+    def _are_alike(self, expected: Sequence[Array], found: Sequence[Array]) -> bool:
+        return all(one.shape == other.shape for one, other in zip(expected, found, strict=True))
+
+    def _are_rows(self, expected: Sequence[Array]) -> bool:
+        return len({one.shape[:2] for one in expected}) == 1 and expected[0].ndim >= 2
 
     def _in_order(
         self, expected: Sequence[Array], found: Sequence[Array]
@@ -194,6 +247,45 @@ class _Compared:
             for side in (0, 1)
         ]
         return joined[0], joined[1]
+
+
+class _SureBoxes:
+    """Of the boxes that the source is sure of, how many the file finds, from the same tensors."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._count = self._found = 0
+
+    def add(self, tensor: Array, expected: Sequence[Array], found: Sequence[Array]) -> None:
+        """One batch's outputs, of the same shapes."""
+        is_nchw = self._model.description.card.input.layout == "nchw"
+        height, width = tensor.shape[2:] if is_nchw else tensor.shape[1:3]
+        geometry = Geometry(1.0, 1.0, 0.0, 0.0, width, height)
+        batch = PreparedBatch(tensor, (geometry,) * len(tensor))
+        source = self._model.postprocess(list(expected), batch, confidence=CONFIDENCE)
+        # Lower, as a score on the edge may fall to its other side.
+        made = self._model.postprocess(list(found), batch, confidence=CONFIDENCE - _SAME_SCORE)
+        for one, other in zip(source, made, strict=True):
+            assert isinstance(one, Detections)
+            assert isinstance(other, Detections)
+            pairs = matches(one, other, np.arange(len(one)))
+            self._count += len(one)
+            self._found += sum(
+                abs(float(one.scores[box]) - float(other.scores[match])) <= _SAME_SCORE
+                for box, match in pairs
+            )
+
+    def require_found(self) -> None:
+        """Refuse a file that misses more than a few of them.
+
+        Raises:
+            ModelError: says how many.
+        """
+        if self._found < _LEAST_SURE * self._count:
+            raise ModelError(
+                f"Only {self._found} of the {self._count} boxes that the source is sure of (score "
+                f"{CONFIDENCE:g} and more) are among the file's; it can't be used in its place."
+            )
 
 
 def _nearest(one: Array, other: Array) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -1,6 +1,6 @@
 """What an ONNX file answers, found in a child process: its crash in native code is only its own.
 
-The two entries that `sandbox.run_in_child` calls; arrays go by files in `folder`.
+`sandbox.run_in_child` calls `answer_features`; arrays go by files in `folder`.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.errors import ModelError
-from visiondyno.runtimes.base import LoadOptions
-from visiondyno.runtimes.registry import load_model
 
 FEATURES, ANSWERS = "features.npy", "answers"
 _FATAL_ONLY = 4
@@ -47,27 +45,6 @@ def answer_features(payload: dict[str, Any], _: Any) -> dict[str, Any]:
         told = " ".join(str(error).split())[:300].rstrip(". ")
         raise ModelError(f"ONNX Runtime {version} can't run the file: {told}.") from error
     write_answers(folder, pieces)
-    return {}
-
-
-def answer_images(payload: dict[str, Any], _: Any) -> dict[str, Any]:
-    """Run a model as it is evaluated: on images of noise, from decoded pixels to its outputs.
-
-    Payload: `folder`, `model`, `batches`, `threads`, `seed`; `images` are of the card's own size.
-
-    Raises:
-        ModelError: it can't be loaded or run.
-    """
-    folder = Path(payload["folder"])
-    with load_model(
-        payload["model"], LoadOptions(intra_op_threads=payload["threads"] or None)
-    ) as model:
-        size = model.description.card.input
-        noise = np.random.default_rng(payload["seed"])
-        shape = (sum(payload["batches"]), size.height, size.width, 3)
-        images = noise.integers(0, 256, shape, dtype=np.uint8)
-        batches = _batches(images, payload["batches"])
-        write_answers(folder, [model.infer(model.preprocess(list(batch))) for batch in batches])
     return {}
 
 

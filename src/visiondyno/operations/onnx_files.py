@@ -18,7 +18,12 @@ from visiondyno.sandbox import run_in_child
 FP32_TOLERANCE = 1e-3
 """Of the largest output, by which a file in fp32 may differ: other orders of sums do less."""
 
-_MODULE = "visiondyno.operations.onnx_answers"
+HALF_NOTE = (
+    "Processors without half-precision arithmetic widen fp16 to float32 while it runs: there it is "
+    "smaller, and no faster. It is meant for GPUs."
+)
+
+_CHILD = "visiondyno.operations.onnx_answers:answer_features"
 _LARGEST_BYTES = 2_000_000_000
 # ONNX Runtime 1.31 dies of a Gelu in half precision on processors (of vision transformers).
 _KEPT_IN_FP32 = ("Gelu",)
@@ -99,21 +104,20 @@ def answers_to_features(
         folder = Path(name)
         np.save(folder / FEATURES, features)
         (folder / "model.onnx").write_bytes(data)
-        payload = {"model": str(folder / "model.onnx"), "batches": list(batches)}
-        return _answers("answer_features", folder, payload, context, threads)
-
-
-def answers_to_noise(
-    model: Path, batches: Sequence[int], context: OperationContext, seed: int = 0
-) -> Arrays:
-    """What a model that has a card answers to images of noise.
-
-    Raises:
-        ModelError: it can't be run, or ONNX Runtime dies of it.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        payload = {"model": str(model), "batches": list(batches), "seed": seed}
-        return _answers("answer_images", Path(name), payload, context, None)
+        payload = {
+            "folder": name,
+            "model": str(folder / "model.onnx"),
+            "batches": list(batches),
+            "threads": threads or 0,
+        }
+        try:
+            run_in_child(_CHILD, payload, check=context.check)
+        except ChildDied as error:
+            raise ModelError(
+                f"ONNX Runtime dies of the exported file ({error.message}) Take another "
+                "'precision' or 'opset'."
+            ) from error
+        return read_answers(folder)
 
 
 def differences(expected: Arrays, found: Arrays, precision: str) -> dict[str, float]:
@@ -152,24 +156,6 @@ def differences(expected: Arrays, found: Arrays, precision: str) -> dict[str, fl
         "mean_abs_difference": total / max(count, 1),
         "max_abs_output": largest,
     }
-
-
-def _answers(
-    entry: str,
-    folder: Path,
-    payload: dict[str, Any],
-    context: OperationContext,
-    threads: int | None,
-) -> Arrays:
-    payload |= {"folder": str(folder), "threads": threads or 0}
-    try:
-        run_in_child(f"{_MODULE}:{entry}", payload, check=context.check)
-    except ChildDied as error:
-        raise ModelError(
-            f"ONNX Runtime dies of the exported file ({error.message}) Take another 'precision' "
-            "or 'opset'."
-        ) from error
-    return read_answers(folder)
 
 
 def _check_finite(values: NDArray[np.float64], whose: str, hint: str) -> None:

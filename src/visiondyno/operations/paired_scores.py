@@ -6,7 +6,7 @@ from typing import Any
 
 from visiondyno.datasets.base import Dataset
 from visiondyno.errors import ClassMismatch, ModelError
-from visiondyno.operations.learned_images import learned_note
+from visiondyno.operations.learned_images import learned_notes
 from visiondyno.operations.scoring import (
     ScoringRules,
     level_of,
@@ -77,16 +77,17 @@ def paired_scores(
         )
     except (ClassMismatch, ModelError) as error:
         return PairedScores(notes=(f"Not scored on {dataset.reference}: {error.message}",))
-    note = learned_note(reference, dataset)
     return PairedScores(
         _values(first),
         _values(second),
         {name: _difference(second, first, name) for name in _comparable(first, second)},
-        () if note is None else (note,),
+        learned_notes([reference], dataset),
     )
 
 
 def _has_labels(dataset: Dataset) -> bool:
+    if dataset.task == "unlabelled":
+        return False
     truths = (dataset.sample(index).truth for index in range(len(dataset)))
     return any(not isinstance(truth, BoxTruth) or len(truth) for truth in truths)
 

@@ -4,6 +4,7 @@ import datetime
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ class _Pruning:
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         changed = {
             "weights_sha256": sha256,
-            "metrics": self._after or {},
+            "metrics": self._metrics_of(record, data),
             "image_size": spec.image_size,
             "created_at": made,
         }
@@ -128,6 +129,13 @@ class _Pruning:
             "notes": [*data.notes, "Nothing was trained after the pruning."],
         }
 
+    def _metrics_of(self, record: TrainedModel, data: TrainingImages) -> Metrics:
+        """Of the record, which says on what data they were measured: none of other data."""
+        held = data.held
+        if held is None or held.digest != record.trained_on.validation_digest:
+            return {}
+        return self._after or {}
+
     def told(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         """`pruning`, and what the answer's record and notes say of it."""
         pruned, spec = self._pruned, self.spec
@@ -139,9 +147,12 @@ class _Pruning:
             source_weights_sha256=self._source_sha256,
             parameters_before=before,
             parameters_after=after,
+            epochs_after=len(answer["history"]),
             layers=self._layers,
         )
         model = {**answer["trained_model"], "pruned": record.model_dump(mode="json")}
+        # It decides which channels belong together.
+        model["versions"] = {**model["versions"], "torch_pruning": version("torch-pruning")}
         layers = [
             {"name": name, "channels_before": had, "channels_after": has}
             for name, had, has in pruned.narrowed

@@ -11,11 +11,12 @@ from visiondyno.datasets.base import Dataset
 from visiondyno.errors import ChildDied, ModelError
 from visiondyno.operations.calibration_data import overlap_note
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.export_graph import carry_card
+from visiondyno.operations.export_graph import carry_card, carry_metadata, carry_origin
 from visiondyno.operations.export_source import GraphWanted, SourceGraph, source_graph
 from visiondyno.operations.int8_arithmetic import int8_arithmetic
-from visiondyno.operations.model_check import MadeFile, check_made
-from visiondyno.operations.onnx_files import serialized, to_half
+from visiondyno.operations.made_of import data_name, made_of
+from visiondyno.operations.model_check import MadeFile, check_made, images_of
+from visiondyno.operations.onnx_files import HALF_NOTE, serialized, to_half
 from visiondyno.operations.quantize_child import QUANTIZED
 from visiondyno.operations.verified_data import open_verified
 from visiondyno.operations.worker_files import WorkerFiles
@@ -48,10 +49,10 @@ def run(spec: QuantizeInput, context: OperationContext) -> dict[str, Any]:
 
     Returns:
         `files` (`quantized.onnx` to `sha256:…`), `model` (the same reference), `format`, `method`,
-        `precision`, `size_bytes`, `source_size_bytes`, `check` (see `ModelCheck`), `notes`; of
-        int8 `quantized` (type of operator to number of nodes), `kept_float` (`type`, `count`,
-        `reason` of what stays float) and, of the static one, `calibration` (`method`, `data`,
-        `images`, `activations`, `weight_bits`).
+        `precision`, `size_bytes`, `source_size_bytes` (None of weights that lie in no file),
+        `source_digest`, `check` (see `ModelCheck`), `notes`; of int8 `quantized` (type of operator
+        to number of nodes), `kept_float` (`type`, `count`, `reason` of what stays float) and, of
+        the static one, `calibration` (`method`, `data`, `images`, `activations`, `weight_bits`).
 
     Raises:
         SpecError: the reference is of a kind that can't be exported, or `exclude` names what isn't
@@ -60,17 +61,16 @@ def run(spec: QuantizeInput, context: OperationContext) -> dict[str, Any]:
             can't be run, or answers NaN.
         DatasetError: images can't be read.
     """
+    checked_on = images_of(spec.data, spec.check_images, context)
     with _source(spec, context) as source:
         made = _half(source) if spec.method == "fp16" else _int8(spec, source, context)
-        data = _with_card(made.data, source)
+        data = _with_metadata(made, source, spec)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / QUANTIZED
             file.write_bytes(data)
             precision = read_onnx(file).precision
             made_file = MadeFile(file, precision)
-            check = check_made(
-                source.model, made_file, spec.data, spec.check_images, context, source.answers
-            )
+            check = check_made(source.model, made_file, checked_on, context, source.answers)
     reference = WorkerFiles.of_this_worker().publish(data)
     return {
         "operation": "quantize",
@@ -82,6 +82,7 @@ def run(spec: QuantizeInput, context: OperationContext) -> dict[str, Any]:
         "precision": precision,
         "size_bytes": len(data),
         "source_size_bytes": source.size_bytes,
+        "source_digest": source.model.description.digest,
         **check.flat,
         "check": check.report,
         **made.facts,
@@ -112,7 +113,8 @@ def _source(spec: QuantizeInput, context: OperationContext) -> Iterator[SourceGr
 def _require_fp32(reference: str, precision: str) -> None:
     if precision == "fp32":
         return
-    already = "is quantized already" if precision in ("int8", "mixed") else "isn't in fp32"
+    parts = {"int8": "is quantized already", "mixed": "is quantized or halved in part already"}
+    already = parts.get(precision, "isn't in fp32")
     raise ModelError(
         f"{reference} {already} ({precision}); give the model in fp32 that it was made of."
     )
@@ -124,11 +126,7 @@ def _half(source: SourceGraph) -> _Made:
     half = onnx.ModelProto()
     half.CopyFrom(source.graph)  # it is changed in place
     data = serialized(to_half(half))
-    note = (
-        "Processors without half-precision arithmetic widen fp16 to float32 while it runs: there "
-        "it is smaller, and no faster. It is meant for GPUs."
-    )
-    return _Made(data, {}, (note,))
+    return _Made(data, {}, (HALF_NOTE,))
 
 
 def _int8(spec: QuantizeInput, source: SourceGraph, context: OperationContext) -> _Made:
@@ -208,13 +206,17 @@ def _run_child(payload: dict[str, Any], context: OperationContext) -> dict[str, 
         ) from error
 
 
-def _with_card(data: bytes, source: SourceGraph) -> bytes:
-    """With the source's metadata and card, and without sets of operators that nobody uses."""
+def _with_metadata(made: _Made, source: SourceGraph, spec: QuantizeInput) -> bytes:
+    """With the source's metadata, its card and origin, and without operators that nobody uses."""
     import onnx
 
-    model = onnx.ModelProto.FromString(data)
-    del model.metadata_props[:]
-    model.metadata_props.extend(source.graph.metadata_props)
+    model = onnx.ModelProto.FromString(made.data)
+    carry_metadata(model, source.graph)
+    how: dict[str, Any] = {"method": spec.method}
+    if "calibration" in made.facts:
+        told = made.facts["calibration"]
+        how["calibration"] = {**told, "data": data_name(told["data"])}
+    carry_origin(model, made_of(spec.model, source.model, "quantize", how))
     used = {node.domain for node in model.graph.node} | {
         node.domain for function in model.functions for node in function.node
     }

@@ -47,14 +47,9 @@ def read_ultralytics(facts: GraphFacts, graph_input: GraphInput) -> PartialCard 
             "crop_from": max(height, width),
             "interpolation": "area",
         }
-    elif metadata.get("head") == _RT_DETR:
-        parts |= _rt_detr(facts, len(parts["classes"]))
-        resize = {"resize": "stretch"}
     else:
-        parts["head"] = "end_to_end" if _has_nms(facts) else "yolov8"
-        resize = {"resize": "letterbox", "pad_value": 114}
-        if (boxes := _normalised_boxes(facts, graph_input, parts["head"])) is not None:
-            parts["output"] = OutputCard(boxes=boxes)
+        found, resize = _detector(facts, graph_input, len(parts["classes"]))
+        parts |= found
     takes_pixels = graph_input.dtype == "uint8" and graph_input.quantisation is None
     parts["input"] = InputCard(
         height=height,
@@ -67,6 +62,19 @@ def read_ultralytics(facts: GraphFacts, graph_input: GraphInput) -> PartialCard 
         **resize,
     )
     return PartialCard("metadata", parts)
+
+
+def _detector(
+    facts: GraphFacts, graph_input: GraphInput, class_count: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts of a detector's card, and how its images are resized."""
+    if facts.metadata.get("head") == _RT_DETR:
+        return _rt_detr(facts, class_count), {"resize": "stretch"}
+    head: HeadName = "end_to_end" if _has_nms(facts) else "yolov8"
+    parts: dict[str, Any] = {"head": head}
+    if (boxes := _normalised_boxes(facts, graph_input, head)) is not None:
+        parts["output"] = OutputCard(boxes=boxes)
+    return parts, {"resize": "letterbox", "pad_value": 114}
 
 
 def _normalised_boxes(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from visiondyno.errors import MissingExtra, Unavailable
 from visiondyno.measurements.operators import OperatorRun
 from visiondyno.runtimes.base import Device, LoadOptions, gpu_number
+from visiondyno.runtimes.pytorch.fp32 import exact_fp32
 from visiondyno.runtimes.pytorch.profiling import OperatorRecorder
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class TorchDevice:
         """
         import torch
 
+        if self.device.type == "cuda":
+            exact_fp32()  # a training in this process may have set it back
         before = torch.get_num_threads()
         wanted = before if self._threads is None else self._threads
         if wanted != before:
@@ -107,32 +110,18 @@ class TorchDevice:
         return self._recorder.operators
 
 
-def exact_fp32() -> None:
-    """Have GPUs compute fp32 as fp32, from now on in this process.
-
-    By default cuDNN's convolutions round to TensorFloat-32 (10 bits of mantissa): a model would be
-    less precise than its description says, and not the model that ONNX Runtime runs.
-    """
-    from torch.backends import cuda, cudnn
-
-    if hasattr(cudnn, "conv"):  # torch 2.9 on
-        cuda.matmul.fp32_precision = "ieee"
-        cudnn.conv.fp32_precision = "ieee"
-    else:
-        cuda.matmul.allow_tf32 = False
-        cudnn.allow_tf32 = False
-
-
 def _checked(name: Device) -> "torch.device":
     import torch
 
     number = gpu_number(name)
-    if number is not None:
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if number >= count:
-            here = f"there are {count} GPUs" if count else "torch finds no GPU"
-            raise Unavailable(
-                f"Device '{name}' can't be used here: {here}; use cpu, or check the driver with "
-                "'dyno doctor'."
-            )
-    return torch.device(name)
+    if number is None:
+        return torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number >= count:
+        here = f"there are {count} GPUs" if count else "torch finds no GPU"
+        raise Unavailable(
+            f"Device '{name}' can't be used here: {here}; use cpu, or check the driver with "
+            "'dyno doctor'."
+        )
+    # With its number: some of torch's functions take no device without one.
+    return torch.device("cuda", number)

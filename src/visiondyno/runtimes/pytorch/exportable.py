@@ -230,9 +230,12 @@ def _classifier(model: LoadedModel, image_size: int | None) -> Exportable:
             # Ultralytics' answers probabilities, and the logits that a loss would need.
             return found[0] if isinstance(found, list | tuple) else found
 
-    card = exported_card(model.description.card, "classification", image_size, interpolation="area")
+    own = model.description.card
+    card = exported_card(own, "classification", image_size, interpolation="area")
     note = (
         "Images are resized by OpenCV here, and by Pillow or torch in the model's own library: "
         "probabilities differ a little."
     )
-    return Exportable(Scoring().eval(), card, model, outputs=("scores",), notes=(note,))
+    # What was trained at image level is prepared by its card already.
+    notes = () if own.input.interpolation == "area" else (note,)
+    return Exportable(Scoring().eval(), card, model, outputs=("scores",), notes=notes)

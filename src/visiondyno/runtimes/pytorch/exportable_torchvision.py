@@ -14,6 +14,7 @@ from visiondyno.errors import SpecError
 from visiondyno.runtimes.base import LoadedModel
 from visiondyno.runtimes.pytorch.exportable import Exportable, exported_card, network_of
 from visiondyno.runtimes.pytorch.torchvision_detectors import TorchvisionDetector, is_two_stage
+from visiondyno.specs.model_card import DetectionCard, InputCard, ModelCard
 
 if TYPE_CHECKING:
     import torch
@@ -52,19 +53,37 @@ def exportable_of(model: LoadedModel, image_size: int | None) -> Exportable | No
         image_size,
         stride=1 if stretches else _STRIDE,
         pad_value=_mean_grey(own.mean),
+        detection=_detection(network, card),
     )
-    height, width = made.input.height, made.input.width
+    size = made.input.height, made.input.width
     labels = np.flatnonzero(model._label_to_class >= 0)
     columns = labels[np.argsort(model._label_to_class[labels])]
-    module = _decoding(network, (height, width), columns)
-    return Exportable(module, made, model, outputs=("detections",), notes=_notes(height, width))
+    module = _decoding(network, size, columns)
+    notes = _notes(own, made.input)
+    return Exportable(module, made, model, outputs=("detections",), notes=notes)
 
 
-def _notes(height: int, width: int) -> tuple[str, ...]:
+def _detection(network: "nn.Module", card: ModelCard) -> DetectionCard:
+    """As many candidates as torchvision takes in all: its limit is of each class, or each level."""
+    own = card.detection
+    assert own is not None
+    levels = len(network.anchor_generator.num_anchors_per_location())
+    parts = len(card.classes) if _kind(network) == "SSD" else levels
+    return own.model_copy(update={"max_candidates": own.max_candidates * parts})
+
+
+def _notes(own: InputCard, made: InputCard) -> tuple[str, ...]:
+    size = f"{made.height}x{made.width}"
+    if own.resize == "stretch":
+        how = "images are resized by OpenCV to that"
+    else:
+        how = (
+            "images are resized by OpenCV until they fit, and padded to that, where torchvision "
+            "resizes by torch to sizes of its own and pads no more than its stride needs"
+        )
     note = (
-        f"The graph takes {height}x{width} pixels: images are resized by OpenCV and padded to "
-        "that, where torchvision resizes by torch and pads no more than its stride needs. It "
-        "limits candidates by level of its pyramid, the graph's reader over all of them."
+        f"The graph takes {size} pixels: {how}. Torchvision limits candidates by class or by level "
+        "of its pyramid, the graph's reader all together."
     )
     return (note,)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from visiondyno.errors import SpecError
 from visiondyno.runtimes.base import LoadedModel
 from visiondyno.runtimes.pytorch.exportable import Exportable, exported_card, network_of
 from visiondyno.runtimes.pytorch.transformers_models import (
@@ -12,7 +13,7 @@ from visiondyno.runtimes.pytorch.transformers_models import (
     Detector,
     TransformersModel,
 )
-from visiondyno.specs.model_card import OutputCard, ScoreActivation
+from visiondyno.specs.model_card import InputCard, OutputCard, ScoreActivation
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,14 @@ _RESIZE_NOTE = (
     "processor resizes by torch{more}: answers differ a little."
 )
 _KEEPS_SHAPE = ", and keeps the aspect ratio"
+_CROPPED_BELOW = 384
+"""ConvNeXt's processor shrinks images to this side and more without a crop."""
+_SAME_SHARE = 0.01
+"""Of the range of a channel, that a value may be off as the processor rounds."""
+_GREYS = (10, 245)
+"""Not black: processors take that for an image whose values are scaled already."""
+_COLOUR = (40, 110, 220)
+"""Red, green, blue, all different: it tells in which order channels come."""
 
 
 def exportable_of(model: LoadedModel, image_size: int | None) -> Exportable | None:
@@ -32,19 +41,69 @@ def exportable_of(model: LoadedModel, image_size: int | None) -> Exportable | No
         return _detector(model, image_size)
     card = model.description.card
     processor = model._processor
+    how: dict[str, Any] = {"interpolation": "area", **_values(model)}
     note = _RESIZE_NOTE.format(more=_KEEPS_SHAPE if _keeps_shape(processor) else "")
     module = _answering(model, model.wanted[0])
     if isinstance(model, Classifier):
-        crops = bool(getattr(processor, "do_center_crop", False))
-        side = dict(getattr(processor, "size", None) or {}).get("shortest_edge")
-        how: dict[str, Any] = {"interpolation": "area"}
-        if crops and side:
-            how |= {"resize": "shortest_side_crop", "crop_from": side}
+        crop_from = _cropped_from(processor)
+        if crop_from is not None:
+            if image_size:  # the same share of the image is seen at any size
+                crop_from = max(round(crop_from * image_size / card.input.height), image_size)
+            how |= {"resize": "shortest_side_crop", "crop_from": crop_from}
         made = exported_card(card, "classification", image_size, **how)
         return Exportable(module, made, model, outputs=("scores",), notes=(note,))
     assert isinstance(model, DepthEstimator)
-    made = exported_card(card, "depth", image_size, interpolation="area")
+    made = exported_card(card, "depth", image_size, **how)
     return Exportable(module, made, model, outputs=("depth",), notes=(note,))
+
+
+def _cropped_from(processor: Any) -> int | None:
+    """Length that the shortest side is brought to before the centre is cut out; None: it isn't."""
+    side = dict(getattr(processor, "size", None) or {}).get("shortest_edge")
+    if not side:
+        return None
+    share = getattr(processor, "crop_pct", None)
+    if getattr(processor, "do_center_crop", False) or (share and side < _CROPPED_BELOW):
+        return int(side / share) if share else int(side)
+    return None
+
+
+def _values(model: TransformersModel) -> dict[str, Any]:
+    """What of the card is otherwise, as the processor really makes a pixel's values.
+
+    Its settings have many names (BGR, two normalisations, offsets); one colour tells of them all.
+
+    Raises:
+        SpecError: it does what no card can say.
+    """
+    card = model.description.card.input
+    dark, bright = (_pixel(model, (level,) * 3) for level in _GREYS)
+    found, slope = _pixel(model, _COLOUR), (bright - dark) / (_GREYS[1] - _GREYS[0])
+    black = dark - slope * _GREYS[0]
+    for channels, levels in (("rgb", _COLOUR), ("bgr", _COLOUR[::-1])):
+        off = np.abs(black + slope * np.array(levels) - found)
+        if not slope.all() or (off > _SAME_SHARE * np.abs(bright - dark)).any():
+            continue
+        std = card.scale / slope
+        said = {"channels": channels, "mean": tuple(-black * std), "std": tuple(std)}
+        return {} if _says(card, said) else said
+    raise SpecError(
+        f"'model': the image processor of {model.description.reference} makes of pixels what a "
+        "model card can't say; run the model by transformers, or export it with a card by hand."
+    )
+
+
+def _says(card: InputCard, said: dict[str, Any]) -> bool:
+    alike = np.allclose([*card.mean, *card.std], [*said["mean"], *said["std"]], atol=1e-4)
+    return alike and card.channels == said["channels"]
+
+
+def _pixel(model: TransformersModel, rgb: tuple[int, ...]) -> Any:
+    """(3,) float64: what the network gets for an image of one colour."""
+    side = model.description.card.input
+    image = np.full((side.height, side.width, 3), rgb[::-1], np.uint8)
+    made = model._features(image)["pixel_values"][0].double().numpy()
+    return made[:, made.shape[1] // 2, made.shape[2] // 2]
 
 
 def _answering(model: TransformersModel, wanted: str) -> Any:
@@ -89,6 +148,7 @@ def _detector(model: Detector, image_size: int | None) -> Exportable:
         "detr",
         image_size,
         interpolation="area",
+        **_values(model),
         output=OutputCard(score_activation=activation),
         detection=_detection(model, activation),
     )

@@ -20,6 +20,9 @@ from visiondyno.whole_file import file_sha256
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?")
 
+MOST_BYTES = 16 * 2**30
+"""Of all files of a model; a vision model has a tenth of it, and a name may be mistyped."""
+
 _offline_lock = threading.Lock()
 _offline_count = 0
 _offline_before = False
@@ -90,8 +93,8 @@ def fetch(wanted: Repository, needed: str, on_progress: Progress | None = None) 
 
     Raises:
         MissingExtra: huggingface_hub isn't installed.
-        ModelError: there is no such model, it lacks the needed file, or what came isn't what was
-            announced.
+        ModelError: there is no such model, it lacks the needed file, it is longer than
+            `MOST_BYTES`, or what came isn't what was announced.
         Unavailable: the hub can't be reached, or `VISIONDYNO_OFFLINE` is set.
     """
     if is_offline():
@@ -104,7 +107,14 @@ def fetch(wanted: Repository, needed: str, on_progress: Progress | None = None) 
                 f"{wanted.name} holds no {needed} on the hub, and weights of other kinds aren't "
                 "read (a pickle can run code); take a model that is published as safetensors."
             )
-        told = _Told(wanted.name, sum(size for size, _ in files.values()), on_progress)
+        total = sum(size for size, _ in files.values())
+        if total > MOST_BYTES:
+            raise ModelError(
+                f"{wanted.name} is {total / 2**30:.1f} GiB on the hub, more than the "
+                f"{MOST_BYTES / 2**30:.0f} GiB that are downloaded by themselves. If it is the "
+                f"model that you mean, fetch it with: hf download {wanted.name}"
+            )
+        told = _Told(wanted.name, total, on_progress)
         folder = Path(
             hub.snapshot_download(
                 wanted.name,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _LONGEST_REASON = 200
+_SCRIPT_FAILED = "The following operation failed in the TorchScript interpreter"
 
 
 class TorchModel(CardModel):
@@ -142,8 +143,10 @@ def no_surprise(reference: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The telling part of an error of torch in one line, without its C++ frames."""
+    """The telling part of an error of torch in one line, without its C++ and TorchScript frames."""
     text = str(error).split("\nException raised from")[0]
+    if text.startswith(_SCRIPT_FAILED):
+        text = re.split(r"\n[\w.]*Error: ", text)[-1]
     text = re.sub(r"\s+", " ", text).strip()
     if len(text) > _LONGEST_REASON:
         text = text[: _LONGEST_REASON - 1].rsplit(" ", 1)[0] + "…"

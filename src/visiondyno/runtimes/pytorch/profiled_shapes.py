@@ -74,6 +74,23 @@ def _convolved(inputs: Sequence[Sequence[int]], numbers: Sequence[Any]) -> Shape
     return (image[0], weight[0], *found)
 
 
+def _transposed(inputs: Sequence[Sequence[int]], numbers: Sequence[Any]) -> Shape:
+    """Of `conv_transpose…`: stride, padding, what is added to the output, groups, dilation."""
+    image, weight = inputs[0], inputs[1]
+    count = len(weight) - 2
+    stride, padding, added = (_many(one, count) for one in numbers[3:6])
+    dilation = _many(numbers[7], count)
+    sizes = [
+        (image[2 + n] - 1) * stride[n]
+        - 2 * padding[n]
+        + dilation[n] * (weight[2 + n] - 1)
+        + added[n]
+        + 1
+        for n in range(count)
+    ]
+    return (image[0], weight[1] * int(numbers[6]), *sizes)
+
+
 def _pooled(inputs: Sequence[Sequence[int]], numbers: Sequence[Any]) -> Shape:
     image = inputs[0]
     kernel = _pair(numbers[1])
@@ -146,6 +163,7 @@ def _many(value: Any, count: int) -> list[int]:
 
 
 _RULES: tuple[tuple[str, _Rule], ...] = (
+    ("convtranspose", _transposed),
     ("conv", _convolved),
     ("maxpool2d", _pooled),
     ("avgpool2d", _pooled),
@@ -158,4 +176,4 @@ _RULES: tuple[tuple[str, _Rule], ...] = (
     ("scaleddotproductattention", _attended),
     ("upsample", _resized),
 )
-"""The beginning of an operator's name, and what gives its output's shape."""
+"""The beginning of an operator's name, and what gives its output's shape; the first that fits."""

@@ -1,7 +1,7 @@
 """What torch's profiler says of a module's runs: the operators it called, and their times."""
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class OperatorRecorder:
     def __init__(self, device: "torch.device") -> None:
         # The profiler's library would write lines of its own to standard error.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        self._device = device
         self._on_gpu = device.type == "cuda"
         self._runs: list[Any] = []
 
@@ -44,7 +45,7 @@ class OperatorRecorder:
         with profile(activities=activities, record_shapes=True) as profiler, _named_modules():
             yield
             if self._on_gpu:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(self._device)
         self._runs.append(profiler)
 
     def forget(self) -> None:
@@ -52,14 +53,22 @@ class OperatorRecorder:
         self._runs = []
 
     def operators(self) -> list[OperatorRun]:
-        """The operators of every run, in order."""
+        """The operators of every run, in order; the records are dropped, run by run.
+
+        Of a single run torch makes megabytes of objects, once they are asked for.
+        """
         found: list[OperatorRun] = []
-        for number, profiler in enumerate(self._runs):
+        recorded, self._runs = deque(self._runs), []
+        for number in range(len(recorded)):
+            profiler = recorded.popleft()
             names: Counter[str] = Counter()
             events = sorted(profiler.events(), key=lambda event: event.time_range.start)
             found += [
                 self._operator(event, number, names) for event in events if _is_outermost(event)
             ]
+            for event in events:  # each other's parents and children: nothing else frees them
+                event.cpu_children.clear()
+                event.cpu_parent = None
         return found
 
     def _operator(self, event: Any, run: int, names: Counter[str]) -> OperatorRun:

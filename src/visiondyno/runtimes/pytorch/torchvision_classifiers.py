@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from visiondyno.predictions import Image
 from visiondyno.runtimes.pytorch.logit_classifier import Transform
 from visiondyno.specs.model_card import InputCard
+from visiondyno.vision.preprocess import rgb_planes
 
 _INTERPOLATION = {"bilinear": "linear", "bicubic": "cubic", "nearest": "nearest"}
 
@@ -21,8 +20,7 @@ def preset_transform(preset: Any) -> Transform:
     import torch
 
     def transform(images: Sequence[Image]) -> torch.Tensor:
-        rgb = (np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)) for image in images)
-        return torch.stack([preset(torch.from_numpy(one)) for one in rgb])
+        return torch.stack([preset(torch.from_numpy(rgb_planes(image))) for image in images])
 
     return transform
 

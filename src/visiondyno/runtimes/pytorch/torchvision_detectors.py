@@ -18,6 +18,7 @@ from visiondyno.runtimes.native_model import NativeModel
 from visiondyno.runtimes.pytorch.device import TorchDevice
 from visiondyno.runtimes.pytorch.module import flat_tensors, no_surprise, release_cached
 from visiondyno.specs.model_card import DetectionCard, InputCard
+from visiondyno.vision.preprocess import rgb_planes
 
 if TYPE_CHECKING:
     import torch
@@ -103,8 +104,8 @@ class TorchvisionDetector(NativeModel):
         groups: dict[torch.Size, list[tuple[int, Any]]] = {}
         with self._on.running(), no_surprise(self.description.reference):
             for place, image in enumerate(images):
-                rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
-                one, _ = self._transform([convert_image_dtype(torch.from_numpy(rgb), torch.float)])
+                rgb = torch.from_numpy(rgb_planes(image))
+                one, _ = self._transform([convert_image_dtype(rgb, torch.float)])
                 groups.setdefault(one.tensors.shape, []).append((place, one))
             return [_joined(members, images) for members in groups.values()]
 

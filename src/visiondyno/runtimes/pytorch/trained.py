@@ -93,7 +93,8 @@ def _notes(said: tuple[str, ...], record: TrainedModel) -> tuple[str, ...]:
     notes = [learned]
     if record.pruned:
         left, had = record.pruned.parameters_after, record.pruned.parameters_before
-        notes.append(f"Pruned: {left:,} of {had:,} parameters were left.")
+        since = "; nothing was trained since" if record.pruned.epochs_after == 0 else ""
+        notes.append(f"Pruned: {left:,} of {had:,} parameters were left{since}.")
     if record.license and not any(record.license in note for note in said):
         notes.append(f"Its weights are under {record.license}.")
     return (*said, *notes)

@@ -15,6 +15,7 @@ from visiondyno.runtimes.pytorch.device import TorchDevice
 from visiondyno.runtimes.pytorch.module import no_surprise, release_cached
 from visiondyno.runtimes.pytorch.transformers_config import Task
 from visiondyno.specs.model_card import DepthCard, DetectionCard, InputCard, ModelCard
+from visiondyno.vision.preprocess import rgb_planes
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +75,7 @@ class TransformersModel(NativeModel):
         import torch
 
         # Channels apart, as the library's resizing works on them: it then copies nothing.
-        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+        rgb = rgb_planes(image)
         # Told, as an image of three columns could be taken for one of channels last.
         features = self._processor(
             images=[torch.from_numpy(rgb)], return_tensors="pt", input_data_format="channels_first"

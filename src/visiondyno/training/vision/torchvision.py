@@ -27,6 +27,7 @@ from visiondyno.training.vision.torch_epochs import (
     predicting,
     recipe_of,
 )
+from visiondyno.vision.preprocess import rgb_planes
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +100,7 @@ class DetectorLearner(Learner):
     def _tensor(self, image: Image) -> "torch.Tensor":
         import torch
 
-        rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
-        return torch.from_numpy(rgb).to(self._device).float().div_(255)
+        return torch.from_numpy(rgb_planes(image)).to(self._device).float().div_(255)
 
     def _target(self, image: AugmentedImage) -> "dict[str, torch.Tensor]":
         import torch

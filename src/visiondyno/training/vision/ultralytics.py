@@ -61,7 +61,7 @@ class UltralyticsTrainer(VisionTrainer):
         checkpoint = FolderCheckpoint(plan.folder)
         with process_as_it_was(plan.threads), quiet():
             model, notes = _fresh_model(plan)
-            settings = _settings(plan, stride_of(model))
+            settings = _settings(plan, _batch_size(plan, stride_of(model)))
             resumed = checkpoint.take_up()
             began_after = 0 if resumed is None else int(resumed.values["epoch"])
             if began_after < plan.epochs:
@@ -84,7 +84,7 @@ class UltralyticsTrainer(VisionTrainer):
         with process_as_it_was(plan.threads), quiet():
             model, notes = _fresh_model(plan)
             if plan.images:
-                _settings(plan, stride_of(model))
+                _batch_size(plan, stride_of(model))
             model.to(device).eval()
 
             def found(images: Sequence[Image]) -> list[Predictions]:
@@ -98,11 +98,11 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("ultralytics", "torch", "torchvision")}
 
 
-def _settings(plan: TrainingPlan, stride: int) -> dict[str, Any]:
-    """The library's settings of a plan, for a model whose images have multiples of `stride`.
+def _batch_size(plan: TrainingPlan, stride: int) -> int:
+    """Of a plan that can be trained, for a model whose images have multiples of `stride`.
 
     Raises:
-        SpecError: one isn't taken, or the image size isn't possible.
+        SpecError: a setting isn't taken, or the image size isn't possible.
     """
     if plan.image_size % stride:
         below = max(plan.image_size // stride, 1) * stride
@@ -126,6 +126,11 @@ def _settings(plan: TrainingPlan, stride: int) -> dict[str, Any]:
             f"{len(plan.images)} images in batches of {batch_size} leave one by itself, too little "
             f"at {plan.image_size} pixels; take another 'batch_size', or larger images."
         )
+    return batch_size
+
+
+def _settings(plan: TrainingPlan, batch_size: int) -> dict[str, Any]:
+    """The library's settings of a plan and of its checked batch size."""
     given = dict(plan.arguments)
     if plan.learning_rate is not None:
         # With its own choice of optimiser the library ignores the rate; this is what it chooses for
