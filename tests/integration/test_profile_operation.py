@@ -4,7 +4,9 @@ import json
 import math
 import time
 
+import cv2
 import numpy as np
+import onnx
 import pytest
 
 from onnx_builder import build_model
@@ -116,6 +118,27 @@ def test_a_fixed_batch_is_run_in_pieces(detector):
     profile = _profile(detector, batch_size=2)
     assert {row.calls for row in profile.operators} <= {1, 2}
     assert all(math.isfinite(row.ms) for row in profile.operators)
+    assert any("a batch of 2 is run in 2 pieces." in note for note in profile.notes)
+
+
+def test_a_larger_fixed_batch_is_filled_up(tmp_path):
+    path = build_model(
+        tmp_path / "four.onnx",
+        np.zeros((1, 1, 6), np.float32),
+        batch=4,
+        metadata={METADATA_KEY: detector_card().model_dump_json(by_alias=True)},
+    )
+    notes = " ".join(_profile(path, batch_size=1).notes)
+    assert "takes 4 images at once: a batch of 1 is run in 1 piece, filled up with 3 empty" in notes
+
+
+def test_images_without_labels_are_run_too(detector, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.zeros((40, 30, 3), np.uint8))
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    profile = _profile(detector, data=str(folder), batch_size=2)
+    assert profile.data == f"the first image of {folder}, 1 bad image left out, repeated"
 
 
 def test_what_has_no_profiler_says_so():
@@ -149,6 +172,18 @@ def test_the_command_writes_page_and_record(detector, tmp_path, capsys):
     record = Profile.model_validate(json.loads((out / "profile.json").read_text()))
     assert record.threads == 1
     assert "detector.onnx" in (out / "profile.html").read_text()
+
+
+def test_names_in_brackets_and_colons_are_shown_as_they_are(detector, tmp_path, capsys):
+    model = onnx.load(detector)
+    model.graph.node[-1].name = "head[/bold]:x:"
+    path = tmp_path / "net[v2].onnx"
+    onnx.save(model, path)
+    out = tmp_path / "out"
+    assert _dyno(path, "--runs", 5, "--warm-up", 1, "--threads", 1, "--out", out) == 0
+    told = capsys.readouterr().out
+    assert "net[v2].onnx" in told
+    assert "head[/bold]:x:" in told.replace("│", "").replace("\n", "") or "head[" in told
 
 
 def test_the_command_prints_json_alone(detector, tmp_path, capsys, monkeypatch):

@@ -53,6 +53,9 @@ def test_operators_are_named_by_the_modules_that_call_them():
 def test_runs_are_apart_and_can_be_forgotten():
     recorder = _recorded(_network(), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16))
     assert {one.run for one in recorder.operators()} == {0, 1}
+    assert recorder.operators() == []  # of many runs they would fill the memory
+    with recorder.recording():
+        torch.rand(2).relu()
     recorder.forget()
     assert recorder.operators() == []
 

@@ -20,10 +20,16 @@ HAND = {
     ),
     "transposed": ("ConvTranspose", [(1, 8, 4, 4), (8, 2, 2, 2)], [(1, 2, 8, 8)], 2 * 128 * 8),
     "transposed-grouped": (
-        "Deconvolution", [(1, 8, 4, 4), (2, 4, 1, 2, 2)], [(1, 2, 8, 8)], 2 * 128 * 4,
+        "GroupConvolutionBackpropData",
+        [(1, 8, 4, 4), (2, 4, 1, 2, 2)], [(1, 2, 8, 8)], 2 * 128 * 4,
     ),
     "matmul": ("MatMul", [(5, 7), (7, 3)], [(5, 3)], 2 * 15 * 7),
     "gemm-transposed": ("Gemm", [(7, 5), (7, 3), (3,)], [(5, 3)], 2 * 15 * 7),
+    "gemm-of-nothing": ("Gemm", [(0, 7), (7, 3)], [(0, 3)], 0),
+    "matmul-transposed": ("FusedMatMul", [(7, 5), (7, 3)], [(5, 3)], 2 * 15 * 7),
+    "matmul-batched": ("MatMul", [(2, 5, 7), (7, 3)], [(2, 5, 3)], 2 * 30 * 7),
+    "matmul-vector": ("MatMul", [(5, 7), (7,)], [(5,)], 2 * 5 * 7),
+    "matmul-of-nothing": ("MatMul", [(0, 7), (7, 3)], [(0, 3)], 0),
     "linear": ("aten::linear", [(2, 7), (3, 7)], [(2, 3)], 2 * 6 * 7),
     "addmm": ("aten::addmm", [(3,), (2, 7), (7, 3)], [(2, 3)], 2 * 6 * 7),
     "attention": (
@@ -51,6 +57,7 @@ def test_operations_are_those_counted_by_hand(case):
 def test_pools_and_resizings_count_what_the_profile_says_of_them():
     out = {"inputs": (tensor(1, 2, 8, 8),), "outputs": (tensor(1, 2, 4, 4),)}
     assert cost_of(operator("MaxPool", window=9, **out)).flop == 32 * 9
+    assert cost_of(operator("NhwcMaxPool", window=9, **out)).flop == 32 * 9  # of int8
     assert cost_of(operator("MaxPool", **out)).flop is None
     assert cost_of(operator("Resize", mode="nearest", **out)).flop == 0
     assert cost_of(operator("Resize", mode="linear", **out)).flop == 32 * 8
@@ -71,8 +78,10 @@ def test_what_has_no_rule_or_shape_is_not_counted(given):
 
 def test_bytes_are_every_tensor_once():
     assert cost_of(operator()).bytes == 4 * (2048 + 288 + 1024)
-    half = operator(inputs=(tensor(2, 3, dtype="float16"),), outputs=(tensor(6, dtype="bfloat16"),))
-    assert cost_of(half).bytes == 24
+    half = {"inputs": (tensor(2, 3, dtype="float16"),), "outputs": (tensor(6, dtype="bfloat16"),)}
+    assert cost_of(operator("Relu", **half)).bytes == 24
+    # What stands where its weight would is none, so that there is one that isn't told of.
+    assert cost_of(operator("Conv", **half)).bytes is None
 
 
 def test_a_slice_reads_what_it_writes_and_a_view_nothing():
@@ -85,6 +94,7 @@ def test_a_slice_reads_what_it_writes_and_a_view_nothing():
 
 def test_types_without_a_size_have_no_bytes():
     assert tensor_bytes(tensor(3, dtype="string")) is None
+    assert tensor_bytes(tensor(0, dtype="undefined")) == 0
     assert tensor_bytes(tensor(3, dtype="object_of_sorts")) is None
     unknown = operator("Relu", inputs=(tensor(3, dtype="string"),), outputs=(tensor(3),))
     assert cost_of(unknown).bytes is None

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from markupsafe import escape
 
 from profile_factory import a_profile
@@ -35,6 +36,15 @@ def test_names_without_scopes_are_grouped_by_type():
     tree = tree_of(a_profile(scoped=False))
     names = [node.name.split(".")[0] for node in tree.inside.values()]
     assert names == ["Conv", "Transpose", "Relu", "Mystery<&>"]
+    assert "type by type" in profile_html(a_profile(scoped=False))
+    assert "module by module" in profile_html(a_profile())
+
+
+def test_operators_that_took_longer_are_not_called_the_inference():
+    slower = a_profile(inference_ms=60)
+    drawn = str(icicle(slower, 1000))
+    assert f">operators · {slower.times_ms.operators:.1f} ms<" in drawn
+    assert "inference" not in drawn
 
 
 def test_the_page_escapes_names_and_says_what_to_do():
@@ -59,7 +69,25 @@ def test_limits_are_said_and_caches_named():
         limit_text(row.model_copy(update={"limit": "memory", "limit_share": 0.5})) == "memory 50%"
     )
     assert "cache" in limit_text(row.model_copy(update={"limit": "memory", "limit_share": 1.5}))
+    faster = limit_text(row.model_copy(update={"limit": "compute", "limit_share": 1.5}))
+    assert faster == "compute 150%, above the peak measured"
     assert limit_text(row.model_copy(update={"limit": None, "limit_share": None})) == "–"
+
+
+def test_work_that_is_not_counted_is_no_zero():
+    profile = a_profile()
+    told = {name: (text, more) for name, text, more in cards(profile)}
+    assert "1.2% of the time aren't counted" in told["Work"][1]  # Mystery<&>
+    # The speed is that of what is counted.
+    counted_ms = sum(row.ms for row in profile.operators if row.gflop is not None)
+    assert profile.counted_gflop_per_s == pytest.approx(1e3 * profile.gflop / counted_ms)
+    rows = tuple(row.model_copy(update={"gflop": None}) for row in profile.operators)
+    moves = rows[0].model_copy(update={"gflop": 0.0})
+    nothing = profile.model_copy(update={"operators": (moves, *rows[1:])})
+    told = {name: text for name, text, _ in cards(nothing)}
+    assert told["Work"] == "not counted"
+    assert "Speed" not in told
+    assert nothing.counted_gflop_per_s is None
 
 
 def test_only_so_many_types_have_colours_of_their_own():

@@ -90,6 +90,30 @@ def test_the_file_says_windows_and_modes(tmp_path):
     assert "" not in facts
 
 
+def test_what_a_branch_holds_is_known_too(tmp_path):
+    def pool(name, out, side):
+        return helper.make_node("MaxPool", ["x"], [out], name=name, kernel_shape=[side, side])
+
+    def branch(out, side):
+        told = [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)]
+        return helper.make_graph([pool(f"inner_{out}", out, side)], out, [], told)
+
+    nodes = [
+        pool("outer", "p", 2),
+        helper.make_node(
+            "If", ["c"], ["y"], then_branch=branch("p", 3), else_branch=branch("b", 5)
+        ),
+    ]
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
+    ends += [helper.make_tensor_value_info("c", TensorProto.BOOL, [])]
+    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends, out)), path)
+    facts = node_facts(path)
+    assert (facts["inner_p"].window, facts["inner_b"].window) == (9, 25)
+    assert facts["p"].window == 4  # of the graph around it
+
+
 def test_a_gpu_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(Unavailable, match="Profile it on cpu, or a model of torch on cuda:1"):
         OnnxProfile(tmp_path / "m.onnx", "cuda:1")
@@ -158,6 +182,12 @@ SHAPES = {
         [(1, 8, 4, 4), (8, 2, 2, 2)],
         [None, None, None, [2, 2], [0, 0], [1, 1], True],
         None,
+    ),
+    "conv-transpose": (
+        "aten::conv_transpose2d",
+        [(1, 8, 4, 4), (8, 2, 3, 3)],
+        [None, None, None, [2, 2], [1, 1], [1, 1], 2, [1, 1]],
+        (1, 4, 8, 8),
     ),
     "conv-same": (
         "aten::conv2d",

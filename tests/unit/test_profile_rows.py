@@ -76,7 +76,8 @@ def _advice(rows, *, inference=9.2, preprocess=1.0, others=None, peak=100.0, **g
                   operators=total, preprocess=preprocess, postprocess=0.1)  # fmt: skip
     peaks = Peaks(gflop_per_s=peak, compute_method="", gigabytes_per_s=10, memory_method="")
     facts = {"model": "my model.onnx", "data": "images", "device": "cpu", "precision": "fp32",
-             "batch_size": 1, "threads": None, "usable_cpus": 4, **given}  # fmt: skip
+             "batch_size": 1, "fixed_batch": None, "threads": None, "usable_cpus": 4,
+             "is_exportable": False, **given}  # fmt: skip
     return advice_of(
         Findings(times=times, peaks=peaks, rows=rows, other_threads=others or {}, **facts)
     )
@@ -94,13 +95,12 @@ ELEMENTS = ("Relu", 9e-3, {"inputs": (tensor(9),), "outputs": (tensor(9),)})
 
 
 def test_slow_convolutions_ask_for_fewer_bits_and_other_kernels():
-    first, second = _advice(_rows(CONV))
-    assert (
-        first.command
-        == "dyno quantize 'my model.onnx' --to static-int8 --calibrate OTHER_IMAGES --data images"
-    )
+    first, second = _advice(_rows(CONV), threads=2)
+    more = "--to static-int8 --calibrate OTHER_IMAGES --data images --threads 2"
+    assert first.command == f"dyno quantize 'my model.onnx' {more}"
     assert "100% of the operators' time" in first.reason
-    assert second.command == "dyno compare 'my model.onnx' 'openvino:my model.onnx' --data images"
+    openvino = "'openvino:my model.onnx'"
+    assert second.command == f"dyno compare 'my model.onnx' {openvino} --data images --threads 2"
 
 
 def test_kernels_near_the_peak_are_left_alone():
@@ -109,7 +109,9 @@ def test_kernels_near_the_peak_are_left_alone():
 
 
 def test_a_model_of_torch_is_to_be_exported():
-    (only,) = _advice(_rows(CONV), model="torchvision:resnet50", data=None)
+    told = {"model": "torchvision:resnet50", "data": None}
+    assert _advice(_rows(CONV), **told) == ()  # what can't be isn't named
+    (only,) = _advice(_rows(CONV), is_exportable=True, **told)
     assert only.command == "dyno export torchvision:resnet50 --data FOLDER"
 
 
@@ -131,18 +133,25 @@ def test_moving_data_names_what_moves():
 
 def test_time_between_operators_asks_for_a_batch():
     (only,) = _advice(_rows(ELEMENTS), inference=20.0, batch_size=2)
-    assert only.command.endswith("--batch 16")
+    assert only.command == "dyno profile 'my model.onnx' --data images --batch 16"
     assert only.at_stake_ms == pytest.approx(11)
+    # A model of one image at once runs such a batch in as many pieces.
+    assert _advice(_rows(ELEMENTS), inference=20.0, fixed_batch=1) == ()
+    assert _advice(_rows(ELEMENTS), inference=20.0, batch_size=1024) == ()
 
 
 def test_slow_preprocessing_asks_for_replicas():
     (only,) = _advice(_rows(ELEMENTS), preprocess=30.0)
     assert only.command.endswith("--replicas 4")
+    # One processor prepares one image at a time.
+    assert _advice(_rows(ELEMENTS), preprocess=30.0, usable_cpus=1) == ()
 
 
 def test_faster_threads_are_named():
     (only,) = _advice(_rows(ELEMENTS), others={1: 9.5, 4: 4.0}, threads=2)
-    assert only.command.endswith("--threads 4")
+    assert only.command == "dyno profile 'my model.onnx' --data images --threads 4"
+    (one,) = _advice(_rows(ELEMENTS), others={1: 4.0}, batch_size=2, data=None)
+    assert one.command == "dyno profile 'my model.onnx' --batch 2 --threads 1"
     assert "4.00 ms at 4 threads" in only.reason or "4 ms at 4 threads" in only.reason
     assert _advice(_rows(ELEMENTS), others={4: 9.5}) == ()
 

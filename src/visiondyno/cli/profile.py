@@ -14,8 +14,8 @@ from visiondyno.cli.progress import ProgressDisplay
 from visiondyno.errors import StorageFull
 from visiondyno.places import Place
 from visiondyno.python_face import run_operation
-from visiondyno.report.format import number
-from visiondyno.report.profile import limit_text, profile_html
+from visiondyno.report.format import number, plural
+from visiondyno.report.profile import between_text, limit_text, profile_html, work_text
 from visiondyno.report.profile_result import Profile
 from visiondyno.specs.model_changes import ProfileInput
 from visiondyno.specs.operations import parse
@@ -85,7 +85,8 @@ def _make(folder: Path) -> None:
 
 
 def _print(profile: Profile) -> None:
-    console = Console()
+    # What stands in brackets or between colons in a name is no markup.
+    console = Console(markup=False, emoji=False, highlight=False)
     times = profile.times_ms
     console.print(_operators(profile))
     console.print(_kinds(profile))
@@ -93,28 +94,25 @@ def _print(profile: Profile) -> None:
         f"{profile.runtime}, {profile.precision}, {profile.machine}; {profile.data}",
         profile.sum_text,
         (
-            f"Between operators: {number(times.between)} ms. With the profiler a run took "
+            f"Between operators: {between_text(profile)}. With the profiler a run took "
             f"{number(times.profiled)} ms. Preprocessing {number(times.preprocess)} ms, "
             f"postprocessing {number(times.postprocess)} ms."
         ),
-        (
-            f"Work: {number(profile.gflop)} GFLOP, {number(profile.multiply_add_gflop)} of it "
-            "convolutions and matrix products (two for each multiply-add)."
-        ),
+        f"Work: {work_text(profile)}. {profile.counted_text}",
         _peaks(profile),
         *(
-            f"At {threads} threads: {number(ms)} ms."
+            f"At {plural(threads, 'thread')}: {number(ms)} ms."
             for threads, ms in profile.other_threads.items()
         ),
         *(f"The machine wasn't quiet: {reason}" for reason in profile.disturbances),
         *(f"Note: {note}" for note in profile.notes),
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for place, advice in enumerate(profile.advice, start=1):
-        console.print(f"\n{place}. {advice.title}", style="bold", markup=False, highlight=False)
-        console.print(f"   {advice.reason}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"   $ {advice.command}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"\n{place}. {advice.title}", style="bold")
+        console.print(f"   {advice.reason}", soft_wrap=True)
+        console.print(f"   $ {advice.command}", soft_wrap=True)
 
 
 def _peaks(profile: Profile) -> str:
@@ -128,7 +126,7 @@ def _peaks(profile: Profile) -> str:
 def _operators(profile: Profile) -> Table:
     rows = sorted(profile.operators, key=lambda row: -row.ms)
     more = f", the slowest {_MOST_ROWS}" if len(rows) > _MOST_ROWS else ""
-    table = Table(title=f"{profile.model}: {len(rows)} operators{more}")
+    table = Table(title=f"{profile.model}: {plural(len(rows), 'operator')}{more}")
     for heading, right in (
         ("operator", False), ("type", False), ("ms", True), ("share", True), ("GFLOP/s", True),
         ("limit reached", False),

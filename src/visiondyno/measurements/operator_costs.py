@@ -49,7 +49,11 @@ def cost_of(operator: OperatorRun) -> Cost:
         return Cost(0, 0)
     if kind in _PRODUCTS:
         flop = _guarded(_PRODUCTS[kind], operator)
-        return Cost(flop, _bytes(operator), is_multiply_add=flop is not None)
+        # A weight whose shape isn't told is one whose bytes aren't known either.
+        moved = None if flop is None else _bytes(operator)
+        return Cost(flop, moved, is_multiply_add=flop is not None)
+    if kind in _PACKED:
+        return Cost(None, None)
     if kind in _MOVES:
         return Cost(0, _moved_bytes(operator, kind))
     return Cost(_other_flop(operator, kind), _bytes(operator))
@@ -66,7 +70,12 @@ def elements(shape: Shape) -> int:
 
 
 def tensor_bytes(tensor: OperatorTensor) -> int | None:
-    """Its size; None of a type that has no fixed one."""
+    """Its size; None of a type that has no fixed one.
+
+    OpenVINO gives a bias that isn't there no type, and no elements.
+    """
+    if not elements(tensor.shape):
+        return 0
     try:
         size = _OTHER_SIZES.get(tensor.dtype) or np.dtype(tensor.dtype).itemsize
     except TypeError:
@@ -124,30 +133,55 @@ def _other_flop(operator: OperatorRun, kind: str) -> int | None:
 def _convolution(weight_at: int) -> Callable[[OperatorRun], int | None]:
     def rule(operator: OperatorRun) -> int | None:
         out, weight = operator.outputs[0].shape, operator.inputs[weight_at].shape
-        # Grouped weights of OpenVINO have the groups in front: (G, out/G, in/G, …).
-        skipped = 2 if len(weight) == len(out) + 1 else 1
+        skipped = _skipped(weight, out)
+        if skipped is None:
+            return None
         return 2 * elements(out) * elements(weight[skipped:])
 
     return rule
 
 
+def _skipped(weight: Shape, image: Shape) -> int | None:
+    """How many sizes stand before those that are summed over; None of what is no weight.
+
+    Grouped weights of OpenVINO have the groups in front: (G, out/G, in/G, …).
+    """
+    return {len(image): 1, len(image) + 1: 2}.get(len(weight))
+
+
 def _transposed_convolution(operator: OperatorRun) -> int | None:
     read, weight = operator.inputs[0].shape, operator.inputs[1].shape
-    skipped = 2 if len(weight) == len(read) + 1 else 1
+    skipped = _skipped(weight, read)
+    if skipped is None:
+        return None
     return 2 * elements(read) * elements(weight[skipped:])
 
 
 def _product(left_at: int) -> Callable[[OperatorRun], int | None]:
     def rule(operator: OperatorRun) -> int | None:
-        return 2 * elements(operator.outputs[0].shape) * operator.inputs[left_at].shape[-1]
+        out = operator.outputs[0].shape
+        return 2 * elements(out) * length_of_sum(operator.inputs[left_at].shape, out)
 
     return rule
 
 
+def length_of_sum(left: Shape, out: Shape) -> int:
+    """Of a matrix product; its left side may be transposed, and then it isn't the last size.
+
+    Raises:
+        IndexError: the left side is a scalar.
+    """
+    if len(left) < 2 or len(out) < len(left) or not out[-2]:
+        return left[-1]
+    return left[-2] * left[-1] // out[-2]
+
+
 def _gemm(operator: OperatorRun) -> int | None:
     # Its left side may be transposed: the length of the sum is what is left of its elements.
-    rows = operator.outputs[0].shape[0]
-    return 2 * elements(operator.outputs[0].shape) * elements(operator.inputs[0].shape) // rows
+    out = operator.outputs[0].shape
+    if not elements(out):  # of detections, where there are none
+        return 0
+    return 2 * elements(out) * elements(operator.inputs[0].shape) // out[0]
 
 
 def _attention(operator: OperatorRun) -> int | None:
@@ -164,7 +198,8 @@ _PRODUCTS: dict[str, Callable[[OperatorRun], int | None]] = {
     ),
     "qlinearconv": _convolution(3),
     **dict.fromkeys(
-        ("convtranspose", "deconvolution", "convtranspose1d", "convtranspose2d", "convtranspose3d"),
+        ("convtranspose", "deconvolution", "convolutionbackpropdata",
+         "groupconvolutionbackpropdata", "convtranspose1d", "convtranspose2d", "convtranspose3d"),
         _transposed_convolution,
     ),
     **dict.fromkeys(
@@ -176,6 +211,11 @@ _PRODUCTS: dict[str, Callable[[OperatorRun], int | None]] = {
     **dict.fromkeys(("gemm", "fusedgemm", "qgemm"), _gemm),
     "scaleddotproductattention": _attention,
 }  # fmt: skip
+
+_PACKED = frozenset(
+    _words("lstm gru rnn dynamicquantizelstm attention qattention multiheadattention matmulnbits")
+)
+"""No rule, and weights that ONNX Runtime doesn't tell of."""
 
 _VIEWS = frozenset(
     _words(
@@ -225,7 +265,7 @@ _PER_ELEMENT: dict[str, int] = {
     ),
     **dict.fromkeys(
         _words("quantizelinear dequantizelinear dynamicquantizelinear fakequantize "
-        "qlinearadd qlinearmul qlinearsigmoid qlinearleakyrelu"),
+        "qlinearadd qlinearmul qlinearsigmoid qlinearleakyrelu qlinearconcat"),
         2,
     ),
 }  # fmt: skip
@@ -235,7 +275,9 @@ _REDUCTIONS = frozenset(
         "mean sum amax amin argmax argmin adaptiveavgpool2d qlinearglobalaveragepool reduce"
     )
 )
-_POOLS = frozenset(_words("maxpool averagepool avgpool maxpool2d avgpool2d qlinearaveragepool"))
+_POOLS = frozenset(
+    _words("maxpool nhwcmaxpool averagepool avgpool maxpool2d avgpool2d qlinearaveragepool")
+)
 _RESIZES = frozenset(
     _words(
         "resize upsample interpolate upsamplenearest2d upsamplebilinear2d upsamplebicubic2d "

@@ -1,12 +1,13 @@
 """`profile`: where a model's time goes, operator by operator, and how near the machine's limits."""
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median, quantiles
 from typing import Any
 
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.profile_advice import Findings, advice_of
+from visiondyno.operations.profile_advice import Findings, advice_of, can_be_exported
 from visiondyno.operations.profile_rows import kind_rows, operator_rows
 from visiondyno.operations.profile_runs import MOST_PROFILED, ProfiledRuns, measure_runs
 from visiondyno.operations.profile_torch_peaks import torch_compute_peak, torch_memory_peak
@@ -15,7 +16,8 @@ from visiondyno.probes.kernel_files import usable_cpus_here
 from visiondyno.probes.machine import capture_environment
 from visiondyno.probes.peaks import Peak, best_of, compute_peak, graphs, memory_peak
 from visiondyno.probes.quiet import QuietMonitor, Quietness
-from visiondyno.report.profile_result import Peaks, Profile, Times
+from visiondyno.report.format import plural
+from visiondyno.report.profile_result import OperatorRow, Peaks, Profile, Times
 from visiondyno.runtimes.base import ModelDescription
 from visiondyno.runtimes.openvino_profile import openvino_runs
 from visiondyno.specs.model_changes import ProfileInput
@@ -62,8 +64,9 @@ def _profile(
     times = _times(measured, sum(row.ms for row in rows))
     others = {threads: 1e3 * median(found) for threads, found in measured.other_threads.items()}
     findings = Findings(
-        spec.model, spec.data, spec.device, description.precision, spec.batch_size, spec.threads,
-        times, limits, rows, others, usable_cpus_here(),
+        spec.model, spec.data, spec.device, description.precision, spec.batch_size,
+        description.batch_size, spec.threads, times, limits, rows, others, usable_cpus_here(),
+        can_be_exported(spec.model),
     )  # fmt: skip
     environment = capture_environment()
     return Profile(
@@ -85,7 +88,7 @@ def _profile(
         advice=advice_of(findings),
         quiet=quietness.quiet,
         disturbances=quietness.reasons,
-        notes=(*_notes(spec, description, limits), *description.notes),
+        notes=(*_notes(spec, description, limits, rows), *description.notes),
     )
 
 
@@ -110,7 +113,11 @@ def _peaks(description: ModelDescription, spec: ProfileInput, context: Operation
     library = next((name for name in _LIBRARIES if _runs_by(name, description.runtime)), None)
     if library is not None:
         compute = _LIBRARIES[library](spec)
-        gflop_per_s, method = compute.per_s / 1e9, compute.method
+        count = "the library's own number of threads"
+        if spec.threads is not None:
+            count = plural(spec.threads, "thread")
+        at = f", {count}" if spec.device == "cpu" else ""
+        gflop_per_s, method = compute.per_s / 1e9, f"{compute.method}{at}"
     return Peaks(
         gflop_per_s=gflop_per_s,
         compute_method=method,
@@ -127,7 +134,9 @@ def _machine(model: str, count: int) -> str:
     return f"{model}, {count} processor{'s' * (count > 1)}"
 
 
-def _notes(spec: ProfileInput, description: ModelDescription, limits: Peaks) -> tuple[str, ...]:
+def _notes(
+    spec: ProfileInput, description: ModelDescription, limits: Peaks, rows: Sequence[OperatorRow]
+) -> tuple[str, ...]:
     notes = []
     if spec.runs > MOST_PROFILED:
         notes.append(f"{MOST_PROFILED} of the {spec.runs} runs were repeated with the profiler.")
@@ -138,4 +147,19 @@ def _notes(spec: ProfileInput, description: ModelDescription, limits: Peaks) -> 
         )
     elif limits.gflop_per_s is None:
         notes.append(f"No limit is known: {limits.compute_method}.")
+    size = description.batch_size
+    if size is not None and spec.batch_size != size:
+        pieces = math.ceil(spec.batch_size / size)
+        filled = pieces * size - spec.batch_size
+        notes.append(
+            f"The model takes {plural(size, 'image')} at once: a batch of {spec.batch_size} is run "
+            f"in {plural(pieces, 'piece')}"
+            + (f", filled up with {plural(filled, 'empty image')}." if filled else ".")
+        )
+    above = [row for row in rows if row.limit == "compute" and (row.limit_share or 0) > 1]
+    if above:
+        notes.append(
+            f"{plural(len(above), 'operator')} computed faster than the peak measured here: it is "
+            "too low, as something disturbed it or another algorithm needs fewer operations."
+        )
     return tuple(notes)

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from visiondyno.report.format import listed
+from visiondyno.report.format import listed, plural
 from visiondyno.report.profile_result import Advice, OperatorRow, Peaks, Times
+from visiondyno.runtimes.references import resolve_reference
+from visiondyno.runtimes.trained_models import read_trained
 
 MOST = 3
 _PRODUCTS_SHARE = 0.4
@@ -25,6 +27,8 @@ _LOW_PEAK_SHARE = 0.5
 _MOVING_SHARE = 0.15
 _BETWEEN_SHARE = 0.1
 _FASTER = 0.9
+_MORE_IMAGES, _MOST_IMAGES = 8, 1024
+_EXPORTABLE = frozenset({"ultralytics", "torchvision", "timm", "transformers", "trained"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,11 @@ class Findings:
     Attributes:
         model: reference.
         data: reference, if one was given.
+        fixed_batch: images that the model takes at once; None: any number.
         threads: inside an operator; None: the runtime's default.
         other_threads: inference in ms at other numbers of threads.
         usable_cpus: processors this process may use.
+        is_exportable: whether `dyno export` makes an ONNX file of it.
     """
 
     model: str
@@ -44,12 +50,14 @@ class Findings:
     device: str
     precision: str
     batch_size: int
+    fixed_batch: int | None
     threads: int | None
     times: Times
     peaks: Peaks
     rows: Sequence[OperatorRow]
     other_threads: dict[int, float]
     usable_cpus: int
+    is_exportable: bool
 
     @property
     def model_argument(self) -> str:
@@ -60,6 +68,27 @@ class Findings:
     def data_argument(self) -> str:
         """For a command line; a word to be replaced where no data were given."""
         return shlex.quote(self.data) if self.data else "FOLDER"
+
+    def command(self, name: str, *more: str) -> str:
+        """Of `dyno`, on this model, with as many threads as were measured."""
+        threads = () if self.threads is None else (f"--threads {self.threads}",)
+        return " ".join(("dyno", name, self.model_argument, *more, *threads))
+
+    def profile_command(self, **changes: int) -> str:
+        """Profiles it once more, otherwise."""
+        asked = {
+            "--data": self.data and self.data_argument,
+            "--batch": changes.get("batch", self.batch_size),
+            "--threads": changes.get("threads", self.threads),
+            "--device": self.device,
+        }
+        usual = {"--batch": 1, "--device": "cpu"}
+        given = [
+            f"{name} {value}"
+            for name, value in asked.items()
+            if value is not None and value != usual.get(name)
+        ]
+        return " ".join(("dyno profile", self.model_argument, *given))
 
     @property
     def is_onnx_file(self) -> bool:
@@ -76,6 +105,19 @@ def advice_of(found: Findings) -> tuple[Advice, ...]:
     for advice in spoken:
         commands.setdefault(advice.command, advice)
     return tuple(commands.values())[:MOST]
+
+
+def can_be_exported(reference: str) -> bool:
+    """Whether torch runs it, and `dyno export` makes an ONNX file of it: not of two stages.
+
+    Raises:
+        ModelError: there is no such model, or its record is damaged.
+    """
+    resolved = resolve_reference(reference)
+    name = resolved.name
+    if resolved.runtime == "trained" and resolved.path is not None:
+        name = read_trained(resolved.path).name
+    return resolved.runtime in _EXPORTABLE and "rcnn" not in name
 
 
 def _products(found: Findings) -> tuple[float, float, float | None]:
@@ -99,8 +141,11 @@ def _fewer_bits(found: Findings) -> Advice | None:
         title="Compute in 8 bits",
         reason=f"{share:.0%} of the operators' time is in convolutions and matrix products in "
         f"fp32{at}; in int8 they read a quarter of the bytes.",
-        command=f"dyno quantize {found.model_argument} --to static-int8 --calibrate "
-        f"OTHER_IMAGES --data {found.data_argument}",
+        command=found.command(
+            "quantize",
+            "--to static-int8 --calibrate OTHER_IMAGES",
+            f"--data {found.data_argument}",
+        ),
         at_stake_ms=took_ms,
     )
 
@@ -121,7 +166,7 @@ def _other_kernels(found: Findings) -> Advice | None:
 
 
 def _export(found: Findings, share: float, took_ms: float, reached: float) -> Advice | None:
-    if found.device != "cpu" or ":" not in found.model or found.model.startswith("openvino"):
+    if found.device != "cpu" or not found.is_exportable:
         return None
     return Advice(
         title="Run it as an ONNX file",
@@ -154,24 +199,23 @@ def _moving(found: Findings) -> Advice | None:
 def _between(found: Findings) -> Advice | None:
     times = found.times
     share = times.between / times.inference
-    if share < _BETWEEN_SHARE:
+    is_full = found.fixed_batch is not None or found.batch_size == _MOST_IMAGES
+    if share < _BETWEEN_SHARE or is_full:
         return None
-    batch = 8 * found.batch_size
     return Advice(
         title="Give each run more to do",
         reason=f"{share:.0%} of the inference ({times.between:.2g} of {times.inference:.3g} ms) "
-        f"lies between operators, which are many and small: {len(found.rows)} in a run. More "
-        "images in a run share it.",
-        command=f"dyno profile {found.model_argument} --batch {batch}",
+        f"lies between its {plural(len(found.rows), 'operator')}. More images in a run share it.",
+        command=found.profile_command(batch=min(_MORE_IMAGES * found.batch_size, _MOST_IMAGES)),
         at_stake_ms=times.between,
     )
 
 
 def _preprocessing(found: Findings) -> Advice | None:
     times = found.times
-    if times.preprocess <= times.inference:
+    replicas = found.usable_cpus
+    if times.preprocess <= times.inference or replicas < 2:
         return None
-    replicas = max(2, found.usable_cpus)
     return Advice(
         title="Prepare images beside each other",
         reason=f"Preprocessing takes {times.preprocess:.3g} ms, longer than the inference "
@@ -193,11 +237,11 @@ def _threads(found: Findings) -> Advice | None:
         title=f"Use {threads} thread{'s' * (threads > 1)}",
         reason=f"Inference took {took_ms:.3g} ms at {threads} thread{'s' * (threads > 1)}, and "
         f"{now_ms:.3g} ms at {now}.",
-        command=f"dyno profile {found.model_argument} --threads {threads}",
+        command=found.profile_command(threads=threads),
         at_stake_ms=now_ms - took_ms,
     )
 
 
 def _compare_openvino(found: Findings) -> str:
     other = shlex.quote(f"openvino:{found.model}")
-    return f"dyno compare {found.model_argument} {other} --data {found.data_argument}"
+    return found.command("compare", other, f"--data {found.data_argument}")

@@ -15,6 +15,7 @@ from visiondyno.operations.verified_data import open_verified
 from visiondyno.predictions import Image
 from visiondyno.probes.gpu_share import gpu_share
 from visiondyno.probes.kernel_files import usable_cpus_here
+from visiondyno.report.format import plural
 from visiondyno.runtimes.base import LoadedModel, LoadOptions, ModelDescription
 from visiondyno.runtimes.registry import load_model
 from visiondyno.specs.model_changes import ProfileInput
@@ -181,13 +182,20 @@ def _images(
         shape = (spec.batch_size, size.height, size.width, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         return list(noise), f"noise of {size.width}×{size.height} pixels"
-    dataset = open_verified(spec.data, skip_bad=True, max_images=spec.batch_size, context=context)
+    dataset = open_verified(
+        spec.data,
+        skip_bad=True,
+        max_images=spec.batch_size,
+        context=context,
+        unlabelled=True,
+    )
     paths = [dataset.sample(place).path for place in range(len(dataset))]
     images = [decode_image(path.read_bytes(), str(path)) for path in paths]
     words = f"the first {len(images)} images" if len(images) > 1 else "the first image"
     repeated = [images[place % len(images)] for place in range(spec.batch_size)]
     again = ", repeated" if len(images) < spec.batch_size else ""
-    return repeated, f"{words} of {spec.data}{again}"
+    bad = f", {plural(len(dataset.skipped), 'bad image')} left out" if dataset.skipped else ""
+    return repeated, f"{words} of {spec.data}{bad}{again}"
 
 
 def _prepared(model: LoadedModel, images: Sequence[Image]) -> tuple[Any, list[float]]:

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from visiondyno.report.charts.operator_times import (
     drawn_operators,
     icicle,
+    is_scoped,
     legend_of,
     roofline_plot,
 )
@@ -27,9 +28,7 @@ def profile_html(profile: Profile) -> str:
             "p": profile,
             "cards": cards(profile),
             "icicle": _figure(
-                "Inference, module by module",
-                "As wide as it takes long, in the order in which it runs; what is below is inside. "
-                "Point at a block for its shapes.",
+                *_icicle_words(profile),
                 lambda width: icicle(profile, width),
                 FULL,
             ),
@@ -42,6 +41,16 @@ def profile_html(profile: Profile) -> str:
             "plural": plural,
         },
     )
+
+
+def _icicle_words(profile: Profile) -> tuple[str, str]:
+    """Title and caption: names without scopes are grouped by type, the longest first."""
+    more = "Point at a block for its shapes."
+    if is_scoped(profile):
+        order = "in the order in which it runs; what is below is inside"
+        return "Inference, module by module", f"As wide as it takes long, {order}. {more}"
+    order = "types by their time, as the names here say nothing of modules"
+    return "Inference, type by type", f"As wide as it takes long; {order}. {more}"
 
 
 def cards(profile: Profile) -> list[tuple[str, str, str]]:
@@ -67,21 +76,17 @@ def cards(profile: Profile) -> list[tuple[str, str, str]]:
         ),
         (
             "Between operators",
-            f"{number(times.between)} ms" if times.between > 0 else "nothing measurable",
+            between_text(profile),
             "What the inference takes beside its operators.",
         ),
         (
             "Work",
-            f"{number(profile.gflop)} GFLOP",
-            (
-                f"{number(profile.multiply_add_gflop)} of it convolutions and matrix products, "
-                "two for each multiply-add."
-            ),
+            work_text(profile),
+            profile.counted_text,
         ),
     ]
-    peak = profile.peaks.gflop_per_s
-    if peak is not None and times.operators:
-        rate = 1e3 * profile.gflop / times.operators
+    peak, rate = profile.peaks.gflop_per_s, profile.counted_gflop_per_s
+    if peak is not None and rate is not None:
         share = f"{rate / peak:.0%} of" if profile.precision == "fp32" else "beside"
         found.append(
             (
@@ -100,13 +105,25 @@ def cards(profile: Profile) -> list[tuple[str, str, str]]:
     return found
 
 
+def work_text(profile: Profile) -> str:
+    """All that is counted, with its unit."""
+    return "not counted" if profile.gflop is None else f"{number(profile.gflop)} GFLOP"
+
+
+def between_text(profile: Profile) -> str:
+    """The time between operators, with its unit."""
+    between = profile.times_ms.between
+    return f"{number(between)} ms" if between > 0 else "nothing measurable"
+
+
 def limit_text(row: OperatorRow) -> str:
     """What binds an operator, and how near it came; `–` where that is unknown."""
     if row.limit is None or row.limit_share is None:
         return "–"
-    if row.limit_share > 1:
-        return f"{row.limit} {row.limit_share:.0%}, from a cache"
-    return f"{row.limit} {row.limit_share:.0%}"
+    reached = f"{row.limit} {row.limit_share:.0%}"
+    if row.limit_share <= 1:
+        return reached
+    return f"{reached}, {'from a cache' if row.limit == 'memory' else 'above the peak measured'}"
 
 
 def _roofline(profile: Profile) -> Figure | None:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from visiondyno.measurements.roofline import Roofline
+from visiondyno.report.format import number
 
 
 class _Value(BaseModel):
@@ -80,7 +81,8 @@ class Peaks(_Value):
     """The machine's limits as measured, in fp32.
 
     Attributes:
-        gflop_per_s: computing, 10⁹ operations a second; None with `compute_reason`.
+        gflop_per_s: computing, 10⁹ operations a second; None where nothing here measures it, as
+            `compute_method` says.
         gigabytes_per_s: memory, 10⁹ bytes a second.
     """
 
@@ -181,9 +183,17 @@ class Profile(_Value):
     notes: tuple[str, ...]
 
     @property
-    def gflop(self) -> float:
-        """Of all operators that are counted."""
-        return sum(row.gflop or 0.0 for row in self.operators)
+    def gflop(self) -> float | None:
+        """Of all operators that are counted; None where none that computes is."""
+        total = sum(row.gflop or 0.0 for row in self.operators)
+        is_known = total > 0 or all(row.gflop is not None for row in self.operators)
+        return total if is_known else None
+
+    @property
+    def counted_gflop_per_s(self) -> float | None:
+        """What those that are counted reached together; None where that is unknown."""
+        took_ms = sum(row.ms for row in self.operators if row.gflop is not None)
+        return 1e3 * self.gflop / took_ms if self.gflop is not None and took_ms else None
 
     @property
     def multiply_add_gflop(self) -> float:
@@ -194,6 +204,20 @@ class Profile(_Value):
     def uncounted_share(self) -> float:
         """Share of the operators' time whose work isn't counted."""
         return sum(row.share for row in self.operators if row.gflop is None)
+
+    @property
+    def counted_text(self) -> str:
+        """What `gflop` is of, in words."""
+        left_out = self.uncounted_share
+        if self.gflop is None:
+            return "No operator here has a rule, or shapes that are told, to count it by."
+        text = (
+            f"{number(self.multiply_add_gflop)} of it convolutions and matrix products, two for "
+            "each multiply-add."
+        )
+        if left_out < LEAST_TOLD:
+            return text
+        return f"{text} Operators that take {left_out:.1%} of the time aren't counted."
 
     @property
     def sum_text(self) -> str:
@@ -213,6 +237,9 @@ class Profile(_Value):
             "not the milliseconds."
         )
 
+
+LEAST_TOLD = 0.001
+"""A share of the time that isn't counted and is no longer told."""
 
 SUM_TOLERANCE = 0.05
 """How far the operators' sum may lie from the inference time."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,13 @@ import onnx
 from visiondyno.errors import StorageFull, Unavailable
 from visiondyno.measurements.operators import OperatorRun, OperatorTensor
 from visiondyno.runtimes.base import Device
+from visiondyno.runtimes.onnx_packed_weights import nodes_of, weights_by_node, with_weight
 from visiondyno.runtimes.onnx_profiler_cost import ProfilerCost, profiler_cost
 
 _TYPES = {"float": "float32", "double": "float64"}
 _KERNEL = "_kernel_time"
-_LAYOUT_SUFFIX = "_nchwc"
+_MOVED = re.compile(r"_nchwc|_token_\d+$")
+"""What ONNX Runtime puts behind the name of a node whose layout it changed."""
 
 
 class OnnxProfile:
@@ -97,24 +100,27 @@ class NodeFacts:
     name: str
     window: int | None = None
     mode: str | None = None
+    weight: OperatorTensor | None = None
 
 
 def node_facts(path: Path) -> dict[str, NodeFacts]:
-    """Of each node, by its name and by that of its first output.
+    """Of each node, those of loops and branches too, by its name and by that of its first output.
 
     ONNX Runtime calls nodes that it moved to its blocked layout after what they write.
     """
     graph = onnx.load(str(path), load_external_data=False).graph
+    weights = weights_by_node(graph)
     found: dict[str, NodeFacts] = {}
-    for node in graph.node:
+    for node in nodes_of(graph):
         said = {attribute.name: attribute for attribute in node.attribute}
         window = mode = None
         if "kernel_shape" in said and "Pool" in node.op_type:
             window = math.prod(said["kernel_shape"].ints)
         if node.op_type in ("Resize", "Upsample"):
             mode = said["mode"].s.decode() if "mode" in said else "nearest"
-        facts = NodeFacts(node.name, window, mode)
-        found.update(dict.fromkeys({node.name, node.output[0]} - {""}, facts))
+        facts = NodeFacts(node.name, window, mode, weights.get(node.name or node.output[0]))
+        for name in {node.name, node.output[0]} - {""}:
+            found.setdefault(name, facts)  # the outer graph comes first
     return found
 
 
@@ -151,14 +157,17 @@ def _operator(
 ) -> OperatorRun:
     said = event["args"]
     name = str(event["name"]).removesuffix(_KERNEL)
-    known = facts.get(name) or facts.get(name.split(_LAYOUT_SUFFIX)[0]) or NodeFacts(name)
+    known = facts.get(name) or facts.get(_MOVED.split(name)[0]) or NodeFacts(name)
+    outputs = _tensors(said.get("output_type_shape", ()))
+    told = _tensors(said.get("input_type_shape", ()))
+    kind = str(said["op_name"])
     return OperatorRun(
         run=run,
         name=name,
-        kind=str(said["op_name"]),
+        kind=kind,
         seconds=took_us / 1e6,
-        inputs=_tensors(said.get("input_type_shape", ())),
-        outputs=_tensors(said.get("output_type_shape", ())),
+        inputs=with_weight(kind, told, outputs, known.weight),
+        outputs=outputs,
         path=scope_of(known.name or name),
         kernel=str(said.get("provider", "")).removesuffix("ExecutionProvider"),
         window=known.window,

@@ -24,6 +24,7 @@ from visiondyno.report.profile_result import OperatorRow, Profile
 _ROW, _ROW_NARROW = 25, 22
 _LEAST_LABEL = 14
 _MOST_LABELS = 4
+_SCOPED_SHARE = 0.5
 BETWEEN = "between operators"
 
 
@@ -49,12 +50,17 @@ class Node:
         return 1 + max((node.depth for node in self.inside.values()), default=0)
 
 
+def is_scoped(profile: Profile) -> bool:
+    """Whether the operators' names say which modules they are in."""
+    return sum(row.share for row in profile.operators if len(row.path) > 1) > _SCOPED_SHARE
+
+
 def tree_of(profile: Profile) -> Node:
     """Operators by the modules around them; by their types where their names hold no path."""
-    scoped = sum(row.share for row in profile.operators if len(row.path) > 1)
+    scoped = is_scoped(profile)
     root = Node("inference")
     for row in profile.operators:
-        path = row.path if scoped > 0.5 else (row.kind, row.label)
+        path = row.path if scoped else (row.kind, row.label)
         node = root
         node.ms += row.ms
         for part in path[:-1]:
@@ -62,7 +68,7 @@ def tree_of(profile: Profile) -> Node:
             node.ms += row.ms
         # One name may stand for a scope and for an operator beside it.
         node.inside[f"{path[-1]}\0{row.name}"] = Node(path[-1], row.ms, row)
-    if scoped <= 0.5:
+    if not scoped:
         root.inside = dict(sorted(root.inside.items(), key=lambda item: -item[1].ms))
     return _joined(root)
 
@@ -86,13 +92,13 @@ def icicle(profile: Profile, width: float) -> Markup:
     classes = kind_classes(profile)
     total = tree.ms + between
     box = (scale(0), 0.0, scale(total) - scale(0), height - 2.0)
-    _block(
-        canvas, box, "scope", f"inference · {number(total)} ms", f"inference, {number(total)} ms"
-    )
+    # Operators that took longer with their profiler than the inference without are not the latter.
+    whole = "inference" if between > 0 else "operators"
+    _block(canvas, box, "scope", f"{whole} · {number(total)} ms", f"{whole}, {number(total)} ms")
     for node, began, depth in _walk(tree, 0.0, 1):
         box = (scale(began), depth * height, scale(began + node.ms) - scale(began), height - 2.0)
         css = "scope" if node.row is None else f"leaf {classes[node.row.kind]}"
-        _block(canvas, box, css, node.name, _tooltip(node, total))
+        _block(canvas, box, css, node.name, _tooltip(node, total, whole))
     if between > 0:
         box = (scale(tree.ms), float(height), scale(total) - scale(tree.ms), height - 2.0)
         title = f"{BETWEEN}: {number(between)} ms, {between / total:.1%} of the inference"
@@ -119,8 +125,8 @@ def _block(
         )
 
 
-def _tooltip(node: Node, total: float) -> str:
-    text = f"{node.name}: {number(node.ms)} ms, {node.ms / (total or 1):.1%} of the inference"
+def _tooltip(node: Node, total: float, whole: str) -> str:
+    text = f"{node.name}: {number(node.ms)} ms, {node.ms / (total or 1):.1%} of the {whole}"
     if node.row is None:
         return text
     row = node.row
