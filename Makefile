@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-gpu demo test test-exhaustive test-core chaos chaos-serving check docs format pairs variants train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
+.PHONY: help bench-gpu test-gpu demo test test-exhaustive test-core chaos chaos-serving check docs format pairs variants train-street train-depth clean setup-core setup-check setup-dev setup-test-core setup-peers
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /  make \1\t/' | expand -t 24
@@ -49,8 +49,16 @@ format: setup-check ## apply the formatter and the safe lint fixes
 bench-%: setup-dev ## run benchmarks/NAME.py and write benchmarks/results/NAME.json
 	@$(BIN)/python benchmarks/$(subst -,_,$*).py
 
+# On a machine lent for an hour nothing can be installed: what the system's Python has, and what was carried along.
+GPU_PYTHON = $(if $(wildcard $(VENV)/lib/python3*/site-packages/torch),$(BIN)/python,$(PYTHON))
+GPU_PATH = src$(if $(filter $(BIN)/python,$(GPU_PYTHON)),,$(addprefix :,$(wildcard build/gpu-packages)))
+ON_GPU = PYTHONPATH=$(GPU_PATH)$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON)
+
 bench-gpu: ## measure on an NVIDIA GPU, by the environment that is here or the system's Python; nothing is installed
-	@PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
+	@$(ON_GPU) benchmarks/gpu.py
+
+test-gpu: ## the tests that need an NVIDIA GPU, likewise
+	@$(ON_GPU) -m pytest -m gpu tests/gpu
 
 bench-serving bench-load: setup-peers # their peers, beside what bench-% sets up
 

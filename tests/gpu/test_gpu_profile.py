@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.torch]
 def test_kernels_of_a_gpu_are_timed_and_held_to_its_own_limits():
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")
+    pytest.importorskip("pydantic_settings")
     if not torch.cuda.is_available():
         pytest.skip("torch finds no GPU")
     job = {"operation": "profile", "model": "torchvision:resnet50@none", "device": "cuda",

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from contracts.runtime_contract import some_images
 from visiondyno.predictions import Detections
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
-from visiondyno.runtimes.onnx_gpu import CUDA, TENSORRT
 from visiondyno.runtimes.references import resolve_reference
 from visiondyno.runtimes.registry import load_model
 
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 OFFERED = onnxruntime.get_available_providers()
 pytestmark = [
     pytest.mark.gpu,

@@ -20,6 +20,7 @@ from visiondyno.probes.gpu_share import gpu_share, memory_fraction
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.runtimes.registry import load_model
 from visiondyno.runtimes.torch_memory import limit_torch_memory
+from visiondyno.serving.replica import _load_options
 
 HALF = {"GPU_MEMORY_FRACTION": "0.5"}
 
@@ -182,6 +183,16 @@ def test_a_benchmarks_process_keeps_to_the_share(
     assert [options.get("gpu_mem_limit") for options in asked] == [str(12 << 30), None]
     assert [event["stage"] for event in said] == ["loaded", "load", "loaded"]
     assert "isn't kept" in said[1]["log"]
+
+
+def test_a_replica_keeps_to_the_share(driver: Driver, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"device": "cuda", "threads": None, "card": None}
+    assert _load_options(config).gpu_memory_limit_bytes == 12 << 30
+    assert _load_options({**config, "device": "cpu"}).gpu_memory_limit_bytes is None
+    assert capsys.readouterr().err == ""
+    driver.gpus.clear()
+    assert _load_options(config).gpu_memory_limit_bytes is None
+    assert "isn't kept" in capsys.readouterr().err
 
 
 # ---- torch

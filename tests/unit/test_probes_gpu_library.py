@@ -1,7 +1,9 @@
 """How NVML's answers are used, against a stand-in driver; the real one is in tests/gpu."""
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,3 +202,56 @@ def test_a_counter_lost_in_the_window_leaves_no_number(tmp_path: Path) -> None:
     assert energy.value is None
     assert "Not Supported" in (energy.reason or "")
     assert driver.sessions == 0
+
+
+def test_what_one_reading_refuses_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    driver = Driver(gpu(processes={os.getpid(): 700}))
+
+    def refuses(_: Any) -> Any:
+        raise driver.NVMLError("Not Supported")
+
+    # A slice of a GPU (MIG) has no utilisation.
+    driver.nvmlDeviceGetUtilizationRates = refuses  # type: ignore[method-assign]
+    root = process_root(tmp_path, HOST_NAMESPACE)
+    measures = window(driver, root, None, 100_000)
+    assert measures["peak_vram_bytes"].value == 700
+    assert measures["gpu_percent"].value is None
+    assert "Not Supported" in measures["gpu_percent"].reason
+    # Some drivers list no processes: the rise is left, and who else is there can't be told.
+    driver.gpus[0]["used"] = 1000
+    driver.nvmlDeviceGetComputeRunningProcesses = refuses  # type: ignore[method-assign]
+    peak = window(driver, root, 1000, 4000)["peak_vram_bytes"]
+    assert (peak.value, peak.estimated) == (3000, True)
+    assert "nvmlDeviceGetComputeRunningProcesses" in peak.method
+
+
+def test_a_driver_that_lists_no_gpus_is_unavailable() -> None:
+    driver = Driver(gpu())
+
+    def refuses() -> Any:
+        raise driver.NVMLError("Driver/library version mismatch")
+
+    driver.nvmlDeviceGetCount = refuses  # type: ignore[method-assign]
+    with Nvml(driver) as nvml, pytest.raises(Unavailable, match="version mismatch"):
+        nvml.gpus()
+
+
+def test_what_torchs_allocator_held_is_told_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[int] = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        reset_peak_memory_stats=forgotten.append,
+        max_memory_reserved=lambda number: 3 << 20,
+        max_memory_allocated=lambda number: 2 << 20,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))  # type: ignore[arg-type]
+    driver = Driver(gpu(processes={os.getpid(): 5 << 20}))
+    root = process_root(tmp_path, HOST_NAMESPACE)
+    peak = window(driver, root, None, 9 << 20)["peak_vram_bytes"]
+    assert peak.value == 5 << 20
+    assert "torch's allocator held 3 MiB at most, 2 MiB of it in tensors" in peak.method
+    assert forgotten == [0]
+    cuda.is_initialized = lambda: False
+    assert "torch" not in window(driver, root, None, 9 << 20)["peak_vram_bytes"].method

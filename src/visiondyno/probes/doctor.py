@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pynvml
 
-from visiondyno.errors import Unavailable
+from visiondyno.errors import INSTALL_GPU, Unavailable
 from visiondyno.probes.clock import examine_clock
 from visiondyno.probes.energy import EnergyProbe
 from visiondyno.probes.finding import Finding, Status
@@ -125,7 +125,7 @@ def _devices(library: Any) -> list[Finding]:
                 "device cuda",
                 "limited",
                 f"the driver shows {names}, but this onnxruntime was built without CUDA",
-                "pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu",
+                INSTALL_GPU,
             )
         )
     return findings

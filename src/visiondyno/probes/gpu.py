@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,7 +47,9 @@ class GpuProbe(Probe):
 
     Polls NVML from a thread. A container hides the host's pids, and with them this process's own
     line: then the peak is the device's use above `baseline_used_bytes`, and the method says so; it
-    is an estimate where other processes are on the device.
+    is an estimate where other processes are on the device. Where torch uses the device, the method
+    also says what its allocator held. What one reading refuses (a slice of a GPU has no
+    utilisation) takes nothing from the others.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`; of `cpu` nothing is measured.
@@ -104,6 +107,7 @@ class GpuProbe(Probe):
             self._running = error.message
             return
         pid = os.getpid() if self._pids_are_the_hosts() else None
+        _forget_torchs_peak(self._index)
         self._running = _Recording(nvml, device, pid, self._now_s())
 
     def stop(self) -> Measures:
@@ -123,10 +127,13 @@ class GpuProbe(Probe):
 
     def _peak_vram(self, recording: "_Recording") -> Measure:
         name = "peak_vram_bytes"
-        polled = f"polled every {SAMPLE_INTERVAL_S * 1000:.0f} ms, CUDA context and caches counted"
+        polled = (
+            f"polled every {SAMPLE_INTERVAL_S * 1000:.0f} ms, CUDA context and caches counted"
+            f"{_torchs_peak(self._index)}"
+        )
         if recording.peak_process_bytes is not None:
             return measured(name, recording.peak_process_bytes, f"NVML, this process, {polled}")
-        why = "NVML doesn't show this process (its pids are the host's)"
+        why = recording.unlisted or "NVML doesn't show this process (its pids are the host's)"
         if self._baseline_bytes is None:
             return not_measured(name, f"{why}, and there is no reading from before the model")
         rise_bytes = recording.peak_used_bytes - self._baseline_bytes
@@ -134,8 +141,8 @@ class GpuProbe(Probe):
             return not_measured(
                 name, f"{why}, and the device's memory in use did not rise above its baseline"
             )
-        shared = recording.most_processes > 1
-        others = "; other processes are on the device: assumed constant" if shared else ""
+        shared = recording.unlisted is not None or recording.most_processes > 1
+        others = "; other processes on the device are assumed constant" if shared else ""
         return measured(
             name,
             rise_bytes,
@@ -160,6 +167,8 @@ class _Recording:
         self.peak_used_bytes = 0
         self.most_processes = 0
         self.busy_percents: list[int] = []
+        self.unlisted: str | None = None
+        self.not_busy: str | None = None
         self._nvml = nvml
         self._device = device
         self._pid = pid
@@ -173,16 +182,34 @@ class _Recording:
 
     def _sample(self) -> None:
         self.peak_used_bytes = max(self.peak_used_bytes, self._device.used_bytes())
-        processes = self._device.process_bytes()
+        if self.unlisted is None:
+            self._sample_processes()
+        if self.not_busy is None:
+            self._sample_use()
+
+    def _sample_processes(self) -> None:
+        try:
+            processes = self._device.process_bytes()
+        except Unavailable as error:
+            self.unlisted = error.message.rstrip(".")
+            self.peak_process_bytes = None  # a later peak would be missed
+            return
         self.most_processes = max(self.most_processes, len(processes))
         own_bytes = processes.get(self._pid) if self._pid is not None else None
         if own_bytes is not None:
             self.peak_process_bytes = max(self.peak_process_bytes or 0, own_bytes)
-        self.busy_percents.append(self._device.busy_percent())
+
+    def _sample_use(self) -> None:
+        try:
+            self.busy_percents.append(self._device.busy_percent())
+        except Unavailable as error:
+            self.not_busy = error.message
 
 
 def _busy(recording: _Recording, duration_s: float) -> Measure:
     name = "gpu_percent"
+    if recording.not_busy is not None:
+        return not_measured(name, recording.not_busy)
     if duration_s < MIN_WINDOW_S:
         return not_measured(
             name,
@@ -195,4 +222,29 @@ def _busy(recording: _Recording, duration_s: float) -> Measure:
         "mean of NVML's utilisation (share of time any process's kernel ran), polled every "
         f"{SAMPLE_INTERVAL_S * 1000:.0f} ms",
         n=len(recording.busy_percents),
+    )
+
+
+def _torchs_allocator() -> Any:
+    """Functions of torch where this process uses it on a GPU, else None; imports nothing."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    return cuda if cuda is not None and cuda.is_initialized() else None
+
+
+def _forget_torchs_peak(index: int) -> None:
+    cuda = _torchs_allocator()
+    if cuda is not None:
+        cuda.reset_peak_memory_stats(index)
+
+
+def _torchs_peak(index: int | None) -> str:
+    """What torch's allocator held at most in the window, in words."""
+    cuda = _torchs_allocator()
+    if cuda is None or index is None:
+        return ""
+    reserved, allocated = cuda.max_memory_reserved(index), cuda.max_memory_allocated(index)
+    return (
+        f"; torch's allocator held {reserved / 2**20:.0f} MiB at most, {allocated / 2**20:.0f} MiB "
+        "of it in tensors"
     )

@@ -8,12 +8,10 @@ from typing import Any
 
 import onnxruntime
 
-from visiondyno.errors import SpecError, Unavailable
+from visiondyno.errors import INSTALL_GPU, SpecError, Unavailable
 from visiondyno.probes.finding import Finding
 from visiondyno.probes.gpu_share import memory_fraction
 from visiondyno.probes.nvml import Nvml
-
-_INSTALL = "pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
 
 
 def gpu_findings(
@@ -66,12 +64,14 @@ def _onnx() -> list[Finding]:
         graphs = Finding("CUDA graphs", "ok", "cuda-graph:FILE.onnx, on memory bound on the GPU")
     else:
         graphs = Finding(
-            "CUDA graphs", "missing", "this onnxruntime has no CUDA provider", _INSTALL
+            "CUDA graphs", "missing", "this onnxruntime has no CUDA provider", INSTALL_GPU
         )
     if "TensorrtExecutionProvider" not in offered:
         return [
             graphs,
-            Finding("TensorRT", "missing", "this onnxruntime has no TensorRT provider", _INSTALL),
+            Finding(
+                "TensorRT", "missing", "this onnxruntime has no TensorRT provider", INSTALL_GPU
+            ),
         ]
     detail = "tensorrt:FILE.onnx and tensorrt-fp16:FILE.onnx; engines are kept in the cache folder"
     if importlib.util.find_spec("tensorrt_libs") or importlib.util.find_spec("tensorrt"):

@@ -98,9 +98,19 @@ class Nvml:
         self._library.nvmlShutdown()
 
     def gpus(self) -> tuple[GpuInfo, ...]:
-        """Every GPU that the driver shows, in its own order (PCI)."""
-        driver = str(self._library.nvmlSystemGetDriverVersion())
-        devices = [self._at(index) for index in range(self._library.nvmlDeviceGetCount())]
+        """Every GPU that the driver shows, in its own order (PCI).
+
+        Raises:
+            Unavailable: the driver doesn't tell.
+        """
+        try:
+            driver = str(self._library.nvmlSystemGetDriverVersion())
+            count = self._library.nvmlDeviceGetCount()
+        except self._library.NVMLError as error:
+            raise Unavailable(
+                f"The NVIDIA driver doesn't list its GPUs (NVML: {error})."
+            ) from error
+        devices = [self._at(index) for index in range(count)]
         return tuple(
             GpuInfo(index=index, name=device.name, memory_bytes=device.total_bytes(), driver=driver)
             for index, device in enumerate(devices)
