@@ -182,6 +182,13 @@ class Unavailable(VisionDynoError):
     exit_code = 2
 
 
+INSTALL_GPU = (
+    "pip uninstall --yes onnxruntime && pip install --force-reinstall --no-deps onnxruntime-gpu"
+)
+"""The extra alone won't do: onnxruntime and onnxruntime-gpu are one folder, and the last one
+installed has it."""
+
+
 class MissingExtra(Unavailable):
     """A Python extra isn't installed."""
 
@@ -189,9 +196,10 @@ class MissingExtra(Unavailable):
 
     def __init__(self, extra: str, needed_for: str) -> None:
         self.extra = extra
+        command = INSTALL_GPU if extra == "gpu" else f"pip install 'visiondyno[{extra}]'"
         super().__init__(
             f"{needed_for} needs the extra '{extra}', which isn't installed. "
-            f"Install it with: pip install 'visiondyno[{extra}]'"
+            f"Install it with: {command}"
         )
 
 

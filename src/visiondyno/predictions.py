@@ -41,8 +41,8 @@ class Classification:
 
     Attributes:
         probabilities: (classes,) float32 in [0, 1]. Of one class out of many, they sum to 1. Of
-            models that answer for each class by itself whether any is in the image (head `native`
-            with activation `sigmoid`), their sum is any.
+            models that answer for each class by itself whether any is in the image (activation
+            `sigmoid`), their sum is any.
     """
 
     probabilities: FloatArray

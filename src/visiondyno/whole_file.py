@@ -29,11 +29,22 @@ def write_whole(path: Path, data: bytes, what: str, next_step: str = _ANOTHER) -
     Raises:
         StorageFull: it can't be written there.
     """
+    with written_whole(path, what, next_step) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_whole(path: Path, what: str, next_step: str = _ANOTHER) -> Iterator[IO[bytes]]:
+    """`write_whole` of what is written to the file that this gives; nothing where that fails.
+
+    Raises:
+        StorageFull: it can't be written there.
+    """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         try:
             with partial.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)

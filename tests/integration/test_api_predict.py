@@ -1,6 +1,7 @@
 """Images uploaded to the job API: one job for all of them, run by the real worker."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import pytest
 from archives import zipped
 from live_api import LiveApi
 from visiondyno import worker
+from visiondyno.api import predict as api_predict
 from visiondyno.operations import predict_archive
 from visiondyno.operations.context import OperationContext
 
@@ -164,6 +166,14 @@ def test_a_field_after_the_file_is_refused(client: httpx.Client) -> None:
     answer = client.post("/api/predict", data={"model": "fake:detection"}, files=files)
     assert answer.status_code == 422
     assert "'classes' follows the file" in answer.json()["detail"]
+
+
+def test_one_image_has_a_size(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = dataclasses.replace(api_predict.JOB_LIMITS, most_image_bytes=300_000)
+    monkeypatch.setattr(api_predict, "JOB_LIMITS", limits)
+    answer = ask(client, ("a.png", PNG), ("large.png", PNG + bytes(400_000)))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert "'large.png' has more than the 0.3 MB" in answer.json()["detail"]
 
 
 def test_no_room_for_an_upload_is_said(

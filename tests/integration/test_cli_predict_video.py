@@ -119,6 +119,65 @@ def test_folders_and_patterns_of_images(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Drawn: " in capsys.readouterr().out
 
 
+def write_image(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(path), np.full((48, 64, 3), 90, np.uint8))
+    return path
+
+
+def test_a_bad_image_keeps_no_other_from_being_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [write_image(tmp_path / f"{name}.png") for name in "abc"]
+    for bad in (images[0], images[2]):
+        bad.write_bytes(bad.read_bytes()[:60])
+    missing = tmp_path / "gone.png"
+    assert run(*images, missing, "--json") == 2
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert list(found) == [str(path) for path in (*images, missing)]
+    assert "boxes_xyxy" in found[str(images[1])]
+    assert "damaged" in found[str(images[2])]["error"]["message"]
+    assert "3 of 4 images can't be read" in said.err
+    assert f"Not predicted: {missing} can't be read: No such file" in said.err
+    assert run(*images, "--out", tmp_path / "drawn") == 2
+    assert names_in(tmp_path / "drawn") == ["b.png"]
+
+
+def test_videos_in_a_folder_are_not_passed_over_in_silence(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    write_image(folder / "a.png")
+    (folder / "b.mp4").write_bytes(clip.read_bytes())
+    assert run(folder, "--json", "--out", tmp_path / "drawn") == 0
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)) == [str(folder / "a.png")]
+    assert "Note: 1 video is passed over: give each by itself." in said.err
+    (folder / "a.png").unlink()
+    assert run(folder) == 2
+    assert "but 1 video is there" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_video_is_one_whatever_it_is_called(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recording"
+    path.write_bytes(clip.read_bytes())
+    assert run(path, "--max-frames", 2) == 0
+    assert f"{path}: 2 frames" in capsys.readouterr().out
+
+
+def test_an_image_is_never_drawn_over_its_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = write_image(tmp_path / "a.png")
+    before = image.read_bytes()
+    assert run(image, "--out", image) == 2
+    assert "drawn over its own source" in " ".join(capsys.readouterr().err.split())
+    assert image.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -345,6 +345,21 @@ def test_a_video_is_refused_whole(client: httpx.Client, video: bytes, tmp_path: 
     refused(with_image, 422, "bad_spec", "A video comes alone")
 
 
+def test_what_is_missing_of_a_cut_off_video_is_said(client: httpx.Client, tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(20):
+        writer.write(np.full((48, 64, 3), 70, np.uint8))
+    writer.release()
+    whole = path.read_bytes()
+    assert client.post("/predict", content=whole).json()["notes"] == []
+    answer = client.post("/predict", content=whole[: len(whole) * 8 // 10]).json()
+    count = len(answer["predictions"])
+    assert 1 < count < 20
+    (note,) = answer["notes"]
+    assert f"ends after {count} of the 20 frames" in note
+
+
 def test_large_frames_are_refused(tmp_path: Path) -> None:
     clip = made_video(tmp_path / "clip.mp4", frames=2, width=320, height=240)
     with LiveServing(max_megapixels=0.05) as live, live.client() as client:

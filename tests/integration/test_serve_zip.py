@@ -131,7 +131,7 @@ def test_a_video_has_a_line_a_frame(client: httpx.Client, tmp_path: Path) -> Non
     whole = client.post("/predict", content=clip.read_bytes()).json()
     answer = client.post("/predict?format=ndjson", content=clip.read_bytes())
     first, *frames = [json.loads(line) for line in answer.text.splitlines()]
-    assert first == {"model": "detection", "video": whole["video"]}
+    assert first == {"model": "detection", "video": whole["video"], "notes": []}
     assert frames == whole["predictions"]
 
 

@@ -10,7 +10,14 @@ import pytest
 from client_cases import ENDLESS, echo, inline
 
 from visiondyno.client.client import Client
-from visiondyno.errors import Cancelled, DatasetError, NotFound, SpecError, TimeLimitExceeded
+from visiondyno.errors import (
+    Cancelled,
+    DatasetError,
+    NotFound,
+    SpecError,
+    StorageFull,
+    TimeLimitExceeded,
+)
 from visiondyno.executors.base import JobLost
 from visiondyno.job import JobEvent
 
@@ -148,6 +155,18 @@ def test_blobs_come_back_as_they_were(client: Client) -> None:
         client.get_blob(absent)
     with pytest.raises(SpecError, match="no blob's name"):
         client.get_blob("weights")
+
+
+def test_a_blob_becomes_a_file_that_is_whole_or_not_there(client: Client, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000
+    path = tmp_path / "drawn.mp4"
+    with pytest.raises(NotFound):
+        client.get_file(f"sha256:{'0' * 64}", path, "The video")
+    assert not list(tmp_path.rglob("*drawn*"))
+    client.get_file(client.put_blob(data), path, "The video")
+    assert path.read_bytes() == data
+    with pytest.raises(StorageFull, match="The video can't be written to"):
+        client.get_file(client.put_blob(data), tmp_path / "none" / "a", "The video")
 
 
 def test_a_closed_client_says_so_and_closing_again_does_nothing() -> None:

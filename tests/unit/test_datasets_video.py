@@ -97,10 +97,22 @@ def test_a_size_in_the_labels_must_be_the_video_s(clip: Path, tmp_path: Path) ->
         open_dataset(str(clip), cache_dir=tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a video at all" * 100])
+PLAYLIST = b"#EXTM3U\n#EXTINF:1,\nother.avi\n#EXT-X-ENDLIST\n"
+
+
+@pytest.mark.parametrize("data", [b"", b"not a video at all" * 100, PLAYLIST])
 def test_what_is_no_video(clip: Path, tmp_path: Path, data: bytes) -> None:
+    clip.rename(clip.with_name("other.avi"))
     clip.write_bytes(data)
-    with pytest.raises(DatasetError, match=r"clip\.avi can't be opened"):
+    with pytest.raises(DatasetError, match=r"clip\.avi is no MP4, MOV, AVI"):
+        open_dataset(str(clip), cache_dir=tmp_path)
+
+
+def test_large_frames_are_refused_before_one_is_decoded(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("visiondyno.datasets.video.MOST_FRAME_PIXELS", 3000)
+    with pytest.raises(DatasetError, match=r"64×48 pixels; at most 0\.003 megapixels"):
         open_dataset(str(clip), cache_dir=tmp_path)
 
 

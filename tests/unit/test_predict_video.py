@@ -1,7 +1,9 @@
 """Videos through a model: which frames, what is written, and what is wrong with a file."""
 
+import errno
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from video_clips import EVERYTHING, FRAMES, HEIGHT, SPEED, WIDTH, brightness, write_clip
 from visiondyno.errors import (
     ChildDied,
     DatasetError,
@@ -23,29 +26,17 @@ from visiondyno.operations import find_operation
 from visiondyno.operations.context import OperationContext
 from visiondyno.operations.predict_video import (
     VideoSummary,
+    _Ticker,
     predict_video,
 )
+from visiondyno.operations.predicted import room_for_files
 from visiondyno.sandbox import video as decoding
-from visiondyno.sandbox.video import DecodedVideo
+from visiondyno.sandbox.video import DecodedVideo, notes_of
 from visiondyno.specs.operations import parse
 from visiondyno.specs.video import PredictVideoInput
 from visiondyno.vision.video_file import VideoFile, VideoHeader, frames_expected
 from visiondyno.vision.video_form import FrameChoice, chosen_per_second
-from visiondyno.vision.video_writer import VideoWriter
 from visiondyno.worker import run as run_job
-
-WIDTH, HEIGHT, FRAMES, SPEED = 64, 48, 20, 10.0
-EVERYTHING = FrameChoice()
-
-
-def write_clip(path: Path, codec: str = "mp4v", frames: int = FRAMES) -> Path:
-    """Frames that each are 10 brighter than the one before, 10 a second."""
-    fourcc = cv2.VideoWriter.fourcc(*codec)
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, SPEED, (WIDTH, HEIGHT))
-    for number in range(frames):
-        writer.write(np.full((HEIGHT, WIDTH, 3), number * 10, np.uint8))
-    writer.release()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +47,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def decoded(path: Path, choice: FrameChoice = EVERYTHING) -> list[tuple[int, float | None, float]]:
     with DecodedVideo(path, choice, f"Video {path}") as video:
         return [(one.number, one.time_s, float(one.image.mean())) for one in video]
-
-
-def brightness(path: Path) -> list[float]:
-    """Of every frame of a file."""
-    with VideoFile(path) as video:
-        found = []
-        for _ in video.chosen_frames(EVERYTHING):
-            image = video.image()
-            assert image is not None
-            found.append(float(image.mean()))
-        return found
 
 
 # ---- decoding in a process of its own
@@ -163,6 +143,53 @@ def test_waiting_for_a_frame_can_be_stopped(clip: Path) -> None:
     assert video._child.poll() is not None
 
 
+def test_what_is_missing_of_a_video_is_told() -> None:
+    said = {"frames_announced": 100, "frames_per_second": 10.0}
+    whole = {"frames": 100, "last_s": None, "ended": True, "lost": 0}
+    assert notes_of(said, whole) == []
+    assert notes_of(said, {**whole, "frames": 50, "ended": False}) == []
+    assert notes_of({**said, "frames_announced": None}, {**whole, "frames": 1}) == []
+    (cut,) = notes_of(said, {**whole, "frames": 50})
+    assert "ends after 50 of the 100 frames" in cut
+    assert notes_of(said, {**whole, "frames": 50, "last_s": 4.9}) == [cut]
+    assert notes_of(said, {**whole, "frames": 50, "last_s": 9.8}) == []  # at uneven distances
+    assert notes_of(said, {**whole, "lost": 1}) == [
+        "Frames that couldn't be decoded and are left out: 1."
+    ]
+
+
+class TimedFile(VideoFile):
+    """A video of frames that are shown at these times."""
+
+    def __init__(self, times_s: list[float], frames_per_second: float) -> None:
+        self._times = iter(times_s)
+        self.header = VideoHeader(8, 8, frames_per_second, len(times_s))
+        self.passed = 0
+
+    def next_frame(self) -> float | None:
+        self.passed += 1
+        return next(self._times, None)
+
+
+@pytest.mark.parametrize("speed", [24.0, 29.97, 30.0, 60.0, 240.0])
+def test_rounded_times_are_the_frames_that_are_meant(speed: float) -> None:
+    rounded = [round(number / speed, 3) for number in range(500)]  # as MKV and WebM have them
+    for every in (1, 2, 3):
+        choice = FrameChoice(frames_per_second=speed / every)
+        found = [number for number, _ in TimedFile(rounded, speed).chosen_frames(choice)]
+        assert found == list(range(0, 500, every))
+
+
+def test_after_a_gap_no_frame_is_chosen_twice() -> None:
+    times_s = [0.0, 0.5, 1.0, 10.0, 10.1, 10.2, 10.9, 11.0, 11.1]
+    choice = FrameChoice(frames_per_second=1.0)
+    found = [time_s for _, time_s in TimedFile(times_s, 10.0).chosen_frames(choice)]
+    assert found == [0.0, 1.0, 10.0, 11.0]
+    uneven = [0.0, 0.02, 0.08, 0.10, 0.16, 0.18, 0.24, 0.26, 0.32]
+    choice = FrameChoice(frames_per_second=25.0)
+    assert len(list(TimedFile(uneven, 25.0).chosen_frames(choice))) >= 7
+
+
 @given(
     announced=st.integers(1, 500),
     every=st.none() | st.integers(1, 50),
@@ -185,68 +212,6 @@ def test_expected_frames_of_a_part() -> None:
     assert chosen_per_second(10.0, FrameChoice(every=4)) == 2.5
     assert chosen_per_second(10.0, FrameChoice(frames_per_second=50.0)) == 10
     assert chosen_per_second(None, EVERYTHING) == 25
-
-
-# ---- writing
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])
-def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"out{suffix}"
-    with VideoWriter(path, SPEED) as writer:
-        for number in range(6):
-            writer.write(np.full((HEIGHT, WIDTH, 3), number * 40, np.uint8), number / SPEED)
-    assert brightness(path) == pytest.approx([n * 40 for n in range(6)], abs=6)
-    with VideoFile(path) as video:
-        assert (video.header.width, video.header.height) == (WIDTH, HEIGHT)
-        assert video.header.frames_per_second == pytest.approx(SPEED)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_uneven_times_are_kept_by_holding_frames(tmp_path: Path) -> None:
-    path = tmp_path / "out.avi"
-    with VideoWriter(path, 10.0) as writer:
-        for value, time_s in ((0, 5.0), (50, 5.1), (100, 5.5), (150, 5.52), (200, 5.61)):
-            writer.write(np.full((48, 64, 3), value, np.uint8), time_s)
-    # What comes sooner than a frame lasts isn't shown.
-    assert brightness(path) == pytest.approx([0, 50, 50, 50, 50, 150, 200], abs=4)
-    with VideoWriter(path, 10.0) as writer:
-        for value in (0, 100, 200):
-            writer.write(np.full((48, 64, 3), value, np.uint8), None)
-    assert brightness(path) == pytest.approx([0, 100, 200], abs=4)
-
-
-def test_odd_and_changing_sizes_are_written(tmp_path: Path) -> None:
-    path = tmp_path / "odd.mp4"
-    with VideoWriter(path, 25.0) as writer:
-        writer.write(np.full((33, 51, 3), 90, np.uint8), 0.0)
-        writer.write(np.full((70, 90, 3), 90, np.uint8), 0.04)
-    assert writer.is_padded
-    with VideoFile(path) as video:
-        assert (video.header.width, video.header.height) == (52, 34)
-    assert brightness(path) == pytest.approx([90, 90], abs=3)
-
-
-def test_what_cant_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.zeros((16, 16, 3), np.uint8)
-    with pytest.raises(SpecError, match=r"end its name in one of \.avi"):
-        VideoWriter(tmp_path / "out.gif", 25)
-    with pytest.raises(StorageFull, match="its folder isn't there"):
-        VideoWriter(tmp_path / "none" / "out.mp4", 25).write(image, 0)
-    writer = VideoWriter(tmp_path / "out.mp4", 25)
-    writer.write(image, 0)
-    writer._partial.unlink()  # as where OpenCV couldn't write it
-    with pytest.raises(StorageFull, match="can't be written"):
-        writer.close()
-    folder = tmp_path / "taken.mp4"
-    folder.mkdir()
-    writer = VideoWriter(folder, 25)
-    writer.write(image, 0)
-    with pytest.raises(StorageFull, match="Is a directory"):
-        writer.close()
-    assert list(tmp_path.iterdir()) == [folder]
-    VideoWriter(tmp_path / "empty.mp4", 25).close()
-    assert not (tmp_path / "empty.mp4").exists()
 
 
 # ---- the operation
@@ -310,6 +275,34 @@ def test_a_classifier_answers_each_frame(clip: Path, tmp_path: Path) -> None:
     )
     assert len(frames) == summary.found.total() == 3
     assert "boxes_xyxy" not in frames[0]
+
+
+def test_the_classes_that_a_classifier_is_asked_for_are_counted(clip: Path) -> None:
+    given = {"model": "fake:classification", "max_frames": 3, "classes": ("sign",)}
+    frames, summary = predicted(clip, confidence=0.0, **given)
+    assert [one["names"] for one in frames] == [["sign"]] * 3
+    assert summary.found == {"sign": 3}
+    _, summary = predicted(clip, confidence=1.0, **given)
+    assert summary.found == {}
+
+
+def test_how_fast_it_goes_leaves_out_the_first_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("visiondyno.operations.predict_video.time.monotonic", lambda: now_s)
+    summary = VideoSummary()
+    ticker = _Ticker(OperationContext(), 12, summary, 4)
+    for batch_s in (100.0, 2.0, 2.0):
+        now_s += batch_s
+        for _ in range(4):
+            summary.count([], None, each=True)
+            ticker.tell()
+    assert summary.frames_per_s == 2.0
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_is_told_where_predictions_are_kept(error: int) -> None:
+    with pytest.raises(OSError if error == errno.EACCES else StorageFull), room_for_files():
+        raise OSError(error, os.strerror(error))
 
 
 def test_no_frame_is_an_error_and_not_an_empty_answer(clip: Path, tmp_path: Path) -> None:

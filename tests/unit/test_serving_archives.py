@@ -1,7 +1,9 @@
 """Zip files over a pool whose replicas a test answers for: what waits, and who isn't waited for."""
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import cv2
@@ -13,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from archives import zipped
 from serving_stand_ins import Launcher, ask, new_pool, settle, started_pool
-from visiondyno.errors import ChildDied, NotReady, RateLimited
+from visiondyno.errors import ChildDied, NotReady, RateLimited, UnsupportedMedia
 from visiondyno.serving.archive_answers import answer_in
 from visiondyno.serving.archives import PREDICTED_AT_ONCE, Archives
 from visiondyno.serving.config import ServingConfig
@@ -186,5 +188,32 @@ def test_a_stopping_server_says_so() -> None:
         await pool.close()
         with pytest.raises(NotReady):
             await answer(archives_over(pool), Reader(), 2)
+
+    run(scenario())
+
+
+def test_what_is_no_image_is_let_go_of() -> None:
+    class Archive:
+        """In its reader's frame, where the image is too."""
+
+        names = ("a.png",)
+
+        def read(self, index: int) -> bytes:
+            return b"no image"
+
+    async def scenario() -> None:
+        pool = new_pool(Launcher())
+        archives = archives_over(pool)
+        archive: Any = Archive()
+        watched = weakref.ref(archive)
+        gc.disable()  # it comes late where few objects are large
+        try:
+            found = await asyncio.to_thread(archives._read, archive, 0)
+            assert isinstance(found, UnsupportedMedia)
+            del found, archive
+            assert watched() is None
+        finally:
+            gc.enable()
+        await pool.close()
 
     run(scenario())

@@ -57,11 +57,12 @@ def test_all_parameters_are_read() -> None:
         ("fps=0", "'fps' is '0'"),
         ("fps=inf", "'fps' is 'inf'"),
         ("every=1&fps=1", "one of 'every' and 'fps'"),
+        ("start_s=2&end_s=2", "'end_s' must be after 'start_s'"),
         ("format=gif", "'format' is 'gif'; give json, ndjson, jpeg, png or annotated"),
         ("conf=%ff", "isn't UTF-8"),
         ("&".join(["classes=car"] * 201), "more than 200 parameters"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_what_a_query_cannot_say_is_refused_by_name(query: str, says: str) -> None:
     assert says in refusal(query)

@@ -28,7 +28,7 @@ from visiondyno.errors import (
 from visiondyno.serving.config import ServingConfig
 from visiondyno.serving.inputs import Head, Inputs, Sent, read_head
 from visiondyno.serving.sniffing import is_video
-from visiondyno.serving.spooled import SpoolRoom
+from visiondyno.serving.spooled import MOST_HELD, SpoolRoom
 
 PIXELS = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
 PNG, JPEG, BMP, WEBP = (
@@ -284,6 +284,12 @@ def test_json_that_brings_neither_is_refused(
 def test_a_video_comes_neither_in_json_nor_among_images() -> None:
     body = json.dumps({"image": text_of(MP4)}).encode()
     refused(UnsupportedMedia, "The image is a video", body, "application/json")
+
+
+def test_many_videos_in_a_form_take_no_room() -> None:
+    body = form(*[(f'name="v"; filename="{n}.mp4"', MP4) for n in range(MOST_HELD + 1)])
+    for sent in (body, form(('name="a"; filename="a.png"', PNG), ('name="v"; filename="v"', MP4))):
+        refused(SpecError, "A video comes alone", sent, FORM, max_images=100)
 
 
 def test_a_compressed_body_is_refused() -> None:

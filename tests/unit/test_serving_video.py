@@ -99,6 +99,22 @@ def test_too_much_is_refused_before_it_is_decoded(clip: Path) -> None:
     assert len(list(records(clip, {"every": 4}, most_frames=5))) == 7
 
 
+def test_a_guess_of_how_many_frames_there_are_refuses_none(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", capture_that({cv2.CAP_PROP_FRAME_COUNT: 9000.0}))
+    with pytest.raises(TooLarge, match="more than the 100 frames"):  # AVI counts them
+        list(records(clip, {}))
+    path = tmp_path / "clip.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 24))
+    for _ in range(20):
+        writer.write(np.zeros((24, 32, 3), np.uint8))
+    writer.release()
+    assert [kind for kind, _ in records(path, {})].count("F") == 20
+    with pytest.raises(TooLarge, match="more than the 5 frames"):
+        list(records(path, {}, most_frames=5))
+
+
 def test_what_is_no_video_is_told(tmp_path: Path) -> None:
     path = tmp_path / "clip.avi"
     path.write_bytes(b"RIFF\0\0\0\0AVI " + bytes(100))
@@ -274,6 +290,26 @@ def test_a_video_waits_for_its_turn(clip: Path) -> None:
         for task in (first, second):
             task.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
+        await prediction.pool.close()
+
+    run(scenario())
+
+
+def test_predictions_longer_than_an_answer_are_refused(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_module, "MOST_ANSWER_BYTES", 10)
+
+    async def scenario() -> None:
+        prediction = Prediction(clip)
+        predicting = await prediction.start()
+        (replica,) = prediction.launcher.all
+        while not predicting.done():
+            if replica.given:
+                replica.answer()
+            await asyncio.sleep(0.001)
+        with pytest.raises(TooLarge, match=r"first \d+ chosen frames have .* Choose fewer"):
+            predicting.result()
         await prediction.pool.close()
 
     run(scenario())

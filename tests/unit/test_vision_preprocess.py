@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from visiondyno.errors import ModelError
 from visiondyno.specs.model_card import InputCard, ModelCard, ResizeMode
-from visiondyno.vision.preprocess import Geometry, Preprocessor
+from visiondyno.vision.preprocess import Geometry, Preprocessor, rgb_planes
 
 PLAIN = {"scale": 1.0, "channels": "bgr"}
 
@@ -268,3 +268,17 @@ def test_an_image_too_narrow_for_its_crop_is_refused() -> None:
         with pytest.raises(ModelError, match=r"too narrow for this model.* would have 4194304"):
             Preprocessor(card)([np.zeros(shape, np.uint8)])
     assert Preprocessor(card)([np.zeros((16, 4000, 3), np.uint8)]).tensor.shape == (1, 3, 224, 224)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
+def test_channels_apart_are_those_of_the_image(height: int, width: int, cut: int) -> None:
+    pixels = np.arange(height * (width + cut) * 3) % 251
+    image = pixels.astype(np.uint8).reshape(height, width + cut, 3)[:, :width]
+    planes = rgb_planes(image)
+    assert planes.flags.c_contiguous
+    assert np.array_equal(planes, np.stack([image[..., 2], image[..., 1], image[..., 0]]))
+
+
+def test_channels_of_other_numbers_are_refused() -> None:
+    with pytest.raises(ModelError, match="uint8 BGR"):
+        rgb_planes(np.zeros((2, 2, 3), np.float32))

@@ -97,6 +97,27 @@ def test_one_look_is_no_track_after_the_first_frame() -> None:
     assert found == [[1], [1, UNTRACKED], [1], [1, UNTRACKED]]
 
 
+def test_out_of_sight_is_counted_in_seconds_where_frames_have_times() -> None:
+    def numbers(times_s: list[float | None], gap: int) -> list[list[int]]:
+        """Of an object that isn't seen for so many frames after its tenth."""
+        tracker = Tracker(buffer_frames=1000)
+        shown = [moving(n, 0.0) if not 10 <= n < 10 + gap else [] for n in range(len(times_s))]
+        return [
+            tracker.update(detections(rows), time_s).tolist()
+            for rows, time_s in zip(shown, times_s, strict=True)
+        ]
+
+    def every(distance_s: float) -> list[float | None]:
+        return [n * distance_s for n in range(60)]
+
+    assert numbers(every(0.04), 20)[-1] == [1]
+    assert numbers(every(0.04), 30)[-1] == [2]
+    assert numbers(every(0.5), 4)[-1] == [1]  # five frames in any case
+    assert numbers(every(0.5), 7)[-1] == [2]
+    assert numbers([None] * 60, 30)[-1] == [1]
+    assert numbers([*every(0.04)[:10], *[0.0] * 50], 30)[-1] == [1]  # times that go back
+
+
 def test_boxes_without_an_area_are_passed_over() -> None:
     tracker = Tracker()
     boxes = np.array([[5, 5, 5, 9], [np.nan, 1, 2, 3], [9, 9, 2, 2]], np.float32)

@@ -16,7 +16,7 @@ from visiondyno.api.problems import problems
 from visiondyno.api.routing import Api, IdempotencyKey, guarded_router
 from visiondyno.api.uploads import Upload
 from visiondyno.datasets.image_archive import JOB_LIMITS, ImageArchive, is_zip
-from visiondyno.errors import NotFound, SpecError, StorageFull, UnsupportedMedia
+from visiondyno.errors import NotFound, SpecError, StorageFull, TooLarge, UnsupportedMedia
 from visiondyno.job import JobError, JobRequest, JobState
 from visiondyno.service import Service
 from visiondyno.specs.archive import PredictArchiveInput
@@ -48,7 +48,8 @@ _FORM: dict[str, Any] = {
                             "type": "number",
                             "minimum": 0,
                             "maximum": 1,
-                            "description": "Lowest score returned; 0.25 without it.",
+                            "description": "Lowest score returned; without it 0.25 of a "
+                            "detector, any of a classifier.",
                         },
                         "classes": {
                             "type": "string",
@@ -213,7 +214,7 @@ async def _pack(
                     "convert it, or leave it away."
                 )
             with archive.open(zipfile.ZipInfo(name, _EARLIEST), "w") as entry:
-                await _write(entry, begin, chunks)
+                await _write(entry, begin, _no_more_than_an_image(name, begin, chunks))
             if not await upload.next_file():
                 return
             chunks = upload.chunks()
@@ -243,6 +244,21 @@ async def _write(file: IO[bytes], begin: bytes, chunks: AsyncIterator[bytes]) ->
     await asyncio.to_thread(file.write, begin)
     async for chunk in chunks:
         await asyncio.to_thread(file.write, chunk)
+
+
+async def _no_more_than_an_image(
+    name: str, begin: bytes, chunks: AsyncIterator[bytes]
+) -> AsyncGenerator[bytes, None]:
+    """The chunks, as long as they and the beginning are no more than is taken of one image."""
+    size_bytes = len(begin)
+    async for chunk in chunks:
+        size_bytes += len(chunk)
+        if size_bytes > JOB_LIMITS.most_image_bytes:
+            raise TooLarge(
+                f"'{name:.100}' has more than the {JOB_LIMITS.most_image_bytes / 1e6:g} MB that "
+                "are taken of one image. Scale it down first."
+            )
+        yield chunk
 
 
 def _check(file: IO[bytes]) -> None:

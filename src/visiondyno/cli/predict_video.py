@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -117,13 +118,20 @@ def _predict_here(
         try:
             predict_video(spec, clip, OperationContext(show), summary, take, drawn)
         except BaseException as error:
-            kept = [str(path) for path in (drawn, lines) if path is not None]
+            kept = _kept_of(error, drawn, lines)
             if summary.frames and kept:
                 error.add_note(
                     f"The first {summary.frames:,} chosen frames are in {' and '.join(kept)}."
                 )
             raise
     return summary
+
+
+def _kept_of(error: BaseException, *wanted: Path | None) -> list[str]:
+    """The files that hold what was done before an error."""
+    if isinstance(error, StorageFull):  # which of them that is of, its message says
+        return []
+    return [str(path) for path in wanted if path is not None]
 
 
 @contextmanager
@@ -157,16 +165,10 @@ def _predict_elsewhere(
 ) -> VideoSummary:
     with ProgressDisplay() as display, Client(place) as client:
         output, job = run_operation(spec, display.show, client)
-        text = "".join(json.dumps(frame) + "\n" for frame in output["predictions"] or ())
-        if output["predictions_file"] is not None and (as_json or lines is not None):
-            text = client.get_blob(output["predictions_file"]).decode()
+        if as_json or lines is not None:
+            _take_lines(output, client, lines, as_json=as_json)
         if drawn is not None:
-            data = client.get_blob(output["drawn"])
-            write_whole(drawn, data, "The drawn video")
-    if as_json:
-        click.echo(text, nl=False)
-    if lines is not None:
-        write_whole(lines, text.encode(), "The predictions")
+            client.get_file(output["drawn"], drawn, "The drawn video")
     for name, fact in [] if job is None else job.lines():
         click.echo(f"{name}: {fact}", err=True)
     summary = VideoSummary(
@@ -180,9 +182,30 @@ def _predict_elsewhere(
     return summary
 
 
+def _take_lines(
+    output: dict[str, Any], client: Client, lines: Path | None, *, as_json: bool
+) -> None:
+    """Write and print the frames' predictions, which may be long and a blob."""
+    with tempfile.TemporaryDirectory(prefix="visiondyno-") as folder:
+        path = lines or Path(folder, "predictions.jsonl")
+        if output["predictions_file"] is not None:
+            client.get_file(output["predictions_file"], path, "The predictions")
+        else:
+            text = "".join(json.dumps(frame) + "\n" for frame in output["predictions"])
+            write_whole(path, text.encode(), "The predictions")
+        if as_json:
+            with path.open() as file:
+                for line in file:
+                    click.echo(line, nl=False)
+
+
 def _print(clip: Path, summary: VideoSummary, console: Console) -> None:
     speed = "" if summary.frames_per_s is None else f", {summary.frames_per_s:.1f} a second"
-    objects = "" if summary.tracks is None else f", {summary.tracks:,} objects"
+    objects = (
+        ""
+        if summary.tracks is None
+        else f", {summary.tracks:,} object{'s' * (summary.tracks != 1)}"
+    )
     click.echo(f"{clip}: {summary.frames:,} frames{speed}{objects}", err=console.stderr)
     table = Table()
     table.add_column("class")

@@ -295,6 +295,14 @@ class AsyncClient:
         """
         return await self._open_files().get(reference)
 
+    async def get_file(self, reference: str, path: Path, what: str) -> None:
+        """As `get_blob`, into a file that needn't fit into memory; `what` names it in messages.
+
+        Raises:
+            StorageFull: it can't be written there.
+        """
+        await self._open_files().get_file(reference, path, what)
+
     async def close(self) -> None:
         """Free what is held; calling it again does nothing.
 

@@ -150,6 +150,10 @@ class Client:
         """The bytes that a name `sha256:…` stands for, verified."""
         return self._thread.run(lambda _: self._client.get_blob(reference))
 
+    def get_file(self, reference: str, path: Path, what: str) -> None:
+        """As `get_blob`, into a file that needn't fit into memory; `what` names it in messages."""
+        self._thread.run(lambda _: self._client.get_file(reference, path, what))
+
     def close(self) -> None:
         """Cancel what is waited for, and free what is held; calling it again does nothing."""
         self._thread.stop()

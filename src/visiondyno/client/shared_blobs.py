@@ -10,6 +10,7 @@ from visiondyno.client.home_blobs import HomeBlobs
 from visiondyno.errors import SpecError, StorageFull
 from visiondyno.places import Place, make_blobs_at
 from visiondyno.settings import load_settings
+from visiondyno.whole_file import written_whole
 
 _PREFIX = "sha256:"
 _WORKERS_ON_A_QUEUE = ("local", "redis")
@@ -109,6 +110,20 @@ class SharedBlobs:
         blob = store.open(reference.removeprefix(_PREFIX))
         async with contextlib.aclosing(blob) as chunks:
             return b"".join([chunk async for chunk in chunks])
+
+    async def get_file(self, reference: str, path: Path, what: str) -> None:
+        """As `get`, into a file, piece by piece; it appears when it is whole.
+
+        Raises:
+            NotFound, SpecError: as `get`.
+            StorageFull: it can't be written there.
+        """
+        store = await self._opened()
+        blob = store.open(reference.removeprefix(_PREFIX))
+        with written_whole(path, what) as file:
+            async with contextlib.aclosing(blob) as chunks:
+                async for chunk in chunks:
+                    await in_thread(file.write, chunk)
 
     async def close(self) -> None:
         """Let go of the store."""

@@ -76,8 +76,12 @@ class ImageArchive:
             TooLarge: it holds more than it may.
         """
         self._most_image_bytes = limits.most_image_bytes
+        too_many = TooLarge(
+            f"{_CALLED} holds more than the {limits.most_images:,} files that are taken. "
+            f"{limits.advice}"
+        )
         try:
-            self._zip = ZipList(path, limits.most_images + _BESIDE, _CALLED, _METHODS)
+            self._zip = ZipList(path, limits.most_images + _BESIDE, _CALLED, _METHODS, too_many)
         except _DAMAGED as error:
             why = str(error) or type(error).__name__
             raise DatasetError(
@@ -106,8 +110,7 @@ class ImageArchive:
                 f"{self._most_image_bytes / 1e6:g} MB are taken of one image. Scale it down first."
             )
         try:
-            with self._zip.open(entry) as file:
-                return file.read()
+            return self._zip.read(entry)
         except _DAMAGED as error:
             raise DatasetError(
                 f"'{entry.name:.200}' is damaged in the zip file ({error!s:.200}); pack it again."

@@ -23,7 +23,7 @@ from visiondyno.datasets.indexed import IndexedDataset, OpenOptions
 from visiondyno.datasets.unlabelled import unlabelled
 from visiondyno.errors import DatasetError
 from visiondyno.vision.video_file import VideoFile, VideoHeader
-from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, is_video
+from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, MOST_FRAME_PIXELS, is_video
 from visiondyno.whole_file import file_sha256
 
 JPEG_QUALITY = 95
@@ -55,10 +55,7 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
             f"as {json_path.name}, each image's file_name the number of its frame (frame_000012). "
             "Without labels dyno compare measures speed and agreement"
         )
-    if options.within is not None:
-        _check_container(path)
-    with VideoFile(path, f"Video {path}") as video:
-        header = video.header
+    header = _checked_header(path)
     if not has_labels:
         return _open_frames(path, header, options)
     document = read_json(json_path)
@@ -73,13 +70,21 @@ def open_video(path: Path, options: OpenOptions) -> IndexedDataset:
 def _open_frames(path: Path, header: VideoHeader, options: OpenOptions) -> IndexedDataset:
     """Frames of a video without labels, at even distances from its first to its last."""
     most = options.max_images or MOST_UNLABELLED_FRAMES
-    announced = header.frames_announced or most
+    announced = header.frames_announced or _frames_in(path)
     count = min(most, announced)
     frames = sorted({round(at * (announced - 1) / max(count - 1, 1)) for at in range(count)})
     folder = _ensure_frames(path, frames, options, all_needed=False)
     paths = sorted(folder.glob("frame_*.jpg"))
     note = _note(path, header, f"{len(paths):,} at even distances")
     return unlabelled(paths, options, "frames", (note,))
+
+
+def _frames_in(path: Path) -> int:
+    """How many there are, by decoding all; at least 1."""
+    with VideoFile(path, f"Video {path}") as video:
+        while video.next_frame() is not None:
+            pass
+        return max(1, video.passed)
 
 
 def _note(path: Path, header: VideoHeader, which: str) -> str:
@@ -95,15 +100,16 @@ def _note(path: Path, header: VideoHeader, which: str) -> str:
     )
     return (
         f"Frames of {path.name} ({header.width}×{header.height}, {speed}, {length}): the {which}, "
-        f"kept as JPEG of quality {JPEG_QUALITY}"
+        f"kept as JPEG of quality {JPEG_QUALITY}. Frames of one video are alike: intervals "
+        "are of this one, and narrower than of other scenes"
     )
 
 
-def _check_container(path: Path) -> None:
-    """Refuse what isn't a plain container: the decoder would follow a playlist to other files.
+def _checked_header(path: Path) -> VideoHeader:
+    """What a plain container says: of a playlist the decoder would open the files that it names.
 
     Raises:
-        DatasetError: it begins as none, or can't be read.
+        DatasetError: it begins as none, can't be read, or its frames are too large.
     """
     try:
         with path.open("rb") as file:
@@ -112,9 +118,17 @@ def _check_container(path: Path) -> None:
         raise DatasetError(f"Video {path} can't be read: {error.strerror}") from None
     if not is_video(begin):
         raise DatasetError(
-            f"Video {path} came with the job and is no MP4, MOV, AVI, MKV, WebM or MPEG file: "
+            f"Video {path} is no MP4, MOV, AVI, MKV, WebM or MPEG file, whatever its name says: "
             "convert it to one"
         )
+    with VideoFile(path, f"Video {path}") as video:
+        header = video.header
+    if header.width * header.height > MOST_FRAME_PIXELS:
+        raise DatasetError(
+            f"The frames of video {path} have {header.width}×{header.height} pixels; at most "
+            f"{MOST_FRAME_PIXELS / 1e6:g} megapixels are read. Scale it down first"
+        )
+    return header
 
 
 def write_frames(
@@ -152,6 +166,8 @@ def write_frames(
             if number in wanted:
                 image = video.image()
                 if image is None:
+                    if not all_needed:
+                        continue
                     raise DatasetError(f"Frame {number} of video {path} can't be decoded")
                 _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
                 (folder / _file_name(number)).write_bytes(encoded.tobytes())

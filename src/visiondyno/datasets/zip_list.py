@@ -1,21 +1,32 @@
 """The list of a zip file from elsewhere, judged whole before anything in the file is read."""
 
 import io
+import os
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Self
 
-from visiondyno.errors import DatasetError
+from visiondyno.errors import DatasetError, VisionDynoError
 
 _ENTRY_BYTES = 300
 """Of an entry in the list with a long name and all that may stand beside it."""
 _LEAST_LIST_BYTES = 2**20
 _LOCAL_HEADER_BYTES = 30
+_LENGTHS_AT = 26
+"""In an entry's own header: lengths of its name, and of what stands between that and the data."""
+
+_PACKED_TIMES, _PACKED_MORE_BYTES = 2, 2**16
+"""More than any packer makes of a file."""
+
 _ENCRYPTED = 1
+
+_ELSEWHERE = frozenset("\\:\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ class ZipEntry:
 
     @property
     def size_bytes(self) -> int:
-        """Unpacked, as it announces itself; reading it gives no byte more."""
+        """Unpacked, as it announces itself."""
         return self.info.file_size
 
 
@@ -48,6 +59,7 @@ class ZipList:
         most_files: int,
         called: object = None,
         methods: Collection[int] | None = None,
+        too_many: VisionDynoError | None = None,
     ) -> None:
         """Open it and judge its list.
 
@@ -56,6 +68,7 @@ class ZipList:
             most_files: folders count too.
             called: what messages call it; None: its path.
             methods: of compression (numbers of the format) that are read; None: all that can be.
+            too_many: is raised where there are more files; None: a `DatasetError` that says so.
 
         Raises:
             DatasetError: it is refused.
@@ -63,7 +76,8 @@ class ZipList:
                 damaged, no zip file, or of a kind that can't be read.
         """
         self._called = path if called is None else called
-        self._file = _ListLimitedFile(path, most_files, too_many_files(self._called, most_files))
+        self._too_many = too_many or too_many_files(self._called, most_files)
+        self._file = _ListLimitedFile(path, most_files, self._too_many)
         try:
             self._zip = zipfile.ZipFile(self._file)
             self._file.has_list = True
@@ -76,6 +90,32 @@ class ZipList:
     def open(self, entry: ZipEntry) -> IO[bytes]:
         """Its content. Reading may raise what `__init__` may, `zlib.error` and `EOFError` too."""
         return self._zip.open(entry.info)
+
+    def read(self, entry: ZipEntry) -> bytes:
+        """Its content, stored or deflated; it takes the memory that the list announces, no more.
+
+        What `open` gives unpacks up to a gigabyte at a time, whatever the list says.
+
+        Raises:
+            NotImplementedError: it is compressed in another way.
+            zipfile.BadZipFile, ValueError, zlib.error, EOFError, struct.error: it is damaged, or
+                not what the list says.
+        """
+        info = entry.info
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise NotImplementedError(f"compressed by method {info.compress_type}")
+        if info.compress_size > _PACKED_TIMES * info.file_size + _PACKED_MORE_BYTES:
+            raise zipfile.BadZipFile("it is packed into far more than it holds")
+        with self.open(entry):
+            pass  # its own header was compared with the list
+        self._file.seek(info.header_offset + _LENGTHS_AT)
+        self._file.seek(sum(struct.unpack("<HH", self._file.read(4))), os.SEEK_CUR)
+        content = self._file.read(info.compress_size)
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, info.file_size + 1)
+        if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+            raise zipfile.BadZipFile("its length or checksum isn't what the list says")
+        return content
 
     def close(self) -> None:
         """Let go of the file."""
@@ -119,7 +159,7 @@ class ZipList:
     def _check_room(self, most_files: int) -> None:
         """Refuse too many entries, and those that reach into the next one, or into the list."""
         if len(self._zip.filelist) > most_files:
-            raise too_many_files(self._called, most_files)
+            raise self._too_many
         infos = sorted(self._zip.filelist, key=lambda info: info.header_offset)
         ends = [info.header_offset for info in infos[1:]] + [self._zip.start_dir]
         if infos and infos[0].header_offset < 0:
@@ -135,7 +175,7 @@ class ZipList:
 class _ListLimitedFile(io.FileIO):
     """A file whose list of entries is never read whole where it is too long for so many."""
 
-    def __init__(self, path: Path, most_files: int, too_many: DatasetError) -> None:
+    def __init__(self, path: Path, most_files: int, too_many: VisionDynoError) -> None:
         super().__init__(path, "rb")
         self.has_list = False
         self._too_many = too_many
@@ -156,9 +196,14 @@ def inside(called: object, name: str) -> PurePosixPath:
         DatasetError: it is absolute, leads out of the archive's folder, or may do so elsewhere.
     """
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or set("\\:\0") & set(name):
+    if not path.parts or path.is_absolute() or ".." in path.parts:
         raise DatasetError(
             f"{called} isn't unpacked: '{name:.100}' in it would lie outside its folder"
+        )
+    if _ELSEWHERE & set(name):
+        raise DatasetError(
+            f"{called} isn't unpacked: '{name:.100}' in it would lie outside its folder on some "
+            "systems, for its '\\' or ':'; rename it, and pack with '/' between folders"
         )
     return path
 

@@ -38,6 +38,7 @@ class UntrustedInput(BaseModel):
         model: path of the file.
         images: paths, in order.
         card: how the model is fed, where it doesn't say it itself.
+        gpu_memory_limit_bytes: the worker's share of the GPU; None without a limit.
         predictions_file: where the predictions go; it must be there already.
     """
 
@@ -49,6 +50,7 @@ class UntrustedInput(BaseModel):
     card: ModelCard | None
     batch_size: int
     device: str
+    gpu_memory_limit_bytes: int | None = None
     threads: int | None
     max_bytes: int
     memory_bytes: int
@@ -78,6 +80,7 @@ def predict_untrusted(payload: dict[str, Any], emit: Emit) -> dict[str, Any]:
         options = LoadOptions(
             device=spec.device,
             intra_op_threads=spec.threads,
+            gpu_memory_limit_bytes=spec.gpu_memory_limit_bytes,
             card=None if says_itself else spec.card,
         )
         with load_model(spec.model, options) as model:

@@ -8,7 +8,7 @@ from typing import IO, Any
 from visiondyno.datasets.image_archive import JOB_LIMITS, ImageArchive
 from visiondyno.errors import DatasetError, TooLarge
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.predicted import INLINE_BYTES, as_json
+from visiondyno.operations.predicted import INLINE_BYTES, as_json, lowest_score, room_for_files
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
 from visiondyno.specs.archive import PredictArchiveInput
@@ -33,6 +33,7 @@ def run(spec: PredictArchiveInput, context: OperationContext) -> dict[str, Any]:
     path = files.fetch(spec.archive, "The zip file", context.check)
     options = LoadOptions(device=spec.device, intra_op_threads=spec.threads)
     with (
+        room_for_files(),
         ImageArchive(path, JOB_LIMITS) as archive,
         tempfile.NamedTemporaryFile("w+b", prefix="visiondyno-") as lines,
         context.model(spec.model, options) as model,
@@ -61,7 +62,8 @@ def _predict(
     context: OperationContext,
 ) -> int:
     """Write a line for each file; how many of them have errors."""
-    names = model.description.card.classes
+    card = model.description.card
+    names, least = card.classes, lowest_score(spec.confidence, card)
     kept = None if spec.classes is None else class_ids(spec.classes, names)
     errors = 0
     for index, name in enumerate(archive.names):
@@ -72,8 +74,8 @@ def _predict(
             said["error"] = {"code": error.code, "message": error.message}
             errors += 1
         else:
-            (prediction,) = model.predict([image], confidence=spec.confidence)
-            said |= as_json(prediction, names, spec.confidence, kept)
+            (prediction,) = model.predict([image], confidence=least)
+            said |= as_json(prediction, names, least, kept)
         lines.write(json.dumps(said).encode() + b"\n")
         context.progress("predicting", done=index + 1, total=len(archive.names))
     return errors

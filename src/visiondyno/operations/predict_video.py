@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,11 @@ import numpy as np
 
 from visiondyno.errors import SpecError
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.predicted import INLINE_BYTES, as_json
+from visiondyno.operations.predicted import INLINE_BYTES, as_json, lowest_score, room_for_files
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.predictions import Classification, Detections, IntArray, Predictions
 from visiondyno.runtimes.base import LoadedModel, LoadOptions
-from visiondyno.sandbox.video import DecodedFrame, DecodedVideo
+from visiondyno.sandbox.video import DecodedFrame, DecodedVideo, notes_of
 from visiondyno.specs.video import PredictVideoInput
 from visiondyno.vision.chosen_classes import class_ids
 from visiondyno.vision.draw import draw
@@ -28,7 +28,6 @@ from visiondyno.vision.video_form import LOW_SCORE, FrameChoice, chosen_per_seco
 from visiondyno.vision.video_writer import VideoWriter
 
 _TOLD_EVERY_S = 0.2
-_COMPLETE_SHARE = 0.98
 
 OnFrame = Callable[[dict[str, Any]], None]
 
@@ -40,9 +39,10 @@ class VideoSummary:
     Attributes:
         video: `width`, `height`, `frames_per_second`, `frames_announced` as the file says.
         frames: predicted so far.
-        found: boxes of each class (of a classifier: images whose best class it is).
+        found: boxes of each class (of a classifier: frames whose best answered class it is).
         tracks: objects that were numbered; None without tracking.
-        frames_per_s: how fast it went, decoding and drawing included; None before two frames.
+        frames_per_s: how fast it went, decoding and drawing included; None where no second
+            inference was.
         notes: what a reader must know.
     """
 
@@ -64,6 +64,13 @@ class VideoSummary:
             "notes": self.notes,
         }
 
+    def count(self, names: Sequence[str], tracks: IntArray | None, *, each: bool) -> None:
+        """Take in a frame: the names of what is answered, of which `each` counts or the best."""
+        self.frames += 1
+        self.found.update(names if each else names[:1])
+        if tracks is not None:
+            self.tracks = max(self.tracks or 0, int(tracks.max(initial=0)))
+
 
 def run(spec: PredictVideoInput, context: OperationContext) -> dict[str, Any]:
     """The frames' predictions, and the drawn video where one is asked for.
@@ -83,7 +90,7 @@ def run(spec: PredictVideoInput, context: OperationContext) -> dict[str, Any]:
     if spec.video.startswith("sha256:"):
         files = WorkerFiles.of_this_worker()
         path = files.fetch(spec.video, name, context.check)
-    with tempfile.TemporaryDirectory(prefix="visiondyno-") as folder:
+    with room_for_files(), tempfile.TemporaryDirectory(prefix="visiondyno-") as folder:
         lines = Path(folder, "predictions.jsonl")
         drawn = None if spec.draw is None else Path(folder, f"drawn.{spec.draw}")
         summary = VideoSummary()
@@ -151,13 +158,14 @@ def predict_video(
         if drawn is not None:
             frames.check_drawable()
             writer = stack.enter_context(VideoWriter(drawn, speed))
-        ticker = _Ticker(context, frames_expected(header, choice), summary)
+        ticker = _Ticker(context, frames_expected(header, choice), summary, frames.at_once)
         for frame, prediction, tracks in frames.predicted(video):
-            on_frame(frames.to_json(frame, prediction, tracks))
+            found = frames.to_json(frame, prediction, tracks)
+            on_frame(found)
             if writer is not None:
                 image = draw(frame.image, prediction, frames.names, _numbers(tracks))
                 writer.write(image, frame.time_s)
-            frames.count(prediction, tracks, summary)
+            summary.count(found["names"], tracks, each=frames.has_boxes)
             ticker.tell()
         ticker.tell(at_end=True)
         summary.notes += _notes(video, model, writer)
@@ -173,14 +181,18 @@ class _Frames:
 
     Attributes:
         names: of the model's classes.
+        has_boxes: whether it is a detector.
+        at_once: frames that are predicted together.
     """
 
     def __init__(self, spec: PredictVideoInput, model: LoadedModel, speed: float) -> None:
         card = model.description.card
         self.names = card.classes
-        self._spec = spec
+        self._least = lowest_score(spec.confidence, card)
         self._model = model
         self._task = card.task
+        self.has_boxes = card.task == "detection"
+        self.at_once = model.description.batch_size or 1
         self._kept = None if spec.classes is None else class_ids(spec.classes, card.classes)
         self._tracker: Tracker | None = None
         if spec.track:
@@ -189,7 +201,7 @@ class _Frames:
                     f"{spec.model} is a {card.task} model: only boxes can be tracked. Leave "
                     "tracking out, or use a detector."
                 )
-            self._tracker = Tracker(spec.confidence, frames_of_a_second(speed))
+            self._tracker = Tracker(self._least, frames_of_a_second(speed))
 
     def check_drawable(self) -> None:
         """Refuse before anything is predicted.
@@ -204,12 +216,11 @@ class _Frames:
         self, video: DecodedVideo
     ) -> Iterator[tuple[DecodedFrame, Predictions, IntArray | None]]:
         """Each frame with its prediction and, with tracking, the tracks of its boxes."""
-        least = min(LOW_SCORE, self._spec.confidence) if self._tracker else self._spec.confidence
+        least = min(LOW_SCORE, self._least) if self._tracker else self._least
         batch: list[DecodedFrame] = []
-        size = self._model.description.batch_size or 1
         for frame in video:
             batch.append(frame)
-            if len(batch) == size:
+            if len(batch) == self.at_once:
                 yield from self._answered(batch, least)
                 batch = []
         if batch:
@@ -221,7 +232,7 @@ class _Frames:
         answers = self._model.predict([frame.image for frame in batch], confidence=least)
         for frame, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, Detections):
-                yield frame, answer, None
+                yield frame, self._of_chosen(answer), None
                 continue
             chosen = answer
             if self._kept is not None:
@@ -229,30 +240,26 @@ class _Frames:
             if self._tracker is None:
                 yield frame, chosen, None
                 continue
-            tracks = self._tracker.update(chosen)
-            shown = (chosen.scores >= self._spec.confidence) | (tracks != UNTRACKED)
+            tracks = self._tracker.update(chosen, frame.time_s)
+            shown = (chosen.scores >= self._least) | (tracks != UNTRACKED)
             yield frame, _of(chosen, shown), tracks[shown]
+
+    def _of_chosen(self, answer: Predictions) -> Predictions:
+        """A classifier's answer without the classes that aren't asked for."""
+        if self._kept is None or not isinstance(answer, Classification):
+            return answer
+        probabilities = np.zeros_like(answer.probabilities)
+        probabilities[self._kept] = answer.probabilities[self._kept]
+        return Classification(probabilities)
 
     def to_json(
         self, frame: DecodedFrame, prediction: Predictions, tracks: IntArray | None
     ) -> dict[str, Any]:
         """What is answered of a frame."""
         time_s = None if frame.time_s is None else round(frame.time_s, 6)
-        found = as_json(prediction, self.names, self._spec.confidence, self._kept)
+        found = as_json(prediction, self.names, self._least, self._kept)
         numbered = {} if tracks is None else {"track_ids": _numbers(tracks)}
         return {"frame": frame.number, "time_s": time_s, **found, **numbered}
-
-    def count(
-        self, prediction: Predictions, tracks: IntArray | None, summary: VideoSummary
-    ) -> None:
-        """Take a frame into the summary."""
-        summary.frames += 1
-        if isinstance(prediction, Detections):
-            summary.found.update(self.names[index] for index in prediction.class_ids.tolist())
-        elif isinstance(prediction, Classification):
-            summary.found[self.names[int(prediction.top(1)[0])]] += 1
-        if tracks is not None:
-            summary.tracks = max(summary.tracks or 0, int(tracks.max(initial=0)))
 
 
 def _of(detections: Detections, kept: Any) -> Detections:
@@ -270,21 +277,24 @@ def _numbers(tracks: IntArray | None) -> list[int | None] | None:
 class _Ticker:
     """Tells how far it is, and how fast it goes."""
 
-    def __init__(self, context: OperationContext, total: int | None, summary: VideoSummary) -> None:
+    def __init__(
+        self, context: OperationContext, total: int | None, summary: VideoSummary, first: int
+    ) -> None:
+        """`first`: so many frames come together at the beginning, after a slower inference."""
+        self._first = first
         self._context = context
         self._total = total
         self._summary = summary
-        self._start_s: float | None = None
-        self._told_s = 0.0
+        self._start_s = self._told_s = 0.0
 
     def tell(self, *, at_end: bool = False) -> None:
         """Progress, every few frames."""
         now_s = time.monotonic()
         done = self._summary.frames
-        if self._start_s is None:
-            self._start_s = now_s  # after the first frame, which is slower than others
-        elif now_s > self._start_s and done > 1 and not at_end:
-            self._summary.frames_per_s = (done - 1) / (now_s - self._start_s)
+        if done <= self._first:
+            self._start_s = now_s
+        elif now_s > self._start_s and not at_end:
+            self._summary.frames_per_s = (done - self._first) / (now_s - self._start_s)
         if not at_end and now_s - self._told_s < _TOLD_EVERY_S:
             return
         self._told_s = now_s
@@ -305,15 +315,18 @@ class _Ticker:
 
 def _notes(video: DecodedVideo, model: LoadedModel, writer: VideoWriter | None) -> list[str]:
     notes = list(model.description.notes)
-    passed, announced = video.end["frames"], video.said["frames_announced"]
-    if video.end["ended"] and announced and passed < _COMPLETE_SHARE * announced - 1:
-        notes.append(
-            f"The video ends after {passed:,} of the {announced:,} frames that it announces: it "
-            "may be cut off."
-        )
-    if video.end["lost"]:
-        notes.append(f"{video.end['lost']:,} frames couldn't be decoded and were passed over.")
+    notes += notes_of(video.said, video.end)
     if writer is not None:
         padded = "; a row or column was added, since codecs want even sizes" * writer.is_padded
         notes.append(f"The drawn video is {writer.codec}, without sound{padded}.")
+    if writer is not None and writer.shortened:
+        notes.append(
+            f"Gaps of more than {writer.longest_s:g} s between frames of the video, which last "
+            f"{writer.longest_s:g} s each in the drawn one: {writer.shortened:,}."
+        )
+    if writer is not None and writer.went_back:
+        notes.append(
+            "Places where times of the video go back, and frames just follow each other in the "
+            f"drawn one: {writer.went_back:,}."
+        )
     return notes

@@ -1,16 +1,22 @@
 """Predictions as the plain values that jobs and the inference server answer with."""
 
-from collections.abc import Collection
+import errno
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visiondyno.errors import SpecError
+from visiondyno.errors import SpecError, StorageFull
 from visiondyno.predictions import Classification, Detections, Predictions
+from visiondyno.specs.model_card import ModelCard
+from visiondyno.specs.operations import DEFAULT_CONFIDENCE
 
 INLINE_BYTES = 2_000_000
 """Predictions of many images whose JSON is no longer are in the answer; longer ones are a blob."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 TOP = 5
 """A classifier answers with its five best classes."""
@@ -43,13 +49,44 @@ def as_json(
         best = best[prediction.probabilities[best] >= confidence] if confidence else best
         return _labelled(prediction.probabilities[best], best, names)
     if not isinstance(prediction, Detections):
-        raise SpecError(f"{type(prediction).__name__} predictions have no JSON form.")
+        raise SpecError(
+            "Depth maps have no JSON form here: 'predict' is of "
+            "detectors and classifiers. For depth maps start 'dyno serve', and POST to /predict."
+        )
     kept = _kept(prediction.class_ids, classes)
     boxes = prediction.boxes_xyxy[kept].astype(np.float64).round(2).tolist()
     return {
         "boxes_xyxy": boxes,
         **_labelled(prediction.scores[kept], prediction.class_ids[kept], names),
     }
+
+
+@contextmanager
+def room_for_files() -> Iterator[None]:
+    """Tell in a sentence where temporary files don't fit.
+
+    Raises:
+        StorageFull: they don't.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StorageFull(
+            f"What is predicted can't be kept until it is sent ({error.strerror}); make room in "
+            "the worker's folder for temporary files (TMPDIR)."
+        ) from error
+
+
+def lowest_score(asked: float | None, card: ModelCard) -> float:
+    """The score from which on a model's answers count, where `asked` may say nothing.
+
+    A classifier answers with its best classes, however unsure of them it is.
+    """
+    if asked is not None:
+        return asked
+    return DEFAULT_CONFIDENCE if card.task == "detection" else 0.0
 
 
 def _kept(class_ids: NDArray[np.int64], classes: Collection[int] | None) -> NDArray[np.bool_]:

@@ -14,14 +14,14 @@ from visiondyno.errors import ClassMismatch, ModelError, SpecError
 from visiondyno.operations.unlabelled import unscored
 from visiondyno.predictions import BoxTruth, Classification, Detections, Predictions
 from visiondyno.specs.model_card import DepthCard, ModelCard
-from visiondyno.specs.operations import PredictInput
+from visiondyno.specs.operations import DEFAULT_CONFIDENCE
 from visiondyno.vision.accuracy import Accuracy, DepthScoring, score, score_image_level
 
 Level = Literal["image"] | None
 """`image`: which classes are in an image, not where."""
 
 THRESHOLD_OF_CLASSIFIERS = 0.5
-THRESHOLD_OF_DETECTORS: float = PredictInput.model_fields["confidence"].default
+THRESHOLD_OF_DETECTORS = DEFAULT_CONFIDENCE
 """From which score on a class is said to be in an image: a detector's is that of the boxes that
 predictions and the inference server show."""
 

@@ -12,7 +12,7 @@ import selectors
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,18 +24,21 @@ from visiondyno.job import JobError
 from visiondyno.predictions import Image
 from visiondyno.sandbox.limits import scrubbed
 from visiondyno.sandbox.video_child import FRAME, RECORD
-from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, FrameChoice, is_video
+from visiondyno.vision.video_form import (
+    LONGEST_BEGIN_BYTES,
+    MOST_FRAME_PIXELS,
+    FrameChoice,
+    is_video,
+)
 
 MEMORY_BYTES = 2_000_000_000
 """Of the process that decodes; frames of 50 megapixels are 150 MB each, and a decoder keeps 16."""
-
-MOST_PIXELS = 50_000_000
-"""Of a frame."""
 
 _CPU_S = 7 * 86_400
 _POLL_S = 0.2
 _ENVELOPE_BYTES = 1_000_000
 _PIPE_BYTES = 1 << 20
+_COMPLETE_SHARE = 0.98
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,12 +56,42 @@ class DecodedFrame:
     image: Image
 
 
+def notes_of(said: Mapping[str, Any], end: Mapping[str, Any]) -> list[str]:
+    """What of a video isn't in the frames that came, in sentences.
+
+    Args:
+        said: what the file says of itself: `frames_announced`, `frames_per_second`.
+        end: what there was: `frames` passed, `last_s` of the latest, whether the file `ended`,
+            chosen ones `lost`.
+    """
+    notes: list[str] = []
+    passed, announced = end["frames"], said["frames_announced"]
+    is_short = announced is not None and passed < _COMPLETE_SHARE * announced - 1
+    if end["ended"] and is_short and not _lasts(end["last_s"], announced, said):
+        notes.append(
+            f"The video ends after {passed:,} of the {announced:,} frames that it announces: it "
+            "may be cut off."
+        )
+    if end["lost"]:
+        notes.append(f"Frames that couldn't be decoded and are left out: {end['lost']:,}.")
+    return notes
+
+
+def _lasts(last_s: float | None, announced: int, said: Mapping[str, Any]) -> bool:
+    """Whether the frames reach to the announced end: uneven distances make fewer of them."""
+    speed = said["frames_per_second"]
+    if last_s is None or speed is None:
+        return False
+    return bool(last_s >= (_COMPLETE_SHARE * announced - 1) / speed)
+
+
 class DecodedVideo:
     """The chosen frames of a video, in order; use as a context manager.
 
     Attributes:
         said: `width`, `height`, `frames_per_second`, `frames_announced` as the file says.
-        end: after the last frame: `frames` passed, whether the file `ended`, chosen ones `lost`.
+        end: after the last frame: `frames` passed, `last_s` of the latest, whether the file
+            `ended`, chosen ones `lost`.
     """
 
     def __init__(
@@ -126,7 +159,7 @@ class DecodedVideo:
 
     def _record(self) -> tuple[bytes, bytearray]:
         kind, length = RECORD.unpack(self._read(RECORD.size))
-        if length > MOST_PIXELS * 3 + _ENVELOPE_BYTES:
+        if length > MOST_FRAME_PIXELS * 3 + _ENVELOPE_BYTES:
             raise _babble()
         return kind, self._read(length)
 
@@ -192,7 +225,7 @@ def _start(path: Path, choice: FrameChoice) -> "subprocess.Popen[bytes]":
         "path": str(path.absolute()),
         "choice": asdict(choice),
         "most_frames": None,
-        "most_pixels": MOST_PIXELS,
+        "most_pixels": MOST_FRAME_PIXELS,
         "memory_bytes": MEMORY_BYTES,
         "cpu_s": _CPU_S,
     }
@@ -213,7 +246,7 @@ def _frame(content: bytearray) -> DecodedFrame:
         image = pixels.reshape(height, width, 3)
     except (ValueError, struct.error):
         raise _babble() from None
-    return DecodedFrame(number, None if math.isnan(time_s) else time_s, image)
+    return DecodedFrame(number, time_s if math.isfinite(time_s) else None, image)
 
 
 def _parsed(content: bytearray) -> dict[str, Any]:

@@ -8,8 +8,8 @@ content:
     F   a frame: its number (8 bytes), time in s (double; NaN: not known), height, width (4 bytes
         each), then (height, width, 3) uint8 BGR
     E   `code` and `message` of why it stopped (JSON)
-    Z   all frames were sent (JSON: `frames` that the file had up to there, whether it `ended`, and
-        how many of the chosen couldn't be decoded, `lost`)
+    Z   all frames were sent (JSON: `frames` that the file had up to there, the time of the latest,
+        `last_s`, whether it `ended`, and how many of the chosen couldn't be decoded, `lost`)
 
 The pipe is the back-pressure: a frame is decoded when there is room for it. A file of a stranger is
 read by a large library in native code, so the process is confined before that is loaded.
@@ -20,9 +20,10 @@ import os
 import struct
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from visiondyno.vision.video_form import FrameChoice
+from visiondyno.vision.video_form import LONGEST_BEGIN_BYTES, FrameChoice, counts_frames
 
 if TYPE_CHECKING:
     from visiondyno.vision.video_file import VideoFile
@@ -81,7 +82,12 @@ def _decode(work: dict[str, Any], out: BinaryIO) -> None:
                 "The video has no frame that can be decoded; is the file complete? Fetch or "
                 "convert it again."
             )
-        done = {"frames": video.passed, "ended": video.ended, "lost": lost}
+        done = {
+            "frames": video.passed,
+            "last_s": video.last_s,
+            "ended": video.ended,
+            "lost": lost,
+        }
         _write_json(out, b"Z", done)
 
 
@@ -96,11 +102,17 @@ def _check(video: "VideoFile", choice: FrameChoice, work: dict[str, Any]) -> Non
             f"{work['most_pixels'] / 1e6:g} megapixels are taken. Scale it down first."
         )
     most = work["most_frames"]
-    if most is None or choice.most is not None:
+    if most is None or choice.most is not None or not _counts_frames(work["path"]):
         return
     expected = frames_expected(video.header, choice)
     if expected is not None and expected > most + 1:
         raise _too_many(most)
+
+
+def _counts_frames(path: str) -> bool:
+    """Whether the file's form counts them; else what it announces is its length times its speed."""
+    with Path(path).open("rb") as file:
+        return counts_frames(file.read(LONGEST_BEGIN_BYTES))
 
 
 def _too_many(most: int) -> Exception:

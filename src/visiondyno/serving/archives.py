@@ -109,7 +109,8 @@ class Archives:
             image = archive.read(index)
             check_image(image, f"'{archive.names[index]:.200}'", self._most_pixels)
         except VisionDynoError as error:
-            return error
+            # The raised one refers to the image, and to itself by way of the thread's frames.
+            return type(error)(error.message)
         return image
 
     async def _predict(

@@ -83,6 +83,8 @@ def read_asked(query: str, accept: str = "") -> Asked:
     )
     if frames.every is not None and frames.frames_per_second is not None:
         raise SpecError("Give one of 'every' and 'fps': both say which frames of the video.")
+    if frames.end_s is not None and frames.end_s <= frames.start_s:
+        raise SpecError("'end_s' must be after 'start_s': no frame of the video is between them.")
     return Asked(
         conf=_number(given, "conf", float, 0, 1),
         iou=_number(given, "iou", float, 0, 1),

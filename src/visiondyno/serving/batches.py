@@ -13,7 +13,8 @@ from visiondyno.predictions import Image, Predictions
 from visiondyno.runtimes.base import LoadedModel
 from visiondyno.serving.bodies import body_of
 from visiondyno.serving.tensor_batches import PreparedTensors, TensorBatches
-from visiondyno.serving.wire import DEFAULT_CONFIDENCE, Answer, Item, Kind, Media, Stages
+from visiondyno.serving.wire import Answer, Item, Kind, Media, Stages
+from visiondyno.specs.operations import DEFAULT_CONFIDENCE
 from visiondyno.vision.decode import decode_image
 
 """Of a detector's boxes where neither request nor server says: cards keep far lower scores, for

@@ -95,7 +95,7 @@ class FormReader:
 
         Raises:
             BadBody: it isn't multipart/form-data.
-            SpecError: a part is no file.
+            SpecError: a part is no file, or a video or zip file isn't the only one.
             TooLarge: it has too many files, or too many bytes.
         """
         try:
@@ -140,6 +140,7 @@ class FormReader:
             self._disposition = self._value.decode("utf-8", "replace")
 
     def _begin_file(self) -> None:
+        self._check_alone()
         if len(self._files) >= self._limits.most_files:
             raise TooLarge(
                 f"The form has more than the {self._limits.most_files} files that one request may "
@@ -171,10 +172,18 @@ class FormReader:
         """What is large by its kind goes to a file of its own."""
         room = self._room_for(bytes(file.data[:LONGEST_BEGIN_BYTES]))
         if room is not None:
+            if len(self._files) > 1:
+                raise _not_alone(room.what)
             file.spooled = room.take()
             file.spooled.write(bytes(file.data))
             self._kept_bytes -= len(file.data)
             file.data = bytearray()
+
+    def _check_alone(self) -> None:
+        """What is large comes alone: or one request could take all the room that there is."""
+        for file in self._files:
+            if file.spooled is not None:
+                raise _not_alone(file.spooled.what)
 
     def _end_file(self) -> None:
         file = self._files[-1]
@@ -190,3 +199,7 @@ class FormReader:
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _not_alone(what: str) -> SpecError:
+    return SpecError(f"A {what} comes alone; send it in a request of its own.")

@@ -176,11 +176,8 @@ class Inputs:
             raise
 
     def _sent(self, files: list[FormFile]) -> Sent:
-        spooled = [file.spooled for file in files if file.spooled is not None]
-        if spooled and len(files) > 1:
-            raise SpecError(f"A {spooled[0].what} comes alone; send it in a request of its own.")
-        if spooled:
-            return self._spooled(spooled[0])
+        if files[0].spooled is not None:
+            return self._spooled(files[0].spooled)
         images = [bytes(file.data) for file in files]
         self._check_images(images, [f"'{file.name}'" if file.name else "" for file in files])
         return Sent(images)

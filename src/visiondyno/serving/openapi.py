@@ -254,6 +254,10 @@ def predicted_schemas() -> dict[str, Any]:
         },
         "archive": _said({"$ref": "#/components/schemas/Archive"}, "Of a zip file."),
         "video": _said({"$ref": "#/components/schemas/Video"}, "What a video says of itself."),
+        "notes": _said(
+            {"type": "array", "items": {"type": "string"}},
+            "Of a video: where it ends early, and how many frames couldn't be decoded.",
+        ),
     }
     size = ["width", "height"]
     return {

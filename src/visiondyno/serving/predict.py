@@ -27,7 +27,8 @@ from visiondyno.serving.pool import Predicted
 from visiondyno.serving.spooled import SpooledFile
 from visiondyno.serving.tracked import with_tracks
 from visiondyno.serving.video import PredictedVideo, Videos
-from visiondyno.serving.wire import DEFAULT_CONFIDENCE, Item, Kind, Media
+from visiondyno.serving.wire import Item, Kind, Media
+from visiondyno.specs.operations import DEFAULT_CONFIDENCE
 from visiondyno.vision.video_form import LOW_SCORE
 
 _MEDIA_TYPES = {
@@ -161,7 +162,7 @@ class PredictEndpoint:
             % (frame.number, _seconds(frame.time_s), frame.predicted.answer.body[1:])
             for frame in video.frames
         ]
-        said = b'"video":' + to_json(video.said) + b","
+        said = b'"video":' + to_json(video.said) + b',"notes":' + to_json(video.notes) + b","
         if asked.form == "ndjson":
             await respond(lines(self._opening, said, bodies), LINES, predicted, send)
             return

@@ -48,7 +48,7 @@ def _tracked(frame: PredictedFrame, tracker: Any, least: float) -> PredictedFram
         np.array(found["scores"], np.float32),
         np.array(found["classes"], np.int64),
     )
-    numbers = tracker.update(detections).tolist()
+    numbers = tracker.update(detections, frame.time_s).tolist()
     kept = [
         place
         for place, (number, score) in enumerate(zip(numbers, found["scores"], strict=True))

@@ -20,11 +20,12 @@ from visiondyno.errors import (
     OperationFailed,
     RateLimited,
     TimeLimitExceeded,
+    TooLarge,
     VisionDynoError,
 )
 from visiondyno.job import JobError
 from visiondyno.sandbox.limits import scrubbed
-from visiondyno.sandbox.video import MEMORY_BYTES
+from visiondyno.sandbox.video import MEMORY_BYTES, notes_of
 from visiondyno.sandbox.video_child import FRAME, RECORD
 from visiondyno.serving.ahead import in_order, most_ahead, room_in_queue
 from visiondyno.serving.config import ServingConfig
@@ -35,6 +36,10 @@ from visiondyno.serving.wire import Item, Kind
 from visiondyno.vision.video_form import FrameChoice
 
 DECODED_AT_ONCE = 2
+
+MOST_ANSWER_BYTES = 200_000_000
+"""Of a video's predictions, which are answered together: a depth map of each frame is long."""
+
 _CPU_S = 600
 _ENVELOPE_BYTES = 1_000_000
 _BUFFER_BYTES = 1 << 20
@@ -74,10 +79,12 @@ class PredictedVideo:
     Attributes:
         said: `width`, `height`, `frames_per_second`, `frames_announced` as the file says.
         frames: those that were chosen, in order.
+        notes: what of it isn't among them.
     """
 
     said: dict[str, Any]
     frames: list[PredictedFrame]
+    notes: list[str]
 
 
 class Videos:
@@ -96,7 +103,7 @@ class Videos:
 
         Raises:
             DatasetError: it can't be decoded.
-            TooLarge: it has too many frames, or too large ones.
+            TooLarge: it has too many frames, or too large ones, or their answer is too long.
             TimeLimitExceeded: a frame took longer than a request may.
             RateLimited: it was not its turn within that time.
         """
@@ -105,11 +112,13 @@ class Videos:
             async with asyncio.timeout(limit_s):
                 await self._turns.acquire()
         except TimeoutError:
-            raise RateLimited(
+            late = RateLimited(
                 f"{DECODED_AT_ONCE} other videos were decoded all the {limit_s:g} s; come again "
                 "later.",
                 retry_after_s=limit_s,
-            ) from None
+            )
+            self._inference.refused(late)
+            raise late from None
         try:
             async with contextlib.aclosing(self._decoded(video, choice)) as records:
                 return await self._predict(records, options)
@@ -119,18 +128,29 @@ class Videos:
     async def _predict(
         self, records: AsyncIterator[dict[str, Any] | Frame], options: Mapping[str, Any]
     ) -> PredictedVideo:
-        said: dict[str, Any] = {}
+        told: list[dict[str, Any]] = []
 
         async def works() -> AsyncGenerator[Coroutine[Any, Any, PredictedFrame], None]:
             async for record in records:
                 if isinstance(record, dict):
-                    said.update(record)
+                    told.append(record)
                 else:
                     yield self._predict_frame(record, options)
 
         frames = in_order(works(), self._ahead)
+        found: list[PredictedFrame] = []
+        answered_bytes = 0
         async with contextlib.aclosing(frames):
-            return PredictedVideo(said, [frame async for frame in frames])
+            async for frame in frames:
+                answered_bytes += len(frame.predicted.answer.body)
+                if answered_bytes > MOST_ANSWER_BYTES:
+                    raise _too_much(len(found))
+                found.append(frame)
+        try:
+            said, end = told
+            return PredictedVideo(said, found, notes_of(said, end))
+        except (ValueError, KeyError, TypeError):
+            raise _babble() from None
 
     async def _predict_frame(self, frame: Frame, options: Mapping[str, Any]) -> PredictedFrame:
         size = {"height": frame.height, "width": frame.width}
@@ -142,7 +162,7 @@ class Videos:
     async def _decoded(
         self, video: SpooledFile, choice: FrameChoice
     ) -> AsyncGenerator[dict[str, Any] | Frame, None]:
-        """What the video says of itself, then its frames."""
+        """What the video says of itself, its frames, and how it ended."""
         most_pixels = int(self._config.max_megapixels * 1e6)
         work = {
             "path": str(video.path),
@@ -157,19 +177,21 @@ class Videos:
             assert child.stdout is not None
             while True:
                 kind, content = await self._record(child.stdout, most_pixels)
-                if kind == b"Z":
-                    return
-                if kind == b"H":
+                if kind in (b"H", b"Z"):
                     yield json.loads(content)
+                    if kind == b"Z":
+                        return
                 elif kind == b"F":
                     yield _frame(content)
                 else:
                     told = json.loads(content)
                     raise JobError(code=told["code"], message=told["message"]).to_exception()
-        except (ValueError, KeyError, struct.error, VisionDynoError) as error:
-            if isinstance(error, VisionDynoError):
-                raise
-            raise ChildDied("The process that decodes the video said what can't be read.") from None
+        except VisionDynoError as error:
+            self._inference.refused(error)
+            raise
+        except (ValueError, KeyError, struct.error):
+            self._inference.refused(babble := _babble())
+            raise babble from None
         finally:
             await _end(child)
 
@@ -193,12 +215,24 @@ class Videos:
             ) from None
 
 
+def _babble() -> ChildDied:
+    return ChildDied("The process that decodes the video said what can't be read.")
+
+
+def _too_much(frames: int) -> TooLarge:
+    return TooLarge(
+        f"The predictions of the video's first {frames:,} chosen frames have "
+        f"{MOST_ANSWER_BYTES / 1e6:g} MB already, the most that is answered at once. Choose fewer "
+        "with 'every', 'fps' or 'max_frames', or make the frames smaller."
+    )
+
+
 def _frame(content: bytes) -> Frame:
     number, time_s, height, width = FRAME.unpack_from(content)
     pixels = memoryview(content)[FRAME.size :]
     if len(pixels) != height * width * 3:
         raise ValueError(len(pixels))
-    return Frame(number, None if math.isnan(time_s) else time_s, height, width, pixels)
+    return Frame(number, time_s if math.isfinite(time_s) else None, height, width, pixels)
 
 
 async def _start(work: dict[str, Any]) -> asyncio.subprocess.Process:

@@ -25,9 +25,6 @@ _ANSWER = struct.Struct("<HBI4fHI")
 
 LARGEST_FRAME_BYTES = 2**32 - 1
 
-DEFAULT_CONFIDENCE = 0.25
-"""Lowest score of a detector's boxes, where nothing else is asked for."""
-
 
 class Kind(IntEnum):
     """What an item's payload is; items of different kinds share no batch."""

@@ -91,6 +91,17 @@ class QuantizeInput(OperationInput):
             raise ValueError(f"'{self.method}' is not calibrated; leave 'calibration_data' out")
         return self
 
+    @model_validator(mode="after")
+    def _takes_what_it_uses(self) -> Self:
+        of_static = () if self.method == "static_int8" else ("activations", "weight_bits")
+        of_int8 = ("exclude",) if self.method == "fp16" else ()
+        for name in (*of_static, *of_int8):
+            if getattr(self, name):
+                raise ValueError(f"'{self.method}' has no '{name}'; leave it out")
+        if self.method == "fp16" and not (self.per_channel and self.keep_head):
+            raise ValueError("'fp16' has no 'per_channel' and no 'keep_head'; leave them out")
+        return self
+
 
 class PruneInput(OperationInput):
     """Remove channels of a trained network, and train what is left on.

@@ -17,6 +17,10 @@ Engine = Literal["dyno", "loadgen"]
 """Who applies it: `loadgen` runs MLPerf's LoadGen too, beside ours."""
 
 
+DEFAULT_CONFIDENCE = 0.25
+"""Lowest score of a detector's boxes, where nothing else is asked for."""
+
+
 class OperationInput(BaseModel):
     """What every operation's input has in common."""
 
@@ -102,14 +106,14 @@ class PredictInput(OperationInput):
 
     Attributes:
         images: each a JPEG or PNG file, as base64 or as the name of a blob (`sha256:…`).
-        confidence: lowest score returned.
+        confidence: lowest score returned; None: 0.25 of a detector, any of a classifier.
         classes: names or ids of those that are returned; None: all.
     """
 
     operation: Literal["predict"] = "predict"
     model: str
     images: Annotated[tuple[str, ...], Field(min_length=1)]
-    confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     classes: tuple[str, ...] | None = None
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None

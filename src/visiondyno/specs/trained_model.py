@@ -67,6 +67,7 @@ class PrunedNetwork(BaseModel):
         importance: by what channels were chosen.
         source_weights_sha256: of the weights that were pruned; None: of a library's.
         parameters_before, parameters_after: of the network, that time.
+        epochs_after: how many what was left was trained for; None: the record doesn't say.
         layers: all that differ from the architecture's, whichever time they were pruned.
     """
 
@@ -77,6 +78,7 @@ class PrunedNetwork(BaseModel):
     source_weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     parameters_before: Annotated[int, Field(ge=1)]
     parameters_after: Annotated[int, Field(ge=1)]
+    epochs_after: Annotated[int, Field(ge=0)] | None = None
     layers: Annotated[tuple[LayerSize, ...], Field(min_length=1, max_length=MAX_LAYERS)]
 
     @field_validator("layers")

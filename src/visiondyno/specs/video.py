@@ -13,7 +13,8 @@ class PredictVideoInput(OperationInput):
     Attributes:
         model: model reference.
         video: a file where the worker runs, an attachment's name, or a blob (`sha256:…`).
-        confidence: lowest score returned; with `track` lower ones too, where they continue a track.
+        confidence: lowest score returned; None: 0.25 of a detector, any of a classifier;
+            with `track` lower ones too, where they continue a track.
         classes: names or ids of those that are returned; None: all.
         every: each so many-th frame.
         fps: so many frames of each second of the video.
@@ -26,7 +27,7 @@ class PredictVideoInput(OperationInput):
     operation: Literal["predict"] = "predict"
     model: str
     video: Annotated[str, Field(min_length=1)]
-    confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     classes: tuple[str, ...] | None = None
     every: Annotated[int, Field(ge=1, le=10**9)] | None = None
     fps: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None

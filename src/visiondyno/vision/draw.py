@@ -82,6 +82,8 @@ def _draw_classes(canvas: Image, classification: Classification, names: Sequence
     line_height = _text_size(canvas, "Ag")[1]
     for line, class_id in enumerate(classification.top(_TOP_CLASSES)):
         share = float(classification.probabilities[class_id])
+        if share <= 0:
+            break  # classes that aren't asked for
         bottom = (line + 1) * (line_height + 2)
         text = f"{names[int(class_id)]} {share:.1%}"
         _write(canvas, text, 0, bottom, class_colour(int(class_id)))

@@ -317,6 +317,22 @@ def check_crop(image: Image, shortest_pixels: int) -> None:
         )
 
 
+def rgb_planes(image: Image) -> NDArray[np.uint8]:
+    """(3, height, width) uint8 RGB, contiguous, of an image (height, width, 3) uint8 BGR.
+
+    In a tenth of the time that numpy takes to copy the turned view.
+
+    Raises:
+        ModelError: it isn't such an image.
+    """
+    import cv2
+
+    check_image(image)
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, [planes[2], planes[1], planes[0]])
+    return planes
+
+
 def check_image(image: Image) -> None:
     """Raise `ModelError` for what isn't (height, width, 3) uint8 with a pixel in it."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

@@ -24,6 +24,7 @@ UNTRACKED = -1
 """In the place of a track's number."""
 
 _LEAST_BUFFER_FRAMES = 5
+_BUFFER_S = 1.0
 _POSITION_SHARE, _VELOCITY_SHARE = 1 / 20, 1 / 160
 _ASPECT_DEVIATION, _ASPECT_SPEED_DEVIATION = 1e-2, 1e-5
 _MEASURED_ASPECT_DEVIATION = 1e-1
@@ -48,6 +49,7 @@ class _Track:
         mean: (8,) centre x, centre y, width over height, height; their changes each frame.
         covariance: (8, 8).
         seen: frame of its last box.
+        seen_s: when that is shown; None where it isn't known.
         is_lost: whether it had none in the last frame.
     """
 
@@ -56,6 +58,7 @@ class _Track:
     mean: _Array
     covariance: _Array
     seen: int
+    seen_s: float | None = None
     is_lost: bool = field(default=False)
 
     def predict(self) -> None:
@@ -95,7 +98,8 @@ class Tracker:
         Args:
             high_score: boxes from this score on begin tracks, and are matched first.
             buffer_frames: a track that isn't seen for more frames has ended; its number isn't
-                given again.
+                given again. Where frames have times, it has ended after more than a second instead,
+                and five frames at least.
         """
         self._high_score = high_score
         self._buffer_frames = buffer_frames
@@ -103,11 +107,12 @@ class Tracker:
         self._frame = 0
         self._numbers = 0
 
-    def update(self, detections: Detections) -> IntArray:
+    def update(self, detections: Detections, time_s: float | None = None) -> IntArray:
         """Take in the next frame.
 
         Args:
             detections: all boxes with a score from `LOW_SCORE` on; lower ones are passed over.
+            time_s: when the frame is shown; None: not known.
 
         Returns:
             (n,) int64, of each box its track's number, or `UNTRACKED`: it belongs to none, or it
@@ -127,24 +132,23 @@ class Tracker:
         in_sight = [track for track in left if not track.is_lost]
         matching.match(in_sight, matching.low, _SECOND_IOU)
         matching.match(fresh, matching.high, _NEW_IOU)
-        self._take_in(matching)
-        self._begin(matching)
+        self._take_in(matching, time_s)
+        self._begin(matching, time_s)
         return matching.numbers()
 
-    def _take_in(self, matching: "_Matching") -> None:
+    def _take_in(self, matching: "_Matching", time_s: float | None) -> None:
         for track, index in matching.pairs:
             track.correct(matching.measured(index))
-            track.seen = self._frame
+            track.seen, track.seen_s = self._frame, time_s
             track.number = track.number or self._next_number()
         kept = []
         for track in self._tracks:
             track.is_lost = track.seen != self._frame
-            gone = self._frame - track.seen > self._buffer_frames
-            if not gone and not (track.is_lost and not track.number):
+            if not self._has_ended(track, time_s) and not (track.is_lost and not track.number):
                 kept.append(track)
         self._tracks = kept
 
-    def _begin(self, matching: "_Matching") -> None:
+    def _begin(self, matching: "_Matching", time_s: float | None) -> None:
         """Tracks of the boxes that are left: at once in the first frame, else on a second look."""
         for index in matching.high:
             measured = matching.measured(index)
@@ -158,9 +162,17 @@ class Tracker:
                 mean=np.concatenate([measured, np.zeros(4)]),
                 covariance=np.diag(deviations**2),
                 seen=self._frame,
+                seen_s=time_s,
             )
             self._tracks.append(track)
             matching.pairs.append((track, index))
+
+    def _has_ended(self, track: _Track, time_s: float | None) -> bool:
+        unseen = self._frame - track.seen
+        if time_s is None or track.seen_s is None or time_s < track.seen_s:
+            return unseen > self._buffer_frames
+        # A file's frames a second are a guess where their distances are uneven.
+        return unseen > _LEAST_BUFFER_FRAMES and time_s - track.seen_s > _BUFFER_S
 
     def _next_number(self) -> int:
         self._numbers += 1

@@ -18,6 +18,8 @@ from visiondyno.vision.video_form import FrameChoice
 
 _MOST_FRAMES_ANNOUNCED = 1e12
 _TOLERANCE_S = 1e-6
+_EARLY_SHARE = 0.2
+"""Of the time between two frames: so much before its time one is taken, since containers round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class VideoFile:
     Attributes:
         header: see `VideoHeader`.
         passed: frames read so far.
+        last_s: time of the latest frame of them that has one, in seconds; None: none has.
         ended: whether the file's last frame was passed.
     """
 
@@ -52,17 +55,22 @@ class VideoFile:
         Raises:
             DatasetError: the file isn't there, or can't be opened as a video.
         """
-        # A file that isn't there is looked for as a numbered series of images, with a warning.
+        # A file that isn't there is looked for as a numbered series of images, with a warning; of a
+        # relative name such as `a:b.mp4` the beginning would be taken for a protocol.
         self._capture = (
-            cv2.VideoCapture(str(path), cv2.CAP_FFMPEG) if Path(path).is_file() else None
+            cv2.VideoCapture(str(Path(path).absolute()), cv2.CAP_FFMPEG)
+            if Path(path).is_file()
+            else None
         )
         if self._capture is None or not self._capture.isOpened():
             raise DatasetError(
-                f"{name} can't be opened: it is damaged or incomplete, or of a codec that OpenCV "
-                "doesn't decode. Convert it to MP4 with H.264, or fetch it again."
+                f"{name} can't be opened: it is damaged or incomplete, holds sound only, or is of "
+                "a codec that OpenCV doesn't decode. Convert it to MP4 with H.264, or fetch it "
+                "again."
             )
         self.header = _header(self._capture)
         self.passed = 0
+        self.last_s: float | None = None
         self.ended = False
 
     def next_frame(self) -> float | None:
@@ -77,7 +85,10 @@ class VideoFile:
             return None
         at_ms = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
         self.passed += 1
-        return at_ms / 1e3 if self.passed == 1 or at_ms > 0 else math.nan
+        if self.passed > 1 and not at_ms > 0:
+            return math.nan
+        self.last_s = max(self.last_s or 0.0, at_ms / 1e3)
+        return at_ms / 1e3
 
     def chosen_frames(self, choice: FrameChoice) -> Iterator[tuple[int, float]]:
         """Go to each chosen frame in turn; its number from 0, and its time in seconds or NaN.
@@ -93,6 +104,8 @@ class VideoFile:
             )
         offered = chosen = 0
         due_s = choice.start_s
+        wanted_s = 1 / choice.frames_per_second if choice.frames_per_second else 0.0
+        early_s = _EARLY_SHARE * min(wanted_s, 1 / (self.header.frames_per_second or math.inf))
         while (time_s := self.next_frame()) is not None:
             if time_s < choice.start_s:
                 continue
@@ -100,9 +113,11 @@ class VideoFile:
                 return
             offered += 1
             if choice.frames_per_second is not None:
-                if time_s + _TOLERANCE_S < due_s:
+                if time_s + early_s + _TOLERANCE_S < due_s:
                     continue
-                due_s = max(due_s + 1 / choice.frames_per_second, time_s)
+                due_s += wanted_s
+                if due_s < time_s - wanted_s:  # after a gap
+                    due_s = time_s + wanted_s
             elif (offered - 1) % (choice.every or 1):
                 continue
             chosen += 1

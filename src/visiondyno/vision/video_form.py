@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 
+MOST_FRAME_PIXELS = 50_000_000
+"""Of a video that is read."""
+
 LONGEST_BEGIN_BYTES = 192
 """So much of a file's beginning tells whether it is a video."""
 
@@ -70,3 +73,12 @@ def is_video(begin: bytes) -> bool:
         return not (begin[4:8] == b"ftyp" and begin[8:12] in STILL_BRANDS)
     packet = begin[_TRANSPORT_PACKET_BYTES : _TRANSPORT_PACKET_BYTES + 1]
     return begin[:1] == b"G" and packet == b"G"
+
+
+def counts_frames(begin: bytes) -> bool:
+    """Whether a video of this beginning says how many frames it has: as MP4, MOV and AVI do.
+
+    Of Matroska and MPEG files that number is their length times a speed, which is guessed where
+    frames have uneven distances.
+    """
+    return begin[:4] == b"RIFF" or begin[4:8] in _MP4_BOXES

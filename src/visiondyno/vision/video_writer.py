@@ -1,10 +1,12 @@
 """Images to a video file that players play.
 
 Frames of a written file have one distance in time; those of a source may not. So each image is
-written as often as it is shown for, and the file lasts as long as the source does.
+written as often as it is shown for, and the file lasts as long as the source does: but for gaps of
+more than a minute, which a file can announce of any length, and for times that go back.
 """
 
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -30,7 +32,11 @@ and its speed can't be set.
 WRITTEN_SUFFIXES = frozenset(_CODECS)
 
 _LONGEST_HOLD_S = 60.0
+"""An image is held for so long, or for twice as long as images usually have between them."""
+
 _SLOWEST, _FASTEST = 0.1, 240.0
+_LEAST_CHOSEN = 1e-4
+_WHOLE_SHARE = 0.98
 
 
 class VideoWriter:
@@ -44,6 +50,9 @@ class VideoWriter:
         codec: its name.
         written: images taken so far.
         is_padded: whether a row or column was added, because codecs want even sizes.
+        longest_s: for so long an image is held at most.
+        shortened: gaps between images that were longer, and have that length now.
+        went_back: images whose time was before that of the one before; they follow it at once.
     """
 
     def __init__(self, path: Path, frames_per_second: float) -> None:
@@ -62,14 +71,22 @@ class VideoWriter:
         self.path = path
         self._fourcc, self.codec = _CODECS[path.suffix.lower()]
         self._speed = min(max(frames_per_second, _SLOWEST), _FASTEST)
-        self._partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix.lower()}")
+        self.longest_s = max(_LONGEST_HOLD_S, 2 / max(frames_per_second, _LEAST_CHOSEN))
+        # Of a name such as `a:b.mp4` FFmpeg would take the beginning for a protocol.
+        self._partial = path.absolute().with_name(
+            f".{path.stem}.{secrets.token_hex(4)}{path.suffix.lower()}"
+        )
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._held: Image | None = None
         self._start_s: float | None = None
+        self._last_s: float | None = None
         self._place = 0
+        self._put_frames = 0
         self.written = 0
         self.is_padded = False
+        self.shortened = 0
+        self.went_back = 0
 
     def write(self, image: Image, time_s: float | None) -> None:
         """Take the next image.
@@ -83,16 +100,10 @@ class VideoWriter:
         """
         if self._writer is None:
             self._writer = self._open(image)
-        if self._start_s is None:
-            self._start_s = time_s
-        place = self._place + 1
-        if time_s is not None and self._start_s is not None:
-            place = round((time_s - self._start_s) * self._speed)
+        place = self._place_at(time_s)
         if self._held is not None:
-            times = min(place - self._place, round(_LONGEST_HOLD_S * self._speed))
-            self._put(self._held, times)
-            place = self._place + max(times, 0)
-        self._place = place if self._held is not None else 0
+            self._put(self._held, place - self._place)
+        self._place = place
         self._held = self._fitted(image)
         self.written += 1
 
@@ -108,6 +119,7 @@ class VideoWriter:
         try:
             if self._held is not None:
                 writer.write(self._held)
+                self._put_frames += 1
             writer.release()
             self._check()
             self._partial.replace(self.path)
@@ -136,6 +148,27 @@ class VideoWriter:
             raise self._failure("")
         return writer
 
+    def _place_at(self, time_s: float | None) -> int:
+        """Which frame of the file the next image begins at, from 0; never before the last one's."""
+        following = self._place + 1 if self._held is not None else 0
+        last_s, self._last_s = self._last_s, time_s
+        if time_s is None:
+            return following
+        longest = self._place + round(self.longest_s * self._speed)
+        if self._start_s is None or last_s is None:
+            place = following
+        elif time_s < last_s:
+            self.went_back += 1
+            place = following
+        else:
+            place = round((time_s - self._start_s) * self._speed)
+            if place <= longest:
+                return max(place, self._place)
+            self.shortened += 1
+            place = longest
+        self._start_s = time_s - place / self._speed
+        return place
+
     def _fitted(self, image: Image) -> Image:
         width, height = self._size
         missing = height - image.shape[0], width - image.shape[1]
@@ -150,17 +183,16 @@ class VideoWriter:
 
     def _put(self, image: Image, times: int) -> None:
         assert self._writer is not None
+        self._put_frames += times
         for _ in range(times):
             self._writer.write(image)
 
     def _check(self) -> None:
-        """OpenCV doesn't tell when a disk is full."""
-        try:
-            with VideoFile(self._partial) as video:
-                readable = video.next_frame() is not None
-        except VisionDynoError:
-            readable = False
-        if not readable:
+        """OpenCV doesn't tell when a disk is full: then the end, with the length, is missing."""
+        announced = None
+        with suppress(VisionDynoError), VideoFile(self._partial) as video:
+            announced = video.header.frames_announced if video.next_frame() is not None else None
+        if announced is None or announced < _WHOLE_SHARE * self._put_frames - 1:
             raise self._failure("")
 
     def _failure(self, why: str) -> StorageFull:

@@ -1932,7 +1932,7 @@ export type SubmitPredictionData = {
          */
         classes?: string;
         /**
-         * Lowest score returned; 0.25 without it.
+         * Lowest score returned; without it 0.25 of a detector, any of a classifier.
          */
         confidence?: number;
         /**

@@ -20,8 +20,7 @@ class ClassificationHead(SingleOutputHead):
     """`[n, classes]`, and the same with further axes of size 1.
 
     `activation` says what makes probabilities of it: `softmax`; `none` where the graph has done
-    it; `sigmoid` for independent scores, which are then divided by their sum (the order of the
-    classes stays).
+    it; `sigmoid` where each class is answered for by itself, so that their sum is any.
     """
 
     name: ClassVar[HeadName] = "classification"
@@ -51,9 +50,7 @@ def _probabilities(values: FloatArray, activation: str) -> FloatArray:
     if activation == "softmax":
         return softmax(values, axis=1)
     if activation == "sigmoid":
-        scores = sigmoid(values)
-        scores /= np.maximum(scores.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return scores
+        return sigmoid(values)
     sums = values.sum(axis=1)
     if (values < 0).any() or (np.abs(sums - 1) > _SUM_TOLERANCE).any():
         raise ModelError(
