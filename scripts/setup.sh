@@ -18,7 +18,7 @@ python=${PYTHON:-python3}
 case $level in
   core)      package=.                      groups=()           services=no ;;
   check)     package='.[postgres,redis,s3,grpc,otel,gcp]' groups=(check)      services=no ;;
-  test-core) package='.[tune,postgres,redis,s3,grpc,otel,gcp]' groups=(test)       services=yes ;;
+  test-core) package='.[tune,postgres,redis,s3,grpc,otel,gcp]' groups=(test generate) services=yes ;;
   dev)       package='.[torch,ultralytics,timm,transformers,keras,openvino,litert,mlflow,wandb,notebook,tune,prune,postgres,redis,s3,grpc,otel,gcp]' groups=(test check generate) services=yes ;;
   peers)     package=.                      groups=(peers)      services=no ;;
   *) echo "setup.sh: no level '$level'; choose core, check, test-core, dev or peers." >&2; exit 2 ;;

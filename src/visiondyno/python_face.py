@@ -13,7 +13,7 @@ from visiondyno.client.job_facts import JobWatch
 from visiondyno.client.time_limit import policy_within
 from visiondyno.errors import DatasetError
 from visiondyno.job import JobEvent
-from visiondyno.operations.family_models import resolve_families
+from visiondyno.operations.family_models import ResolvedModels, resolve_families
 from visiondyno.places import Place
 from visiondyno.report.comparison import Comparison
 from visiondyno.report.job_run import JobRun
@@ -74,13 +74,17 @@ def run_comparison(
     spec, chosen = _without_families(spec, on_event)
     output, job = run_operation(spec, on_event, on)
     found: Comparison = Comparison.model_validate(output["comparison"])
-    notes = (*chosen, *found.notes, *output.get("notes", ()))
-    return found.model_copy(update={"job": job, "notes": notes})
+    notes = (*chosen.notes, *found.notes, *output.get("notes", ()))
+    models = tuple(
+        one.model_copy(update={"stands_in_for": chosen.stand_ins.get(one.reference)})
+        for one in found.models
+    )
+    return found.model_copy(update={"job": job, "notes": notes, "models": models})
 
 
 def _without_families(
     spec: BenchmarkInput, on_event: OnEvent
-) -> tuple[BenchmarkInput, tuple[str, ...]]:
+) -> tuple[BenchmarkInput, ResolvedModels]:
     """The comparison with a model in the place of each family; how each was chosen.
 
     Here and not where the job runs: trained models are known to the machine that trained them.
@@ -95,7 +99,7 @@ def _without_families(
     stands_for = dict(zip(spec.models, resolved.models, strict=True))
     reference = spec.reference and stands_for.get(spec.reference, spec.reference)
     changed = {"models": resolved.models, "reference": reference}
-    return spec.model_copy(update=changed), resolved.notes
+    return spec.model_copy(update=changed), resolved
 
 
 def evaluate(

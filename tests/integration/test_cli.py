@@ -192,6 +192,23 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("doctor") == 130
 
 
+@pytest.mark.parametrize("name", ["click", "visiondyno.cli.doctor", "onnxruntime"])
+def test_an_interrupt_while_modules_are_imported_is_a_sentence(name: str) -> None:
+    code = (
+        "import sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {name!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from visiondyno.cli import main\n"
+        "main(['doctor'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.strip().startswith("Interrupted; ")
+    assert "Traceback" not in done.stderr
+
+
 def event(number: int, **progress: object) -> JobEvent:
     return JobEvent(
         job_id="a", number=number, state=JobState.IN_PROGRESS, progress=progress or None

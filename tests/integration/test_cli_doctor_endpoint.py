@@ -78,6 +78,7 @@ def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEmulator]
         yield running
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_an_endpoint_that_trains_passes(trains: RunningEmulator) -> None:
     result = examined(trains, "--gpu", "A4000")
@@ -91,6 +92,7 @@ def test_an_endpoint_that_trains_passes(trains: RunningEmulator) -> None:
     assert re.fullmatch(r"Passed: http.* it cost 0\.\d+ to 0\.\d+ USD \(estimated: .*", last)
 
 
+@pytest.mark.torch
 def test_what_cannot_be_compared_is_said(
     trains: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +104,7 @@ def test_what_cannot_be_compared_is_said(
     assert found["conclusion"].endswith("what it cost isn't known without --gpu.")
 
 
+@pytest.mark.torch
 def test_other_versions_and_other_numbers_fail(
     trains: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from visiondyno.report.load_test_files import load_test_json, read_load_test
 DYNO = [
     sys.executable,
     "-c",
-    "import visiondyno.cli as c; c._COMMANDS.setdefault('loadtest', 'x'); c.main()",
+    "from visiondyno.cli import main; main()",
     "loadtest",
 ]
 

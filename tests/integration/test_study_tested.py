@@ -17,6 +17,8 @@ from visiondyno.tuning.study import Prepared, Study
 from visiondyno.tuning.tested import MOST_TESTED, with_test
 from visiondyno.tuning.trial import State
 
+pytestmark = pytest.mark.torch  # its trials train networks
+
 
 def inline_data(seed: int, count: int = 48) -> dict:
     """Images that are brighter on the left or on the right."""

@@ -114,6 +114,15 @@ def test_a_model_without_safetensors_is_refused_before_anything_comes(server: Hu
     assert not any("resolve" in asked for asked in server.asked)
 
 
+def test_a_model_of_many_gigabytes_is_refused_before_anything_comes(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "MOST_BYTES", len(WEIGHTS))  # and the configuration comes on top
+    with pytest.raises(ModelError, match=f"hf download {NAME}"):
+        fetched()
+    assert not any("resolve" in asked for asked in server.asked)
+
+
 def test_terms_to_accept_are_told(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.models[NAME].gated = True
     with pytest.raises(ModelError, match="accept them on its page, and set HF_TOKEN"):

@@ -1,5 +1,6 @@
 """Images and videos without labels: what is opened, and where models agree on them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ from visiondyno.datasets.video import MOST_UNLABELLED_FRAMES
 from visiondyno.errors import ClassMismatch, DatasetError, SpecError
 from visiondyno.operations.unlabelled import agreement
 from visiondyno.predictions import Classification, DepthMap, Detections, NoTruth
+from visiondyno.vision import video_file
+from visiondyno.vision.video_file import VideoFile
 
 NAMES = ("car", "truck")
 
@@ -84,6 +87,33 @@ def test_a_cut_off_video_gives_what_it_has(tmp_path: Path) -> None:
     cut = tmp_path / "cut.avi"
     cut.write_bytes(content[: len(content) * 7 // 10])
     assert 0 < len(open_dataset(str(cut), unlabelled=True, cache_dir=tmp_path)) < 30
+
+
+def test_a_video_that_does_not_say_how_long_it_is_gives_even_distances_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_clip(tmp_path / "clip.avi", 21)
+    real = video_file._header
+    monkeypatch.setattr(
+        video_file, "_header", lambda capture: replace(real(capture), frames_announced=None)
+    )
+    dataset = open_dataset(str(clip), unlabelled=True, max_images=3, cache_dir=tmp_path)
+    names = [dataset.sample(n).path.stem for n in range(len(dataset))]
+    assert names == [f"frame_{n:09d}" for n in (0, 10, 20)]
+    assert "length unknown" in dataset.notes[0]
+
+
+def test_a_frame_that_cant_be_decoded_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_clip(tmp_path / "clip.avi", 5)
+    real = VideoFile.image
+    monkeypatch.setattr(
+        VideoFile, "image", lambda video: None if video.passed == 2 else real(video)
+    )
+    dataset = open_dataset(str(clip), unlabelled=True, cache_dir=tmp_path)
+    assert len(dataset) == 4
+    assert "the 4 at even distances" in dataset.notes[0]
 
 
 def test_models_are_compared_without_accuracy(tmp_path: Path) -> None:
@@ -157,3 +187,7 @@ def test_classifiers_agree_on_the_best_class() -> None:
     found = agreement([cars, trucks, cars], [cars, cars, cars], (NAMES, NAMES), 100, 0)
     assert found.value == pytest.approx(2 / 3)
     assert "same best class" in found.method
+    partly = agreement([cars], [cars], (NAMES, ("car", "plane")), 100, 0)
+    assert partly.value == 1
+    assert "2 classes that only one model knows never agree" in partly.method
+    assert agreement([trucks], [trucks], (NAMES, ("car", "plane")), 100, 0).value == 0

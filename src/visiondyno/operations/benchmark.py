@@ -27,7 +27,7 @@ from visiondyno.errors import (
     VisionDynoError,
 )
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.learned_images import learned_note
+from visiondyno.operations.learned_images import learned_notes
 from visiondyno.operations.model_report import ScoredModel
 from visiondyno.operations.model_run import ModelRun
 from visiondyno.operations.scoring import (
@@ -78,6 +78,22 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
     )
     level_of(spec.level, dataset, ())
     check_requested_classes(dataset, spec.classes)
+    comparison = _compared(spec, dataset, context, created_at, start_s)
+    return {
+        "operation": "benchmark",
+        "status": "success",
+        "comparison": comparison.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _compared(
+    spec: BenchmarkInput,
+    dataset: Dataset,
+    context: OperationContext,
+    created_at: str,
+    start_s: float,
+) -> Comparison:
+    """Of a data set that was looked through; `start_s` by the monotonic clock."""
     environment = capture_environment()
     monitor = QuietMonitor()
     monitor.start()
@@ -87,7 +103,7 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
     reference = _reference(spec, scored)
     models = with_green_scores([s.report for s in scored], reference)
     ranking = rank(models, {s.reference: s.accuracy.resampled for s in scored}, spec)
-    comparison = Comparison(
+    return Comparison(
         visiondyno=__version__,
         created_at=created_at,
         duration_s=time.monotonic() - start_s,
@@ -103,16 +119,11 @@ def run(spec: BenchmarkInput, context: OperationContext) -> dict[str, Any]:
         green_reference=reference,
         notes=(
             *_level_notes(spec, scored, level),
-            *_learned_notes(scored, dataset),
+            *learned_notes([model.reference for model in scored], dataset),
             *dataset.notes,
             *_notes(spec, reference),
         ),
     )
-    return {
-        "operation": "benchmark",
-        "status": "success",
-        "comparison": comparison.model_dump(mode="json", by_alias=True),
-    }
 
 
 def _reference(spec: BenchmarkInput, scored: list[ScoredModel]) -> str:
@@ -254,11 +265,6 @@ def _level_notes(spec: BenchmarkInput, scored: list[ScoredModel], level: Level) 
         for model in scored
     }
     return (level_note(cards, spec.level),)
-
-
-def _learned_notes(scored: list[ScoredModel], dataset: Dataset) -> tuple[str, ...]:
-    notes = (learned_note(model.reference, dataset) for model in scored)
-    return tuple(note for note in notes if note is not None)
 
 
 def _notes(spec: BenchmarkInput, reference: str) -> tuple[str, ...]:

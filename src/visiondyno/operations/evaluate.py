@@ -6,7 +6,7 @@ from typing import Any
 from visiondyno.measuring.images import EncodedImages
 from visiondyno.measuring.pipeline import predict_each
 from visiondyno.operations.context import OperationContext
-from visiondyno.operations.learned_images import learned_note
+from visiondyno.operations.learned_images import learned_notes
 from visiondyno.operations.scoring import (
     ScoringRules,
     level_note,
@@ -52,8 +52,7 @@ def run(spec: EvaluateInput, context: OperationContext) -> dict[str, Any]:
     accuracy = score_predictions(dataset, card, mapping, mapped, rules)
     if rules.level is not None:
         notes = (level_note({spec.model: card}, spec.level), *notes)
-    warning = learned_note(spec.model, dataset)
-    notes = (*([] if warning is None else [warning]), *notes)
+    notes = (*learned_notes([spec.model], dataset), *notes)
     return {
         "operation": "evaluate",
         "status": "success",

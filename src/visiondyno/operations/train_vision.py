@@ -17,7 +17,11 @@ from visiondyno.operations.context import OperationContext
 from visiondyno.operations.epoch_scores import MAIN, EpochScores
 from visiondyno.operations.initial_weights import initial_weights
 from visiondyno.operations.state_exchange import answer_whole
-from visiondyno.operations.training_setup import BETWEEN_STEPS_TOLD_S, torch_of_a_job
+from visiondyno.operations.training_setup import (
+    BETWEEN_STEPS_TOLD_S,
+    kept_to_its_share,
+    torch_of_a_job,
+)
 from visiondyno.operations.vision_checkpoints import (
     CheckpointFolder,
     EpochRecord,
@@ -128,7 +132,10 @@ def train_from(
     """Train as `run` does, from what `begin` makes of the job; see there."""
     chosen = choose_trainer(spec.model, spec.level)
     trainer = chosen.make()
-    device = str(choose_device(spec.device))
+    chosen_device = choose_device(spec.device)
+    device = str(chosen_device)
+    for note in kept_to_its_share(chosen_device):
+        context.progress("preparing the model", log=note)
     data = open_training_images(spec, context)
     job = TrainingJob(spec, chosen, trainer, data, device)
     with torch_of_a_job(spec.threads, context):

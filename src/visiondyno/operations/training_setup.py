@@ -14,6 +14,7 @@ from visiondyno.operations.memory_limit import within_memory
 from visiondyno.operations.state_exchange import ReceivedState, receive_state
 from visiondyno.operations.worker_files import WorkerFiles
 from visiondyno.probes.gpu_share import memory_fraction
+from visiondyno.runtimes.pytorch.fp32 import fp32_as_it_was
 from visiondyno.runtimes.torch_memory import limit_torch_memory
 from visiondyno.specs.training import Hyperparameters
 from visiondyno.specs.training_operations import ModuleInput
@@ -91,6 +92,8 @@ def torch_of_a_job(
         context.check()
     before, dtype = torch.get_num_threads(), torch.get_default_dtype()
     try:
+        # Models that this process has run on a GPU mustn't decide what a training comes to.
+        fp32_as_it_was()
         torch.set_num_threads(threads or before)
         torch.set_default_dtype(torch.float32)
         # CUDA's driver maps much that it doesn't use.
@@ -128,7 +131,7 @@ def prepare_module(
     device = choose_device(spec.device)
     import torch
 
-    notes = _kept_to_its_share(device)
+    notes = kept_to_its_share(device)
     context.progress("preparing the model")
     module = build_module(
         spec.config,
@@ -218,7 +221,8 @@ class StepTicker:
             self._context.progress(self._stage, **told, done=done, total=total)
 
 
-def _kept_to_its_share(device: "torch.device") -> tuple[str, ...]:
+def kept_to_its_share(device: "torch.device") -> tuple[str, ...]:
+    """Keep torch to this process's share of a GPU; what a reader must know where that can't be."""
     fraction = memory_fraction() if device.type == "cuda" else None
     problem = None if fraction is None else limit_torch_memory(str(device), fraction)
     return () if problem is None else (problem,)

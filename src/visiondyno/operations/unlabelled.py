@@ -93,7 +93,8 @@ def agreement(
 
     Of detectors 2m / (a + b): m pairs of boxes of one class that overlap with an IoU of 0.5 or
     more, each box in one pair at most, of a and b boxes with a score from 0.25 on. Classes that
-    only one of them knows don't count. Of classifiers the share of images with one best class.
+    only one of them knows don't count. Of classifiers the share of images with one best class;
+    one that only one of them knows never agrees.
 
     Args:
         found: of the one model, an image each.
@@ -128,7 +129,10 @@ def agreement(
     )
     left_out = len(set(names[0]) ^ set(names[1]))
     method = f"{how}; {INTERVAL_METHOD}" + (
-        f"; {left_out} classes that only one model knows are left out" if left_out else ""
+        f"; {left_out} classes that only one model knows "
+        + ("are left out" if of_boxes else "never agree")
+        if left_out
+        else ""
     )
     interval = half_sample_interval(value, resampled, len(counts))
     return measured(_NAME, value, method, interval=interval, n=len(counts))

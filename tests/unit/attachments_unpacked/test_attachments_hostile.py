@@ -251,7 +251,7 @@ def test_an_attached_video_cant_be_a_list_of_files_of_the_machine(text: str) -> 
     members = {"clip.mp4": text, "clip.json": json.dumps(document)}
     job = {**PLAIN, "data": "clip.mp4"}
     job["attachments"] = {"clip.mp4": attached(members, "clip.mp4")}
-    with pytest.raises(DatasetError, match=r"Video clip\.mp4 came with the job and is no MP4"):
+    with pytest.raises(DatasetError, match=r"Video clip\.mp4 is no MP4"):
         worker.run(job, OperationContext())
 
 
