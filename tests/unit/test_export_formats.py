@@ -1,6 +1,7 @@
 """The files of each format, and what cannot become one; TensorRT's with a session that pretends."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,10 @@ def test_what_openvino_cannot_convert_is_a_sentence(tmp_path: Path) -> None:
     graph = onnx.load(str(classifier(tmp_path)))
     card = resolve_card(read_onnx(tmp_path / "three.onnx")).card
     graph.graph.node[-1].op_type = "Unheard"
+    logs = logging.root.level, logging.root.filters[:], logging.root.handlers[:]
     with pytest.raises(
         ModelError, match=r"OpenVINO can't convert the model: .*run it as openvino:"
     ):
         write_openvino(graph, card, "fp32", tmp_path, "three")
     assert not (tmp_path / "source.onnx").exists()
+    assert (logging.root.level, logging.root.filters, logging.root.handlers) == logs

@@ -74,7 +74,8 @@ def write_openvino(
     source.write_bytes(serialized(graph))
     path = folder / f"{stem}.xml"
     try:
-        model = openvino.convert_model(str(source))
+        # Its `convert_model` does the same, and where it fails leaves the root logger as it set it.
+        model = openvino.Core().read_model(str(source))
         model.set_rt_info(card.model_dump_json(by_alias=True), ["framework", METADATA_KEY])
         openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")
     except Exception as error:  # those of its frontends share no base class but Exception
