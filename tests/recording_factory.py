@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visiondyno.loadtest.recording import Outcome, Recording
+from visiondyno.loadtest.starvation import STARVED
 
 START_NS = 5_000_000_000_000
 
@@ -69,3 +70,8 @@ def a_recording(
         begun_ns=np.where(never, -1, begun),
         elapsed_s=float(done.max() - scheduled[0]) / 1e9,
     )
+
+
+def notes_of(recording: Recording) -> dict[str, int]:
+    """The notes, less the one that a busy machine adds to any round."""
+    return {what: count for what, count in recording.notes.items() if what != STARVED}

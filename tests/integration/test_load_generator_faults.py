@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from answering_servers import OK, Handler, always, read_request, serving
+from recording_factory import notes_of
 from visiondyno.errors import SpecError
 from visiondyno.loadtest import connection, loops
 from visiondyno.loadtest.connection import Connection
@@ -202,7 +203,7 @@ def test_a_connection_closed_while_idle_is_not_used_again() -> None:
     recording = asked(brief, ConstantLoad(rate_per_s=10, duration_s=0.4))
     assert recording.having(Outcome.GOOD).all()
     assert recording.connected.all()
-    assert not recording.notes
+    assert not notes_of(recording)
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:

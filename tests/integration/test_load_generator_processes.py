@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from answering_servers import OK, always, read_request, serving
+from recording_factory import notes_of
 from visiondyno.errors import ChildDied, SpecError
 from visiondyno.loadtest.processes import FEWER, run_in_processes
 from visiondyno.loadtest.progress import Progress
@@ -67,7 +68,7 @@ def test_users_and_requests_of_a_closed_loop_are_divided() -> None:
     assert len(recording) == 31
     assert recording.connected.sum() == 3
     assert (np.diff(recording.scheduled_ns) >= 0).all()
-    assert not recording.notes
+    assert not notes_of(recording)
 
 
 def test_no_process_is_started_for_nobody() -> None:
@@ -75,7 +76,7 @@ def test_no_process_is_started_for_nobody() -> None:
         load = ClosedLoad(concurrency=1, requests=5)
         recording = run_in_processes(target_at(port), load, generators=2)
     assert len(recording) == 5
-    assert recording.notes == {FEWER.format("users"): 1}
+    assert notes_of(recording) == {FEWER.format("users"): 1}
 
 
 def test_a_stop_reaches_every_process() -> None:
