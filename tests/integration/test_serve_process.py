@@ -52,6 +52,9 @@ class ServeProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children():
+                child.kill()  # one that is stopped does not end with it, and holds its output open
         self.process.kill()
         self.process.wait()
         self._reader.join()
@@ -96,6 +99,12 @@ class ServeProcess:
             while True:
                 socket.create_connection(("127.0.0.1", port)).close()
                 time.sleep(0.01)
+
+
+def runs_replica(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "visiondyno.serving.replica" in process.cmdline()
+    return False
 
 
 class HalfSent:
@@ -218,9 +227,9 @@ def test_runpods_load_balancer_is_told_of_the_first_start_and_of_what_follows() 
 
     with ServeProcess("fake:detection", "--port", str(port)) as server:
         process = psutil.Process(server.process.pid)
-        while not process.children():
-            time.sleep(0.001)
-        (replica,) = process.children()
+        replica = None
+        while replica is None:  # until then the front waits for the process that it spawns
+            replica = next((one for one in process.children() if runs_replica(one)), None)
         replica.suspend()
         while not seen:
             ping()
