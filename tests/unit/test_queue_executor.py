@@ -33,6 +33,8 @@ class FaultyQueue(SqliteQueue):
     put_error: Exception | None = None
     feed_error: Exception | None = None
     feed_is_silent = False
+    feeds = 0
+    """How often it was asked for events, whatever it answered."""
 
     def put(self, jobs: Sequence[QueuedJob]) -> None:
         if self.put_error is not None:
@@ -40,10 +42,17 @@ class FaultyQueue(SqliteQueue):
         super().put(jobs)
 
     def feed(self, cursor: str | None) -> tuple[list[JobEvent], str]:
+        self.feeds += 1
         if self.feed_error is not None:
             raise self.feed_error
         events, cursor = super().feed(cursor)
         return ([] if self.feed_is_silent else events), cursor
+
+    async def fed_twice(self) -> None:
+        """The second of two feeds began after this was called, and the first is over."""
+        enough = self.feeds + 2
+        while self.feeds < enough:
+            await asyncio.sleep(0.001)
 
 
 def run(scenario: Callable[[QueueExecutor, FaultyQueue, SqliteQueue], Awaitable[Any]]) -> Any:
@@ -70,6 +79,22 @@ def work_off(queue: SqliteQueue, steps: int = 0) -> None:
     assert queue.finish([(claim, Outcome(JobState.COMPLETED, 1, "{}"))]) == [True]
 
 
+async def watched(executor: QueueExecutor, job_id: str) -> "asyncio.Task[list[JobState]]":
+    """The states that a watcher in a task of its own is given, once it was given the first."""
+    began = asyncio.Event()
+
+    async def watch() -> list[JobState]:
+        given = []
+        async for event in executor.watch(job_id):
+            given.append(event.state)
+            began.set()
+        return given
+
+    task = asyncio.create_task(watch())
+    await began.wait()
+    return task
+
+
 async def states(executor: QueueExecutor, job_id: str, after: int = 0) -> list[JobState]:
     return [event.state async for event in executor.watch(job_id, after)]
 
@@ -77,8 +102,7 @@ async def states(executor: QueueExecutor, job_id: str, after: int = 0) -> list[J
 def test_a_job_that_its_transport_forgets_is_lost_to_its_watcher() -> None:
     async def scenario(executor: QueueExecutor, _: FaultyQueue, workers: SqliteQueue) -> None:
         job_id = await executor.submit(REQUEST)
-        watching = asyncio.create_task(states(executor, job_id))
-        await asyncio.sleep(0.05)
+        watching = await watched(executor, job_id)
         with workers.together():
             workers._db.execute("DELETE FROM events")
             workers._db.execute("DELETE FROM jobs")
@@ -91,11 +115,10 @@ def test_a_job_that_its_transport_forgets_is_lost_to_its_watcher() -> None:
 def test_events_that_the_feed_leaves_out_are_found_again() -> None:
     async def scenario(executor: QueueExecutor, queue: FaultyQueue, workers: SqliteQueue) -> None:
         job_id = await executor.submit(REQUEST)
-        watching = asyncio.create_task(states(executor, job_id))
-        await asyncio.sleep(0.05)
+        watching = await watched(executor, job_id)
         queue.feed_is_silent = True
         (claim,) = workers.claim(["w"], 10)
-        await asyncio.sleep(0.05)
+        await queue.fed_twice()
         queue.feed_is_silent = False
         workers.finish([(claim, Outcome(JobState.COMPLETED, 1, "{}"))])
         assert await watching == [JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.COMPLETED]
@@ -120,11 +143,11 @@ def test_a_transport_that_is_down_for_a_while_is_asked_again(
 ) -> None:
     async def scenario(executor: QueueExecutor, queue: FaultyQueue, workers: SqliteQueue) -> None:
         job_id = await executor.submit(REQUEST)
-        watching = asyncio.create_task(states(executor, job_id))
-        await asyncio.sleep(0.03)
+        watching = await watched(executor, job_id)
         queue.feed_error = error
+        await queue.fed_twice()
         work_off(workers)
-        await asyncio.sleep(0.05)
+        await queue.fed_twice()
         assert not watching.done()
         queue.feed_error = None
         assert (await watching)[-1] == JobState.COMPLETED
@@ -139,8 +162,7 @@ def test_a_defect_of_the_reader_reaches_the_watchers_and_the_next_ones_read_agai
 ) -> None:
     async def scenario(executor: QueueExecutor, queue: FaultyQueue, workers: SqliteQueue) -> None:
         job_id = await executor.submit(REQUEST)
-        watching = asyncio.create_task(states(executor, job_id))
-        await asyncio.sleep(0.03)
+        watching = await watched(executor, job_id)
         queue.feed_error = ZeroDivisionError("a defect")
         with pytest.raises(TransportDown, match="a defect"):
             await watching
@@ -167,8 +189,7 @@ def test_a_refused_put_reaches_everybody_who_waited_for_it() -> None:
 def test_closing_ends_watchers_and_submitters_with_a_reason() -> None:
     async def scenario(executor: QueueExecutor, _: FaultyQueue, __: SqliteQueue) -> None:
         job_id = await executor.submit(REQUEST)
-        watching = asyncio.create_task(states(executor, job_id))
-        await asyncio.sleep(0.03)
+        watching = await watched(executor, job_id)
         asking = [asyncio.create_task(executor.submit(REQUEST)) for _ in range(3)]
         await asyncio.sleep(0)
         await executor.close()
@@ -198,8 +219,8 @@ def test_the_watch_of_a_job_beyond_those_kept_fresh_reads_it(
 ) -> None:
     monkeypatch.setattr(queued, "_MOST_FRESH", 1)
 
-    async def scenario(executor: QueueExecutor, _: FaultyQueue, workers: SqliteQueue) -> None:
-        await asyncio.sleep(0.03)  # the feed has begun
+    async def scenario(executor: QueueExecutor, queue: FaultyQueue, workers: SqliteQueue) -> None:
+        await queue.fed_twice()
         first, second = [await executor.submit(REQUEST) for _ in range(2)]
         work_off(workers)
         work_off(workers)

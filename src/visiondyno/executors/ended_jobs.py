@@ -35,15 +35,13 @@ class EndedJobs:
             return
         self._bytes[job_id] = size_bytes
         self._all_bytes += size_bytes
-        if job_id in self._told_s:
-            self._told_bytes += size_bytes
         self._trim()
 
     def note_told(self, job_id: str) -> None:
-        """Somebody is told of its end, perhaps a moment before it is kept."""
-        if job_id not in self._told_s:
+        """Somebody is told of the end of a job that is kept."""
+        if job_id in self._bytes and job_id not in self._told_s:
             self._told_s[job_id] = self._clock()
-            self._told_bytes += self._bytes.get(job_id, 0)
+            self._told_bytes += self._bytes[job_id]
         self._trim()
 
     def _trim(self) -> None:

@@ -44,6 +44,7 @@ class _Job:
         self._on_end = on_end
         self._lock = threading.Lock()
         self._changed = asyncio.Event()
+        self._settled = False
         self.record(JobState.IN_QUEUE)
 
     def place(self) -> tuple[bool, float]:
@@ -108,6 +109,8 @@ class _Job:
             while seen < len(self.events):
                 event = self.events[seen]
                 seen += 1
+                if event.state.is_terminal:
+                    self._settle()
                 yield event
             if self.state.is_terminal and seen >= len(self.events):
                 return
@@ -117,10 +120,17 @@ class _Job:
         self._changed.set()
         self._changed = asyncio.Event()
         if self.state.is_terminal:
-            self.request = self.request.model_copy(update={"input": {}})  # it may be large
-            answer = self.events[-1].answer
-            told = [event.progress for event in self.events]
-            self._on_end(self.id, size_bytes([told, answer and answer.output]))
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let go of what an ended job no longer needs; a watcher may be here before `_wake`."""
+        if self._settled:
+            return
+        self._settled = True
+        self.request = self.request.model_copy(update={"input": {}})  # it may be large
+        answer = self.events[-1].answer
+        told = [event.progress for event in self.events]
+        self._on_end(self.id, size_bytes([told, answer and answer.output]))
 
 
 class InlineExecutor(Executor):

@@ -283,7 +283,7 @@ class QueueExecutor(Executor):
             if place % _CHECKED_AT_ONCE == 0:
                 await self._read_feed()
             if watcher.job_id not in known:
-                watcher.fail(JobLost(f"The queue lost job '{watcher.job_id}'; submit it again."))
+                watcher.fail(_lost(watcher.job_id))
                 continue
             watcher.has_gap = False
             await self._catch_up(watcher)
@@ -296,8 +296,8 @@ class QueueExecutor(Executor):
         after = watcher.next - 1
         try:
             missed = await self._call(lambda queue: queue.events(watcher.job_id, after))
-        except JobLost as error:
-            watcher.fail(error)
+        except JobLost:  # since it was last known
+            watcher.fail(_lost(watcher.job_id))
             return
         for event in missed:
             watcher.offer(event)
@@ -390,6 +390,10 @@ class QueueExecutor(Executor):
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _lost(job_id: str) -> JobLost:
+    return JobLost(f"The queue lost job '{job_id}'; submit it again.")
 
 
 def _closed_before() -> SpecError:
