@@ -1,10 +1,15 @@
 """An inference server on a free port of this machine, in a thread of its own, for tests."""
 
 import asyncio
+import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import httpx
+import psutil
 
 from visiondyno.serving.config import load_serving_config
 from visiondyno.serving.run import Started, serve
@@ -71,3 +76,15 @@ class LiveServing:
         self.started = started
         self.url = started.url
         self._is_up.set()
+
+
+@contextmanager
+def stopped_replica() -> Iterator[None]:
+    """SIGSTOP of the replica that was started last, which has answered before; SIGCONT after."""
+    children = reversed(psutil.Process().children())
+    pid = next(one.pid for one in children if "visiondyno.serving.replica" in one.cmdline())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

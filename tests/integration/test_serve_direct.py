@@ -4,8 +4,6 @@ A `traceparent` header sends a request the usual way, whatever else it is.
 """
 
 import contextlib
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -15,10 +13,9 @@ from urllib.parse import urlsplit
 import cv2
 import h11
 import numpy as np
-import psutil
 import pytest
 
-from live_serving import LiveServing
+from live_serving import LiveServing, stopped_replica
 from visiondyno.serving.direct import DirectLane
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -227,35 +224,21 @@ def test_a_server_with_keys_has_no_direct_lane(taken: list[bool], tmp_path: Any)
 def test_a_full_queue_is_told_by_the_usual_way(taken: list[bool]) -> None:
     """With nobody to answer: the only replica is stopped by the test."""
     with LiveServing("fake:detection", queue=1, time_limit_s=2) as live:
-        replica = _replica_pid()
         with live.client() as client:
             assert client.post("/predict", content=JPEG).status_code == 200
-        os.kill(replica, signal.SIGSTOP)
-        try:
+        with stopped_replica(), contextlib.ExitStack() as opened:
             parts = urlsplit(live.url)
             waiting = []
             for _ in range(4):
                 one = socket.create_connection((parts.hostname, parts.port), timeout=30)
+                waiting.append(opened.enter_context(one))
                 one.sendall(post(live, JPEG))
-                waiting.append(one)
                 time.sleep(0.05)
             statuses = [_answer(one, [b""]) for one in waiting]
-        finally:
-            os.kill(replica, signal.SIGCONT)
-            for one in waiting:
-                one.close()
     assert sorted({answer[0] for answer in statuses}) == [429, 504]
     refused = next(answer for answer in statuses if answer[0] == 429)
     assert int(refused[1]["retry-after"]) >= 1
     assert False in taken
-
-
-def _replica_pid() -> int:
-    """Of the server that was started last."""
-    children = psutil.Process().children()
-    return next(
-        one.pid for one in reversed(children) if "visiondyno.serving.replica" in one.cmdline()
-    )
 
 
 @pytest.mark.parametrize("cuts", [(), (300, 2000)], ids=["at once", "in pieces"])

@@ -12,7 +12,6 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TypeVar
 
 from visiondyno.errors import SpecError, TransportDown, Unavailable
@@ -73,6 +72,9 @@ class _Watcher:
     def fail(self, error: Exception) -> None:
         self.error = error
         self.wake()
+
+    def lose(self) -> None:
+        self.fail(JobLost(f"The queue lost job '{self.job_id}'; submit it again."))
 
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -259,8 +261,7 @@ class QueueExecutor(Executor):
 
     async def _read_feed(self) -> None:
         while True:
-            cursor = self._cursor
-            events, self._cursor = await self._call(partial(_feed_of, cursor=cursor))
+            events, self._cursor = await self._call(lambda queue: queue.feed(self._cursor))
             self._deliver(events)
             # A short part is the whole: asking again would double the reads of each ring. (Should
             # large answers have cut it, the rest comes with the next ring or look.)
@@ -283,7 +284,7 @@ class QueueExecutor(Executor):
             if place % _CHECKED_AT_ONCE == 0:
                 await self._read_feed()
             if watcher.job_id not in known:
-                watcher.fail(_lost(watcher.job_id))
+                watcher.lose()
                 continue
             watcher.has_gap = False
             await self._catch_up(watcher)
@@ -297,7 +298,7 @@ class QueueExecutor(Executor):
         try:
             missed = await self._call(lambda queue: queue.events(watcher.job_id, after))
         except JobLost:  # since it was last known
-            watcher.fail(_lost(watcher.job_id))
+            watcher.lose()
             return
         for event in missed:
             watcher.offer(event)
@@ -392,13 +393,5 @@ class QueueExecutor(Executor):
         task.add_done_callback(self._tasks.discard)
 
 
-def _lost(job_id: str) -> JobLost:
-    return JobLost(f"The queue lost job '{job_id}'; submit it again.")
-
-
 def _closed_before() -> SpecError:
     return SpecError("The executor was closed before the job was accepted.")
-
-
-def _feed_of(queue: JobQueue, cursor: str | None) -> tuple[list[JobEvent], str]:
-    return queue.feed(cursor)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from live_serving import LiveServing
+from live_serving import LiveServing, stopped_replica
 from visiondyno.errors import MissingExtra, SpecError
 from visiondyno.serving.inference_pb import HEALTH, INFERENCE, message, methods
 
@@ -234,8 +234,12 @@ def test_too_many_at_once_and_too_late(call: Caller, tensor: NDArray[np.float32]
             return str(error.code().name)
         return "OK"
 
+    call("ModelInfer", **raw(tensor))
     with ThreadPoolExecutor(30) as pool:
-        found = set(pool.map(try_one, range(60)))
+        with stopped_replica():  # until one is refused, and surely while others wait
+            asked = [pool.submit(try_one, number) for number in range(60)]
+            wait(asked, timeout=60, return_when=FIRST_COMPLETED)
+        found = {one.result() for one in asked}
     assert found == {"OK", "RESOURCE_EXHAUSTED"}
     code, _ = call.refused("ModelInfer", **raw(tensor), timeout_s=0.0001)
     assert code == "DEADLINE_EXCEEDED"
