@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import runpod
@@ -30,7 +31,8 @@ def plain(job: dict[str, Any]) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         case "tell":
             runpod.serverless.progress_update(job, {"done": 1})
-            time.sleep(0.5)
+            while not Path(given["until_file"]).exists():
+                time.sleep(0.005)
         case "refresh":
             return {"refresh_worker": True, "said": "bye"}
         case "many":

@@ -28,6 +28,8 @@ class FaultyExecutor(Executor):
         is_shared: `close` does nothing: another service uses it too.
         holds: submits wait for this event before they are passed on.
         submitted: transport ids, in order.
+        watched: transport ids of the watches that began, in order.
+        asked_to_cancel: transport ids, in order, refused or not.
         requests: what was submitted, by transport id.
     """
 
@@ -44,6 +46,8 @@ class FaultyExecutor(Executor):
         self.is_shared = False
         self.holds: asyncio.Event | None = None
         self.submitted: list[str] = []
+        self.watched: list[str] = []
+        self.asked_to_cancel: list[str] = []
         self.requests: dict[str, JobRequest] = {}
         self.shown_workers: list[WorkerInfo] = []
 
@@ -68,6 +72,7 @@ class FaultyExecutor(Executor):
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
         self._check()
+        self.watched.append(job_id)
         emptied, inner = self._emptied, self._inner
         lost = asyncio.create_task(emptied.wait())
         events = aiter(inner.watch(job_id, after))
@@ -94,6 +99,7 @@ class FaultyExecutor(Executor):
             lost.cancel()
 
     async def cancel(self, job_id: str) -> None:
+        self.asked_to_cancel.append(job_id)
         self._check()
         await self._inner.cancel(job_id)
 

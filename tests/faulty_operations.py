@@ -37,6 +37,12 @@ def _until_stopped(_: dict[str, Any], context: OperationContext) -> dict[str, An
         time.sleep(0.005)
 
 
+def _until_file(job_input: dict[str, Any], _: OperationContext) -> dict[str, Any]:
+    while not Path(job_input["path"]).exists():
+        time.sleep(0.005)
+    return {}
+
+
 def _hang(_: dict[str, Any], context: OperationContext) -> dict[str, Any]:
     context.progress("started", pid=os.getpid())
     # Holds the interpreter's lock: no Python code of this process runs any more.
@@ -72,6 +78,7 @@ _OPERATIONS = {
     "mirror": _mirror,
     "refuse": _refuse,
     "until stopped": _until_stopped,
+    "until file": _until_file,
     "hang": _hang,
     "kill yourself": _kill_yourself,
     "once killed": _once_killed,

@@ -1,5 +1,6 @@
 """A model that takes as long as it is told on a clock that only it moves."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.now_ns = 0
+        self._lock = threading.Lock()
 
     def __call__(self) -> int:
         return self.now_ns
 
     def pass_ms(self, milliseconds: float) -> None:
-        self.now_ns += round(milliseconds * 1e6)
+        with self._lock:  # of a model that several threads ask
+            self.now_ns += round(milliseconds * 1e6)
 
     @property
     def seconds(self) -> float:

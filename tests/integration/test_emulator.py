@@ -150,11 +150,15 @@ def test_errors_come_as_the_package_tells_of_them(plain: RunningEmulator) -> Non
         assert result(http, refused)["status"] == "FAILED"
 
 
-def test_progress_shows_while_the_job_runs_and_not_after(plain: RunningEmulator) -> None:
+def test_progress_shows_while_the_job_runs_and_not_after(
+    plain: RunningEmulator, tmp_path: Path
+) -> None:
+    goes_on = tmp_path / "goes-on"
     with client(plain) as http:
-        job_id = run_job(http, do="tell", say="x")
+        job_id = run_job(http, do="tell", say="x", until_file=str(goes_on))
         shown = until(lambda: http.get(f"/status/{job_id}").json().get("output"))
         assert shown == {"done": 1}
+        goes_on.touch()
         assert result(http, job_id)["output"]["said"] == "x"
 
 

@@ -76,7 +76,7 @@ def test_a_command_is_timed_until_its_first_good_answer_and_leaves_nothing(tmp_p
     assert found.first_inference_ms == 2.25
     assert found.rest_ms == pytest.approx(found.total_ms - 27.75)
     assert found.told_by == "Server-Timing"
-    assert 0 < found.warm_ms < found.total_ms
+    assert found.warm_ms > 0
     starter.assert_gone()
 
 
@@ -147,8 +147,8 @@ def test_a_command_that_ends_without_a_word_is_told(tmp_path):
 
 def test_a_command_that_never_answers_well_is_ended_at_the_limit(tmp_path):
     starter = Starter(tmp_path, refuses=10**6)
-    with pytest.raises(TimeLimitExceeded, match=r"No good answer within 1\.5 s; the last try"):
-        starter.measure(time_limit_s=1.5)
+    with pytest.raises(TimeLimitExceeded, match=r"No good answer within 5 s; the last try"):
+        starter.measure(time_limit_s=5)
     starter.assert_gone()
 
 

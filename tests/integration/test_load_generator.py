@@ -72,14 +72,14 @@ def test_a_closed_loop_uses_one_connection_a_user() -> None:
 
 def test_users_of_a_closed_loop_think_and_end_with_the_duration() -> None:
     with serving(always(OK)) as port:
-        load = ClosedLoad(concurrency=2, think_time_s=0.05, duration_s=0.3)
+        load = ClosedLoad(concurrency=2, think_time_s=0.5, duration_s=3)
         recording = under_load(port, load)
     assert all_good(recording)
     assert 2 <= len(recording) <= 12
     spread_ns = recording.scheduled_ns.max() - recording.scheduled_ns.min()
-    assert spread_ns < 0.3e9
+    assert spread_ns < 3e9
     begins = np.sort(recording.scheduled_ns)
-    assert (begins[2:] - begins[:-2] >= 0.05e9).all()  # each user pauses
+    assert (begins[2:] - begins[:-2] >= 0.5e9).all()  # each user pauses
 
 
 def test_more_rows_than_were_foreseen_keep_what_was_recorded() -> None:
@@ -132,7 +132,7 @@ def test_an_answer_in_single_bytes_is_put_together() -> None:
     with serving(slowly) as port:
         recording = under_load(port, ClosedLoad(requests=3))
     assert all_good(recording)
-    assert (recording.done_ns > recording.first_byte_ns).all()
+    assert (recording.done_ns >= recording.first_byte_ns).all()
     assert recording.connected.sum() == 1
 
 

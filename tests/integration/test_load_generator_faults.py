@@ -6,6 +6,7 @@ import itertools
 import resource
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from visiondyno.loadtest import connection, loops
 from visiondyno.loadtest.connection import Connection
 from visiondyno.loadtest.dialling import Dialler
 from visiondyno.loadtest.generator import run_round
+from visiondyno.loadtest.progress import Progress
 from visiondyno.loadtest.recording import Outcome, Recording
 from visiondyno.loadtest.sending import STOPPED
 from visiondyno.loadtest.targets import prepare_target
@@ -36,6 +38,8 @@ class Nobody:
 
 
 TWO = ClosedLoad(concurrency=1, requests=2)
+TWO_SECONDS_APART = ConstantLoad(rate_per_s=0.5, duration_s=4)
+"""Two requests; what happens between them has time to."""
 
 
 def ask(port: int, load: Load, *, host: str = "127.0.0.1", **options: Any) -> Recording:
@@ -113,12 +117,12 @@ def test_a_reset_is_a_cut_connection() -> None:
 
 
 def test_no_answer_ends_at_the_time_limit(silent_port: int) -> None:
-    recording = ask(silent_port, ConstantLoad(rate_per_s=100, duration_s=0.2), timeout_s=0.3)
+    recording = ask(silent_port, ConstantLoad(rate_per_s=100, duration_s=0.2), timeout_s=2)
     assert recording.having(Outcome.TIMEOUT).all()
-    assert (recording.latency_ms >= 300).all()
+    assert (recording.latency_ms >= 2000).all()
     assert (recording.first_byte_ns == -1).all()
     assert (recording.sent_ns > 0).all()
-    assert recording.errors == {"no whole answer within 0.3 s": 20}
+    assert recording.errors == {"no whole answer within 2 s": 20}
 
 
 def test_an_answer_that_comes_too_slowly_ends_at_the_time_limit() -> None:
@@ -126,9 +130,9 @@ def test_an_answer_that_comes_too_slowly_ends_at_the_time_limit() -> None:
         await read_request(reader)
         for byte in OK:
             writer.write(bytes([byte]))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
-    recording = asked(slow, TWO, timeout_s=0.2)
+    recording = asked(slow, TWO, timeout_s=2)
     assert recording.having(Outcome.TIMEOUT).all()
     assert (recording.first_byte_ns > 0).all()
 
@@ -182,9 +186,10 @@ def test_the_address_that_answers_is_asked_first_from_then_on() -> None:
 
 
 def test_users_of_a_refusing_target_pause(closed_port: int) -> None:
-    recording = ask(closed_port, ClosedLoad(concurrency=2, duration_s=0.5))
+    recording = ask(closed_port, ClosedLoad(concurrency=2, requests=6))
     assert recording.having(Outcome.CONNECT_FAILED).all()
-    assert 2 <= len(recording) <= 10
+    begins = np.sort(recording.scheduled_ns)
+    assert (begins[2:] - begins[:-2] >= loops.AFTER_NO_CONNECTION_S * 1e9).all()
 
 
 def test_a_name_without_an_address_fails_each_request_with_the_reason() -> None:
@@ -198,9 +203,8 @@ def test_a_connection_closed_while_idle_is_not_used_again() -> None:
     async def brief(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(OK)
-        await asyncio.sleep(0.02)
 
-    recording = asked(brief, ConstantLoad(rate_per_s=10, duration_s=0.4))
+    recording = asked(brief, TWO_SECONDS_APART)
     assert recording.having(Outcome.GOOD).all()
     assert recording.connected.all()
     assert not notes_of(recording)
@@ -213,7 +217,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
             await asyncio.sleep(0.02)
             writer.write(OK)
 
-    recording = asked(talkative, ConstantLoad(rate_per_s=10, duration_s=0.4))
+    recording = asked(talkative, TWO_SECONDS_APART)
     assert recording.having(Outcome.GOOD).all()
     assert recording.connected.all()
 
@@ -229,7 +233,7 @@ def test_without_file_descriptors_requests_fail_with_that_reason(silent_port: in
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     failed = recording.having(Outcome.CONNECT_FAILED)
-    assert failed.sum() >= 70
+    assert failed.any()
     assert recording.having(Outcome.TIMEOUT).sum() == 100 - failed.sum()
     assert any("Too many open files" in why for why in recording.errors)
 
@@ -266,17 +270,23 @@ def test_limited_connections_to_a_refusing_target_serve_everybody(closed_port: i
     assert len(ask(closed_port, load, connections=1)) == 20
 
 
-async def stopped_after(port: int, load: Load, seconds: float) -> Recording:
+async def stopped_when(
+    port: int, load: Load, holds: Callable[[Progress], bool], **options: Any
+) -> Recording:
     stop = asyncio.Event()
-    asyncio.get_running_loop().call_later(seconds, stop.set)
+
+    def look(progress: Progress) -> None:
+        if holds(progress):
+            stop.set()
+
     target = prepare_target(TargetSpec(url=f"http://127.0.0.1:{port}/"))
-    return await run_round(target, load, stop=stop)
+    return await run_round(target, load, stop=stop, on_progress=look, **options)
 
 
 def test_a_stopped_round_keeps_what_was_recorded() -> None:
     with serving(always(OK)) as port:
         load = ConstantLoad(rate_per_s=100, duration_s=60)
-        recording = uvloop.run(stopped_after(port, load, 0.3))
+        recording = uvloop.run(stopped_when(port, load, lambda now: now.good > 0))
     assert len(recording) == 6000
     good = recording.having(Outcome.GOOD)
     assert 0 < good.sum() < 1000
@@ -290,49 +300,47 @@ def test_a_stopped_round_keeps_what_was_recorded() -> None:
 def test_a_stopped_closed_loop_ends(think_time_s: float) -> None:
     with serving(always(OK)) as port:
         load = ClosedLoad(concurrency=3, think_time_s=think_time_s, duration_s=3600)
-        recording = uvloop.run(stopped_after(port, load, 0.2))
+        recording = uvloop.run(stopped_when(port, load, lambda now: now.good >= 3))
     assert recording.having(Outcome.GOOD).all()
     assert len(recording) >= 3
 
 
 def test_requests_on_their_way_at_a_stop_are_told_apart(silent_port: int) -> None:
     load = ClosedLoad(concurrency=2, duration_s=3600)
-    recording = uvloop.run(stopped_after(silent_port, load, 0.1))
+    recording = uvloop.run(stopped_when(silent_port, load, lambda now: now.begun == 2))
     assert recording.having(Outcome.NOT_SENT).all()
     assert (recording.sent_ns > 0).all()
     assert recording.errors == {STOPPED: 2}
 
 
 def test_the_time_until_a_stop_counts_where_nothing_was_answered(silent_port: int) -> None:
-    async def stopped() -> Recording:
-        stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.5, stop.set)
-        target = prepare_target(TargetSpec(url=f"http://127.0.0.1:{silent_port}/"))
-        load = ConstantLoad(rate_per_s=50, duration_s=60)
-        return await run_round(target, load, stop=stop, connections=2, timeout_s=0.3)
-
-    recording = uvloop.run(stopped())
-    assert recording.elapsed_s >= 0.45
+    load = ConstantLoad(rate_per_s=50, duration_s=60)
+    until_s, options = 0.5, {"connections": 2, "timeout_s": 0.3}
+    stopped = stopped_when(silent_port, load, lambda now: now.elapsed_s >= until_s, **options)
+    recording = uvloop.run(stopped)
+    assert recording.elapsed_s >= until_s
     # Those that waited for a connection were due, and had no answer either.
-    due = recording.scheduled_ns - recording.scheduled_ns[0] < 0.45e9
-    assert (recording.unanswered | recording.having(Outcome.TIMEOUT))[due].all()
-    assert recording.unanswered.sum() < 30
+    due_s = (recording.scheduled_ns - recording.scheduled_ns[0]) / 1e9
+    assert (recording.unanswered | recording.having(Outcome.TIMEOUT))[due_s < until_s].all()
+    assert not recording.unanswered[due_s > recording.elapsed_s].any()
     assert (recording.done_ns >= recording.scheduled_ns).all()
 
 
 def test_a_cancelled_round_closes_its_connections() -> None:
-    ended = 0
+    begun = ended = 0
 
     async def counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal ended
+        nonlocal begun, ended
         await read_request(reader)
+        begun += 1
         await reader.read()
         ended += 1
 
     async def scenario(port: int) -> None:
         target = prepare_target(TargetSpec(url=f"http://127.0.0.1:{port}/"))
         task = asyncio.create_task(run_round(target, ClosedLoad(concurrency=3)))
-        await asyncio.sleep(0.2)
+        while begun < 3:
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -161,8 +161,9 @@ def test_sigterm_lets_requests_end_and_lets_go_of_those_that_take_too_long(tmp_p
         said,
     ):
         url = url_of(said)
+        goes_on = tmp_path / "goes-on"
         jobs = [
-            {"operation": "slow", "seconds": 1.0, "marker": str(tmp_path / "marker")},
+            {"operation": "until file", "path": str(goes_on)},
             {"operation": "until stopped"},
         ]
 
@@ -174,6 +175,7 @@ def test_sigterm_lets_requests_end_and_lets_go_of_those_that_take_too_long(tmp_p
             while httpx.get(f"{url}/v2/default/health").json()["jobs"]["inProgress"] < 2:
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
+            goes_on.touch()
             short, long = [one.result() for one in asked]
         assert short.json()["status"] == "COMPLETED"
         assert long.status_code == 503

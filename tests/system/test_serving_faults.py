@@ -39,7 +39,7 @@ def server(known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def test_overload_is_answered_rightly_or_refused_and_leaves_nothing_behind(
     server: ServedModel, known: Known
 ) -> None:
-    rate = attacks.capacity(server, known, 1.5)
+    rate = max(attacks.capacity(server, known, 0.7) for _ in range(3))
     before = server.footprint()
     found = attacks.load(server, known, 5 * rate, 3.0)
     assert found.is_right, found.line()
@@ -143,13 +143,17 @@ def test_a_stop_under_load_answers_all_that_was_accepted(known: Known, tmp_path:
         ]
         for one in asking:
             one.start()
-        server.wait_for(
-            lambda: server.metric("visiondyno_http_requests_total") > 0 or bool(waiting), 5, "begin"
-        )
-        accepted = server.metric("visiondyno_inference_in_flight")
+
+        def accepted() -> float:
+            """In this order one that moves on meanwhile is missed, not counted twice."""
+            answered = len(waiting)
+            in_flight = server.metric("visiondyno_inference_in_flight")
+            return answered + in_flight + server.metric("visiondyno_inference_queue_depth")
+
+        server.wait_for(lambda: accepted() >= len(asking), 20, "accept all")
         assert server.close() == 0
         for one in asking:
             one.join()
-        assert accepted + len([one for one in waiting if one == 200]) > 0
         assert set(waiting) <= {200, 503}, waiting
+        assert 200 in waiting
         assert "cut off" not in server.log.read_text()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from visiondyno.errors import ChildDied, OperationFailed, TimeLimitExceeded, TooLarge
+from visiondyno.executors import slot
 from visiondyno.executors.runpod_wire import job_error
 from visiondyno.executors.worker_pipe import WorkerPipe
 from visiondyno.runpod_handler.child import Children
@@ -93,7 +94,9 @@ async def cancelled(task: asyncio.Task[Json]) -> None:
         await task
 
 
-def test_a_job_that_stops_by_itself_leaves_its_process() -> None:
+def test_a_job_that_stops_by_itself_leaves_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot, "CANCEL_GRACE_S", 60.0)
+
     async def scenario(jobs: Jobs) -> None:
         task, pid = await jobs.started("until stopped")
         await cancelled(task)

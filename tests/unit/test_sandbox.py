@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,16 @@ def test_stopping_kills_the_child_and_all_it_started(how: str) -> None:
         if how == "check" and pids:
             raise _Stop
 
-    limit_s = 3.0 if how == "limit" else None
+    limit_s = 10.0 if how == "limit" else None
     with pytest.raises(TimeLimitExceeded if how == "limit" else _Stop):
         run_in_child(f"{ENTRIES}:hang", {}, on_event=on_event, check=check, time_limit_s=limit_s)
     assert len(pids) == 2
-    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
-    assert all(_gone(pid) for pid in pids)
+    for _ in range(1000):
+        if all(_gone(pid) for pid in pids):
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail(f"one of {pids} goes on")
 
 
 def test_the_child_ends_when_its_parent_is_killed() -> None:

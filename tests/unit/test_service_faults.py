@@ -1,6 +1,7 @@
 """Nothing accepted is lost: transports that forget, go down, repeat; services beside each other."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from visiondyno.job import JobState, Policy
 from visiondyno.service import Service
 from visiondyno.service import jobs as jobs_module
 from visiondyno.settings import Settings
+from visiondyno.store.records import JobRecord
 from visiondyno.store.sql import open_store
 
 Scenario = Callable[[Service, FaultyExecutor], Awaitable[None]]
@@ -52,7 +54,8 @@ def test_a_cancel_while_the_transport_is_down_takes_effect_when_it_is_back(tmp_p
         cancelling = asyncio.create_task(service.jobs.cancel(running.id))
         unsent = await service.jobs.submit(request("echo", say="never"))
         also_cancelling = asyncio.create_task(service.jobs.cancel(unsent.id))
-        await asyncio.sleep(0.05)
+        while len(executor.asked_to_cancel) < 2:
+            await asyncio.sleep(0.001)
         executor.is_down = False
         await asyncio.gather(cancelling, also_cancelling)
         # The follower of the running job still watches; the next look passes the wish on.
@@ -200,6 +203,40 @@ def test_two_services_put_a_forgotten_job_back_once(tmp_path: Path) -> None:
             await other.jobs.cancel(job.id)
             assert_whole(await events_of(one.jobs, job.id))
         assert set(executor.submitted) == {f"{job.id}.{number}" for number in range(1, 5)}
+        executor.is_shared = False
+        await executor.close()
+
+    asyncio.run(main())
+
+
+def test_one_that_hears_late_of_a_loss_leaves_what_runs_again_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        executor = FaultyExecutor()
+        executor.is_shared = True
+        async with (
+            asyncio.timeout(60),
+            running_service(tmp_path, executor) as one,
+            running_service(tmp_path, executor) as late,
+        ):
+            job = await one.jobs.submit(request("until stopped"))
+            await until_started(one.jobs, job.id)
+            await late.jobs.reconcile()
+            real, runs_again = late.store.jobs.get, threading.Event()
+
+            def get(job_id: str) -> JobRecord | None:
+                runs_again.wait(60)
+                return real(job_id)
+
+            late.store.jobs.get = get  # type: ignore[method-assign]
+            await executor.forget_all()
+            await until_state_with_dispatch(one, job.id, 2)
+            while (await one.jobs.get(job.id)).state != JobState.IN_PROGRESS:
+                await asyncio.sleep(0.001)
+            runs_again.set()
+            while len(executor.watched) < 4:  # each watches it twice
+                await asyncio.sleep(0.001)
+            assert (await late.jobs.cancel(job.id)).state == JobState.CANCELLED
+        assert executor.submitted == [f"{job.id}.1", f"{job.id}.2"]
         executor.is_shared = False
         await executor.close()
 

@@ -31,6 +31,7 @@ def test_only_what_nothing_refers_to_is_collected_and_only_when_old(tmp_path: Pa
         executor = InlineExecutor(run_test_operation)
         service = Service(settings, store, executor, blobs, lambda: now[0])
         async with service:
+            await service.housekeeping.close()  # what it does by itself, at any moment
             handed_in, wanted, nobodys = [
                 await blobs.put(chunks(text)) for text in (b"model", b"image", b"old")
             ]

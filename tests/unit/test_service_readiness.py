@@ -86,7 +86,7 @@ def test_a_store_that_cannot_be_written_is_said(
     def hang(service: Service, _: FaultyExecutor) -> None:
         released.append(threading.Event())
         service.store.check = released[0].wait  # type: ignore[method-assign]
-        asyncio.get_running_loop().call_later(0.2, released[0].set)
+        asyncio.get_running_loop().call_later(1.0, released[0].set)
 
     monkeypatch.setattr(readiness, "_TIMEOUT_S", 0.01)
     assert "no answer" in checks_of(tmp_path, prepare=hang)["store"]

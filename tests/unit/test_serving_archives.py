@@ -71,6 +71,7 @@ def test_few_images_are_with_the_replicas_and_the_answer_is_not_kept() -> None:
         pool = await started_pool(launcher, queue=8)
         (replica,) = launcher.all
         task = asyncio.create_task(answer(archives_over(pool, queue=8), send, 12))
+        await until(lambda: pool.depth + pool.in_flight == 2)
         waited, seen = 0, []
         while not task.done():
             waited = max(waited, pool.depth + pool.in_flight)

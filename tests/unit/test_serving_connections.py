@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,7 +159,7 @@ def test_a_byte_now_and_then_does_not_keep_a_connection() -> None:
 
 def test_a_client_that_is_done_with_its_request_may_wait_for_its_next() -> None:
     async def scenario() -> None:
-        async with served(QUICK, []) as port:
+        async with served(replace(QUICK, idle_s=30.0), []) as port:
             reader, writer = await opened(port)
             for _ in range(2):
                 writer.write(post(b"abc"))
@@ -326,7 +327,8 @@ def test_a_body_that_still_comes_after_its_answer_does_not_keep_the_connection(
             await reader.readuntil(b"\r\n\r\n")
             assert await reader.readexactly(2) == b"no"
             writer.write(b"more")
-            assert await reader.read() == b""
+            with contextlib.suppress(ConnectionResetError):  # of one that has closed before
+                assert await reader.read() == b""
             writer.close()
 
     run(scenario())

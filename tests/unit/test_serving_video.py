@@ -15,7 +15,7 @@ import pytest
 from coroutines import run
 from prometheus_client import CollectorRegistry
 
-from serving_stand_ins import Launcher, ask, settle, started_pool
+from serving_stand_ins import Launcher, ask, started_pool
 from visiondyno.errors import (
     ChildDied,
     DatasetError,
@@ -200,6 +200,8 @@ def test_few_frames_are_with_the_replicas_at_a_time(clip: Path) -> None:
         prediction = Prediction(clip, queue=8)
         predicting = await prediction.start()
         (replica,) = prediction.launcher.all
+        while prediction.pool.depth + prediction.pool.in_flight < 2:
+            await asyncio.sleep(0.001)
         waited = 0
         while not predicting.done():
             waited = max(waited, prediction.pool.depth + prediction.pool.in_flight)
@@ -260,7 +262,7 @@ def test_a_child_that_hangs_crashes_or_babbles_is_told(
 
     async def scenario(does: str, error: type[Exception], says: str) -> None:
         monkeypatch.setattr(video_module, "sys", Python(does))
-        prediction = Prediction(clip, time_limit_s=0.5)
+        prediction = Prediction(clip, time_limit_s=0.5 if error is TimeLimitExceeded else 60)
         predicting = await prediction.start()
         with pytest.raises(error, match=says):
             await predicting
@@ -283,13 +285,12 @@ def test_a_video_waits_for_its_turn(clip: Path) -> None:
     async def scenario() -> None:
         prediction = Prediction(clip, time_limit_s=0.3)
         first = await prediction.start()
-        second = asyncio.create_task(prediction.predict())
-        await settle()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        for _ in range(video_module.DECODED_AT_ONCE):  # two that go on
+            await prediction.videos._turns.acquire()
         with pytest.raises(RateLimited, match="2 other videos"):
             await prediction.predict()
-        for task in (first, second):
-            task.cancel()
-        await asyncio.gather(first, second, return_exceptions=True)
         await prediction.pool.close()
 
     run(scenario())

@@ -8,13 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 from visiondyno.client.loop_thread import LoopThread, T
-from visiondyno.errors import SpecError
+from visiondyno.errors import Cancelled, SpecError
 
 
 class BorrowedLoop(LoopThread):
     """Runs coroutines for callers of other threads on the loop on which it is made.
 
     `stop` cancels what runs for them, and leaves the loop as it is; who waited gets `Cancelled`.
+    So does who asks for more once `stopped` was called.
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,7 @@ class BorrowedLoop(LoopThread):
         self._loop = asyncio.get_running_loop()
         self._thread = threading.current_thread()
         self._pid = os.getpid()
+        self._is_over = False
 
     def stop(self, timeout_s: float | None = None) -> None:  # noqa: ARG002 - nothing is waited for
         """Cancel what runs, from any thread. Calling it again does nothing."""
@@ -33,6 +35,7 @@ class BorrowedLoop(LoopThread):
 
     async def stopped(self) -> None:
         """Stop, on the loop itself, and wait until all that ran has ended."""
+        self._is_over = True
         self.stop()
         await asyncio.sleep(0)  # what was handed over before begins, and is cancelled
         tasks = self._cancel_all()
@@ -44,6 +47,8 @@ class BorrowedLoop(LoopThread):
                 "This client waits for an event loop, and was called on that loop itself, which "
                 "would wait for ever; call it in the function that it was made for."
             )
+        if self._is_over:  # whoever was about to ask is told the same as who was waiting
+            raise Cancelled("What this client was made for is over; it asks for nothing more.")
         return super()._schedule(begin)
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

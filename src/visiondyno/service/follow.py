@@ -71,7 +71,10 @@ class Follower:
         """The job was read again from the store."""
         if record.dispatch != self.record.dispatch:
             self.refused.clear()
-            self.is_sent = True  # by whoever put it back; if not, its watch says so
+        if (record.dispatch, record.seen) > (self.record.dispatch, self.record.seen):
+            # Whoever put it back or heard of it since knows more; what is lost all the same, or
+            # was never sent, its watch says.
+            self.is_sent, self.is_lost = True, False
         if record.first_number != self.record.first_number:
             self.cancel_wanted = False  # that was before the retry
         self.record = record

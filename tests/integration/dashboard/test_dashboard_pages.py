@@ -3,6 +3,7 @@
 import html
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -171,6 +172,8 @@ def test_a_job_is_cancelled_and_retried_by_plain_forms(site, browser):
 
 def test_all_that_waits_is_cancelled_at_once(new_site):
     running = new_site.submit(operation="until stopped")
+    while new_site.call(new_site.service.jobs.get(running.id)).state != "IN_PROGRESS":
+        time.sleep(0.01)
     waiting = [new_site.submit(operation="echo", say="") for _ in range(3)]
     with new_site.browse(follow_redirects=True) as client:
         assert "The waiting jobs were cancelled." in client.post("/jobs/purge").text

@@ -37,7 +37,7 @@ from visiondyno.api.listening import run
 from visiondyno.serving.config import load_serving_config
 from visiondyno.serving.run import serve
 config = load_serving_config(
-    model="visiondyno:street-n", port=0, grpc_port=0, threads=1, max_batch=8, batch_delay_ms=1500
+    model="visiondyno:street-n", port=0, grpc_port=0, threads=1, max_batch=8, batch_delay_ms=5000
 )
 told = lambda started: print(started.url, started.grpc_address, flush=True)
 raise SystemExit(run(serve(config, told)))
