@@ -50,6 +50,8 @@ def serving(
         open_now.add(task)
         try:
             await handler(reader, writer)
+            writer.close()
+            await writer.wait_closed()
         except (ConnectionError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
@@ -58,10 +60,12 @@ def serving(
 
     async def end() -> None:
         server.close()
-        for task in tuple(open_now):
-            task.cancel()
-        await asyncio.gather(*open_now, return_exceptions=True)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # connections that were just accepted have their tasks
+        while open_now:
+            for task in tuple(open_now):
+                task.cancel()
+            await asyncio.gather(*open_now, return_exceptions=True)
+        await asyncio.sleep(0.01)  # what was aborted is closed
 
     server = loop.run_until_complete(asyncio.start_server(handle, host, 0, ssl=tls, backlog=1000))
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -37,10 +37,12 @@ def _until_stopped(_: dict[str, Any], context: OperationContext) -> dict[str, An
         time.sleep(0.005)
 
 
-def _until_file(job_input: dict[str, Any], _: OperationContext) -> dict[str, Any]:
+def _until_file(job_input: dict[str, Any], context: OperationContext) -> dict[str, Any]:
+    attempt = _attempt(Path(job_input["path"] + "-attempts"))
+    context.progress("started", pid=os.getpid())
     while not Path(job_input["path"]).exists():
         time.sleep(0.005)
-    return {}
+    return {"attempt": attempt}
 
 
 def _hang(_: dict[str, Any], context: OperationContext) -> dict[str, Any]:

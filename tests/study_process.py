@@ -40,7 +40,7 @@ class Here(Session):
 
 
 class NotesItsRuns(Body):
-    """A trial of some milliseconds, whose value its parameters and seed decide."""
+    """A trial of some tenths of a second, whose value its parameters and seed decide."""
 
     def __init__(self, folder: Path) -> None:
         self._runs = os.open(folder / "runs", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -49,7 +49,7 @@ class NotesItsRuns(Body):
         told.started(f"job-{record.number}")
         os.write(self._runs, f"{record.number}\n".encode())
         for step in range(1, 4):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
             told.report(step, (record.params["x"] * step,))
         return Result(values=(value_of(record),))
 

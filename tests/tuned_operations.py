@@ -3,6 +3,7 @@
 import ctypes
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,23 @@ def run(job_input: dict[str, Any], context: OperationContext) -> dict[str, Any]:
 
 
 def _choosy(job_input: dict[str, Any], context: OperationContext) -> dict[str, Any]:
-    """Fails on the worker that came first, and works on all others."""
-    bad = Path(job_input["folder"]) / "bad"
-    try:
-        with bad.open("x") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError:
-        pass
-    time.sleep(job_input.get("seconds", 0.1))
-    if bad.read_text() == str(os.getpid()):
-        raise OperationFailed(f"This worker has no luck with {job_input['x']}.")
-    return {"value": job_input["x"], "pid": os.getpid()}
+    """Fails on the worker that came first, and works on all others.
+
+    The bad one waits until another is ahead: three failures in a row would end the study.
+    """
+    folder, pid = Path(job_input["folder"]), str(os.getpid())
+    with suppress(FileExistsError), (folder / "bad").open("x") as file:
+        file.write(pid)
+    own = folder / f"runs-{pid}"
+    with own.open("a") as runs:
+        runs.write("x")
+    if (folder / "bad").read_text() != pid:
+        time.sleep(0.1)
+        return {"value": job_input["x"], "pid": os.getpid()}
+    while not any(one.stat().st_size > own.stat().st_size for one in folder.glob("runs-*")):
+        context.check()
+        time.sleep(0.005)
+    raise OperationFailed(f"This worker has no luck with {job_input['x']}.")
 
 
 def _hang(job_input: dict[str, Any], context: OperationContext) -> dict[str, Any]:

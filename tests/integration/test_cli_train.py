@@ -1,6 +1,9 @@
 """`dyno train` as its users run it."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from visiondyno.client.model_state import ModelState
 from visiondyno.client.training_config import read_config
 from visiondyno.client.training_report import TrainingFolder
 from visiondyno.job import JobEvent, JobState
+from visiondyno.operations import train as train_operation
 
 pytestmark = pytest.mark.torch
 
@@ -141,6 +145,22 @@ def test_worker_processes_come_to_the_same_weights() -> None:
     assert history("here")["history"] == history("there")["history"]
 
 
+@contextmanager
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Within, a training doesn't end by itself: from its third epoch on it waits to be stopped."""
+    real = train_operation._Training._on_epoch
+
+    def on_epoch(self: Any, record: Any) -> None:
+        real(self, record)
+        while record["epoch"] >= 3:
+            self._context.check()
+            time.sleep(0.005)
+
+    with monkeypatch.context() as holding:
+        holding.setattr(train_operation._Training, "_on_epoch", on_epoch)
+        yield holding
+
+
 def test_an_interrupted_training_goes_on_by_the_same_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +168,7 @@ def test_an_interrupted_training_goes_on_by_the_same_command(
     assert train(*long, "--out", "undisturbed") == 0
     capsys.readouterr()
 
-    with monkeypatch.context() as interrupting:
+    with held(monkeypatch) as interrupting:
         told = TrainingDisplay.on_epoch_end
 
         def interrupted(self: TrainingDisplay, record: dict[str, Any]) -> None:
@@ -181,11 +201,12 @@ def test_epochs_of_an_earlier_run_stay_in_the_history_if_it_is_interrupted_again
         monkeypatch.setattr(TrainingDisplay, "on_epoch_end", stop)
 
     long = ("c.yaml", "--epochs", "150", "--set", "hyperparameters.batch_size=1", "--out", "out")
-    interrupted_at(1)
-    assert train(*long) == 130
-    resumed_after = len(history("out")["history"])
-    interrupted_at(0)
-    assert train(*long) == 130
+    with held(monkeypatch):
+        interrupted_at(1)
+        assert train(*long) == 130
+        resumed_after = len(history("out")["history"])
+        interrupted_at(0)
+        assert train(*long) == 130
     numbers = [record["epoch"] for record in history("out")["history"]]
     assert numbers[:resumed_after] == [1]
     assert numbers == sorted(set(numbers))

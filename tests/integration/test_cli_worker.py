@@ -121,16 +121,17 @@ def no_gpu_here() -> bool:
 
 
 def test_the_first_signal_lets_jobs_end(tmp_path: Path, queue: JobQueue, redis_url: str) -> None:
-    marker = tmp_path / "marker"
+    goes_on = tmp_path / "goes-on"
     variables = {"VISIONDYNO_REDIS_URL": redis_url, "VISIONDYNO_BLOBS_URL": "http://other/blobs"}
     with workers(tmp_path, "--blobs-url", "http://server/blobs", **variables) as process:
         until(lambda: len(idle(queue)) == 1)
         (one,) = queue.workers()
         assert psutil.Process(one.pid).environ()["VISIONDYNO_BLOBS_URL"] == "http://server/blobs"
-        put(queue, "slow", f'{{"operation": "slow", "marker": "{marker}", "seconds": 1}}')
+        put(queue, "slow", f'{{"operation": "until file", "path": "{goes_on}"}}')
         until(lambda: bool(said(queue, "slow")))
         put(queue, "next", '{"operation": "mirror", "text": "x"}')
         process.send_signal(signal.SIGTERM)
+        goes_on.touch()  # a signal is seen before what a worker says later
         assert process.wait(timeout=60) == 0
     assert state(queue, "slow") == JobState.COMPLETED
     assert state(queue, "next") == JobState.IN_QUEUE

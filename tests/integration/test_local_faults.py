@@ -61,7 +61,7 @@ def test_a_job_that_kills_every_worker_fails_and_says_how(tmp_path: Path) -> Non
 def test_a_job_stuck_in_native_code_is_killed_at_its_limit(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with local(tmp_path, ScaleLimits(1, 1, 60)) as executor:
-            stuck = await executor.submit(job("hang", Policy(execution_timeout_ms=200)))
+            stuck = await executor.submit(job("hang", Policy(execution_timeout_ms=3000)))
             pid = await pid_of(executor, stuck)
             answer = (await events_of(executor, stuck))[-1].answer
             assert answer is not None

@@ -66,9 +66,13 @@ def test_each_profiled_run_holds_its_operators(yolox):
             model.infer(prepared)
             walls.append(time.perf_counter() - began)
         found = model.operator_times()
-    for run_number, wall in enumerate(walls):
-        total = sum(one.seconds for one in found if one.run == run_number)
-        assert wall / 2 < total <= wall
+    totals = [
+        sum(one.seconds for one in found if one.run == run_number)
+        for run_number in range(len(walls))
+    ]
+    assert all(total <= wall for total, wall in zip(totals, walls, strict=True))
+    # The system may take the processor away between two operators of some.
+    assert max(total / wall for total, wall in zip(totals, walls, strict=True)) > 0.5
 
 
 def test_operations_are_those_of_its_authors(by_onnxruntime):

@@ -1,5 +1,6 @@
 """The queue on Redis: its contract, and a Redis that is down, full, flushed or another's."""
 
+import signal
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
@@ -348,14 +349,17 @@ def test_servers_that_cannot_serve_say_so(
 def test_a_server_that_never_answers_is_given_up(
     own_redis: RedisInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("visiondyno.executors.redis_connection._ANSWER_S", 0.2)
     queue = RedisQueue(own_redis.url)
     queue.put([job("a")])
-    with redis.Redis.from_url(own_redis.url) as client:
-        client.client_pause(600)
+    monkeypatch.setattr("visiondyno.executors.redis_connection._ANSWER_S", 0.2)
+    impatient = RedisQueue(own_redis.url)
+    own_redis.process.send_signal(signal.SIGSTOP)
+    try:
         with pytest.raises(TransportDown, match="doesn't answer"):
-            queue.put([job("b")])
-        client.client_unpause()
+            impatient.put([job("b")])
+    finally:
+        own_redis.process.send_signal(signal.SIGCONT)
+    impatient.close()
     queue.put([job("b")])
     assert queue.known(["a", "b"]) == {"a", "b"}
     queue.close()

@@ -35,8 +35,14 @@ from visiondyno.probes.cost import find_price
 
 pytest.importorskip("runpod")
 SPEED = 200.0
-QUICK: dict[str, Any] = {"speed": SPEED, "init_timeout_s": 1e5, "idle_timeout_s": 100.0}
-"""Half an hour passes in 9 s; starts take as long as they do."""
+QUICK: dict[str, Any] = {
+    "speed": SPEED,
+    "init_timeout_s": 1e5,
+    "idle_timeout_s": 100.0,
+    "execution_timeout_s": 1e5,
+    "missed_pings": 1000,
+}
+"""Half an hour passes in 9 s; what processes do takes as long as it does."""
 
 
 # ---- results after their retention

@@ -100,7 +100,7 @@ def test_of_a_stream_that_broke_off_progress_may_be_missing_and_no_more(
 def test_progress_that_comes_after_the_result_is_not_told(
     endpoint: FaultyEndpoint, client: Client
 ) -> None:
-    late = {"kind": "delay", "operation": "job-stream", "seconds": 1.0, "count": 2}
+    late = {"kind": "delay", "operation": "job-stream", "seconds": 10.0, "count": 2}
     events = after_fault(endpoint, client, late)
     assert steps_of(events) == [2, 3, 4]
 

@@ -153,7 +153,7 @@ def test_the_job_of_a_script_that_is_killed_ends_at_its_time_limit(
     endpoint: RunningEmulator, http: httpx.Client, tmp_path: Path
 ) -> None:
     """Python's own default: SIGTERM ends it at once, and nobody is left to cancel anything."""
-    script = _SCRIPT.replace("300_000", "2_000") + "client.result(job_id)"
+    script = _SCRIPT.replace("300_000", "6_000") + "client.result(job_id)"
     process = started(endpoint, tmp_path, script)
     ended_by(process, http, signal.SIGTERM)
     assert process.returncode == -signal.SIGTERM

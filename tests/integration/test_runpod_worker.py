@@ -292,7 +292,7 @@ def test_three_at_once_and_a_benchmark_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_stopped_worker_ends_what_it_can_and_leaves_no_process(tmp_path: Path) -> None:
     async def scenario(protocol: Protocol, worker: Worker) -> None:
-        short = await protocol.submit("nap", seconds=1.0, number=1)
+        short = await protocol.submit("nap", seconds=0.5, number=1)
         stuck = await protocol.submit("hang")
         pid = (await protocol.first_progress(stuck))["pid"]
         await protocol.first_progress(short)
@@ -302,7 +302,7 @@ def test_a_stopped_worker_ends_what_it_can_and_leaves_no_process(tmp_path: Path)
         await until_gone(pid)
         assert not protocol.posted("done", stuck)  # RunPod gives it to another worker
 
-    worker = under_the_sdk(scenario, tmp_path, VISIONDYNO_CONCURRENCY="2", VISIONDYNO_DRAIN_S="3")
+    worker = under_the_sdk(scenario, tmp_path, VISIONDYNO_CONCURRENCY="2", VISIONDYNO_DRAIN_S="5")
     assert "another worker runs them again" in worker.log.read_text()
 
 

@@ -16,7 +16,7 @@ from visiondyno.errors import Conflict
 from visiondyno.tuning.journal import NAME, Journal
 from visiondyno.tuning.trial import TrialRecord, trial_seed
 
-TRIALS, AT_ONCE = 24, 4
+TRIALS, AT_ONCE = 40, 4
 
 
 @contextmanager

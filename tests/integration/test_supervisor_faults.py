@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +44,14 @@ def test_a_stopped_worker_that_wakes_up_late_writes_nothing(tmp_path: Path) -> N
     async def scenario() -> None:
         first = local(tmp_path, ScaleLimits(1, 1, 60), lease_s=1.0)
         await first.start()
-        job_id = await first.submit(job("slow", seconds=1.5, marker=str(tmp_path / "marker")))
+        goes_on = tmp_path / "goes-on"
+        job_id = await first.submit(job("until file", path=str(goes_on)))
         worker_pid = await pid_of(first, job_id)
         assert first.supervisor_pid is not None
         both = [first.supervisor_pid, worker_pid]
-        for pid in both:
-            os.kill(pid, signal.SIGSTOP)
-        async with local(tmp_path, ScaleLimits(1, 1, 60), lease_s=1.0) as second:
+        await stop_outside_a_transaction(both, tmp_path / "queue.sqlite3")
+        goes_on.touch()
+        async with local(tmp_path, ScaleLimits(1, 1, 60), lease_s=10.0) as second:
             answer = (await events_of(second, job_id))[-1].answer
             assert answer is not None
             assert answer.result() == {"attempt": 2}
@@ -60,6 +63,22 @@ def test_a_stopped_worker_that_wakes_up_late_writes_nothing(tmp_path: Path) -> N
         await first.close()
 
     run(scenario)
+
+
+async def stop_outside_a_transaction(pids: list[int], path: Path) -> None:
+    """One that is stopped while it writes would keep the file from everybody."""
+    while True:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(path, timeout=2.0)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 def test_closing_gives_running_jobs_back_without_blame(tmp_path: Path) -> None:

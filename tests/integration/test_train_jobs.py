@@ -194,7 +194,7 @@ async def trained(folder: Path, job: dict[str, Any], kill_after: set[int]) -> li
 @pytest.mark.parametrize(
     ("epochs", "killed_after"),
     [
-        pytest.param(4, (2,), id="once"),
+        pytest.param(12, (2,), id="once"),
         pytest.param(8, (1, 3, 6), id="three_times", marks=pytest.mark.exhaustive),
     ],
 )

@@ -20,7 +20,7 @@ from visiondyno.tuning.trial import State, TrialRecord
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.slow
 
-TRIALS = 10
+TRIALS = 24
 
 
 class Tuning:

@@ -67,7 +67,7 @@ def test_a_hung_trial_is_killed_at_its_limit_and_its_worker_replaced(place: Plac
         return float(answer["value"])
 
     result = visiondyno.tune(
-        objective, objectives="score:maximize", trials=10, on=place, trial_timeout_s=2.0
+        objective, objectives="score:maximize", trials=10, on=place, trial_timeout_s=8.0
     )
     assert result.stopped is None
     assert states(result) == {State.COMPLETED: 9, State.FAILED: 1}

@@ -100,8 +100,8 @@ def test_the_overview_follows_a_job(site, browser):
         row.wait_for()
         row.locator('.chip[title="COMPLETED"]').wait_for(timeout=JOB_S)
         page.locator('[data-region="workers"] .worker').nth(1).wait_for()
-        figures = page.locator('[data-region="figures"]').inner_text()
-        assert re.search(r"Ended in the last 10 minutes\s+1 job", figures)
+        ended = re.compile(r"Ended in the last 10 minutes\s+1 job")
+        page.locator('[data-region="figures"]').filter(has_text=ended).wait_for()
         assert page.evaluate("window.notReloaded")
         assert " ago" in row.locator("time").inner_text()
 

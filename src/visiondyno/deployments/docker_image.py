@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -172,17 +173,19 @@ class Docker:
 
     def _run(self, arguments: list[str], folder: Path, stage: str, next_step: str) -> None:
         last: deque[str] = deque(maxlen=_LAST_WORDS)
-        process = subprocess.Popen(  # noqa: S603 - the command that was found
-            [self._command, *arguments],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # an interrupt is ours to pass on, once
-        )
+        process: subprocess.Popen[str] | None = None
         try:
+            with _interrupts_wait():
+                process = subprocess.Popen(  # noqa: S603 - the command that was found
+                    [self._command, *arguments],
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,  # an interrupt is ours to pass on, once
+                )
             assert process.stdout is not None
             with process.stdout as lines:
                 for line in lines:
@@ -190,13 +193,30 @@ class Docker:
                     self._tell(line.rstrip())
             code = process.wait()
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
         if code:
             raise OperationFailed(
                 f"'docker {stage}' ended with code {code}; {next_step}, and run the command again.",
                 stage=stage,
                 traceback="\n".join(last),
             )
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C waits: of a process that has begun and isn't known yet, nobody could end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # they are the main thread's
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -121,7 +121,7 @@ class TestDownload:
     def test_a_stalled_server_is_asked_again(self, server: FileServer, tmp_path: Path) -> None:
         let_go = threading.Event()
         server.files["file.bin"] = Served(DATA, stall=let_go)
-        with Downloader(ADVICE, timeout_s=0.2, sleep=Waits()) as downloader:
+        with Downloader(ADVICE, timeout_s=2.0, sleep=Waits()) as downloader:
             downloader.fetch(server.url + "file.bin", tmp_path / "x", most_bytes=1_000_000)
         let_go.set()
         assert (tmp_path / "x").read_bytes() == DATA
