@@ -1,5 +1,6 @@
 """The client's end: with its program, in a fork, after Ctrl+C, or dropped."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -8,10 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from client_cases import ENDLESS, echo, inline
 
+from visiondyno.client import loop_thread
 from visiondyno.client.client import Client
 from visiondyno.errors import Cancelled, SpecError
 
@@ -76,6 +80,27 @@ print("forgotten", flush=True)
 
 def test_ctrl_c_cancels_the_job_and_a_forgotten_client_ends_silently_with_its_program() -> None:
     assert ran(SCRIPT) == (0, "interrupted 1\nforgotten\n", "")
+
+
+class InterruptedInbox(SimpleQueue[Any]):
+    """Ctrl-C comes just as the end is taken from it."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        item = super().get(block, timeout)
+        if isinstance(item, asyncio.Task):
+            raise KeyboardInterrupt
+        return item
+
+
+@pytest.mark.timeout(30)
+def test_an_interrupt_as_the_end_comes_waits_for_no_other_end(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(loop_thread, "SimpleQueue", InterruptedInbox)
+        with pytest.raises(KeyboardInterrupt):
+            client.health()
+    assert client.health()
 
 
 def test_a_client_that_is_dropped_ends_its_thread_and_jobs() -> None:

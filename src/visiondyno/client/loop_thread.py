@@ -62,7 +62,8 @@ class LoopThread:
                     deliver(item)
         except BaseException:
             loop.call_soon_threadsafe(lambda: [task.cancel() for task in begun])
-            while not isinstance(inbox.get(), asyncio.Task):
+            # An interrupt may have come just as the end was taken from the inbox.
+            while not (begun and begun[0].done()) and not isinstance(inbox.get(), asyncio.Task):
                 pass
             raise
         try:
