@@ -131,7 +131,8 @@ def test_a_signs_box_is_its_plate_and_excludes_its_post(index, z, x, look):
     (box,) = truth.boxes_xyxy
     wide, tall = box[2:] - box[:2]
     assert abs(wide - tall) <= 1.5
-    assert changed[3] > box[3] + 0.5 * tall
+    # Some of a post has the background's colour in places; never all that is below the plate.
+    assert changed[3] > box[3] + 1.5
     assert abs(changed[1] - box[1]) <= 1.5
 
 
